@@ -1,0 +1,3 @@
+from bertbatch.cli import app
+
+app()

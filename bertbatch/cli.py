@@ -1,0 +1,110 @@
+"""The command line. Each command builds a job and calls the library; no logic lives here.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bertbatch.errors import JobError
+from bertbatch.job import Job
+
+app = typer.Typer(
+    help="Exactly-once batch scoring of text with BERT-family classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="change a key: a.b=c (repeatable)")]
+Log = Annotated[
+    Literal["auto", "plain", "json"],
+    typer.Option("--log", help="progress as a display, plain lines or JSON lines"),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="show Ray's own messages, too")]
+
+
+@app.command()
+def score(
+    input: Annotated[str, typer.Argument(help="a file, folder or glob; local or s3://, gs://, …")],
+    output: Annotated[str, typer.Argument(help="the folder or URL for the predictions")],
+    text: Annotated[str | None, typer.Option(help="the column with the text [text]")] = None,
+    carry: Annotated[str | None, typer.Option(help="columns to copy: a,b or a:new_name")] = None,
+    model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
+    max_length: Annotated[int | None, typer.Option(help="truncate to so many tokens")] = None,
+    unit_rows: Annotated[int | None, typer.Option(help="rows in a unit, at most")] = None,
+    runner: Annotated[str | None, typer.Option(help="ray or inline [ray]")] = None,
+    format: Annotated[str | None, typer.Option(help="auto, parquet or csv [auto]")] = None,
+    limit: Annotated[int | None, typer.Option(help="score only the first N rows")] = None,
+    set: Set = None,
+    log: Log = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Score INPUT into OUTPUT; the same command again resumes."""
+    given: dict[str, dict[str, Any]] = {
+        "input": {"path": input, "text": text, "carry": carry, "format": format, "limit": limit},
+        "output": {"path": output},
+        "model": {"name": model, "max_length": max_length},
+        "runtime": {"runner": runner, "unit_rows": unit_rows},
+    }
+    data = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in given.items()}
+    _run(lambda: Job.build(data, "command line", set), log, verbose)
+
+
+@app.command()
+def run(
+    job: Annotated[Path, typer.Argument(help="the job file")],
+    set: Set = None,
+    log: Log = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Run a job file; the same command again resumes, or scores only what is new."""
+    _run(lambda: Job.load(job, set), log, verbose)
+
+
+@app.command()
+def plan(
+    job: Annotated[Path, typer.Argument(help="the job file")],
+    set: Set = None,
+) -> None:
+    """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
+
+    def show() -> int:
+        from bertbatch.planning import show_plan
+
+        show_plan(Job.load(job, set))
+        return 0
+
+    sys.exit(_guard(show))
+
+
+def _run(build: Any, log: str, verbose: bool) -> None:
+    def go() -> int:
+        from bertbatch.runs import run as run_job
+        from bertbatch.terminal import make_watcher
+
+        job = build()
+        with closing(make_watcher(log)) as watcher:
+            return run_job(job, watcher, verbose).exit_code
+
+    sys.exit(_guard(go))
+
+
+def _guard(command: Any) -> int:
+    """The command's exit code; an error in the job is told without a traceback."""
+    try:
+        return int(command())
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    app()

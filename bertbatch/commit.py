@@ -1,0 +1,127 @@
+"""The commit protocol: side files first, then the whole part in one conditional create.
+
+The part is the commit record. Its footer names its side files and the attempt that wrote
+it; a side file that no committed part names is nobody's. Whatever goes wrong with the
+create, the part's footer tells who committed the unit.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bertbatch.output import FOOTER_KEY, Output, _json
+from bertbatch.storage import refused
+from bertbatch.units import Unit
+
+TRIES = 5
+
+
+@dataclass(frozen=True)
+class Committed:
+    """How a commit ended: by this attempt, or because another attempt had been first."""
+
+    ours: bool
+    footer: dict[str, Any]
+
+
+def commit(
+    output: Output,
+    unit: Unit,
+    predictions: pa.Table,
+    quarantine: pa.Table,
+    facts: dict[str, Any],
+    pause: float = 0.5,
+) -> Committed:
+    """Commits a unit once, whoever else is trying.
+
+    `facts` go to the footer with the row counts. Raises ValueError if rows are missing or
+    doubled, and OSError if the store fails for good; then nothing is committed, or a later
+    attempt will find that it was.
+    """
+    if predictions.num_rows + quarantine.num_rows != unit.rows:
+        raise ValueError(
+            f"unit {unit.id}: {unit.rows} rows planned, {predictions.num_rows} scored and "
+            f"{quarantine.num_rows} quarantined"
+        )
+    attempt = uuid.uuid4().hex
+    side: dict[str, str] = {}
+    if quarantine.num_rows:
+        side["quarantine"] = f"_bertbatch/quarantine/{unit.id}-{attempt}.arrow"
+    footer = {
+        "unit": unit.id,
+        "attempt": attempt,
+        "sources": [[s.source.id, s.source.fingerprint] for s in unit.spans[:100]],
+        "rows_in": unit.rows,
+        "rows_scored": predictions.num_rows,
+        "rows_quarantined": quarantine.num_rows,
+        "side_files": side,
+        **facts,
+    }
+    data = encode_part(predictions, footer)
+    if side:
+        _retry(lambda: _create_side(output, side["quarantine"], quarantine), pause)
+    for tries in range(TRIES):
+        error: OSError | None = None
+        try:
+            output.store.create(output.at(unit.part), data)
+            return Committed(True, footer)
+        except OSError as caught:
+            error = caught
+        found = _footer(output, unit.part)
+        if found is not None:
+            if found["attempt"] == attempt:  # created after all, only the reply was lost
+                return Committed(True, found)
+            for path in side.values():
+                output.store.delete(output.at(path))
+            return Committed(False, found)
+        if refused(error) or tries == TRIES - 1:
+            raise error
+        time.sleep(pause * 2**tries)
+    raise AssertionError("unreachable")
+
+
+def encode_part(predictions: pa.Table, footer: dict[str, Any]) -> bytes:
+    """The whole Parquet file, in memory, so that it can be put in one step."""
+    sink = pa.BufferOutputStream()
+    metadata = {**(predictions.schema.metadata or {}), FOOTER_KEY: _json(footer)}
+    pq.write_table(
+        predictions.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        row_group_size=65536,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def _create_side(output: Output, path: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    try:
+        output.store.create(output.at(path), sink.getvalue().to_pybytes())
+    except FileExistsError:
+        pass  # the name is this attempt's alone: an earlier try's reply was lost
+
+
+def _footer(output: Output, part: str) -> dict[str, Any] | None:
+    """The part's footer, or None if there is none or it cannot be read now."""
+    try:
+        return output.footer(part)
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
+
+
+def _retry(step: Any, pause: float) -> None:
+    for tries in range(TRIES):
+        try:
+            step()
+            return
+        except OSError as error:
+            if refused(error) or tries == TRIES - 1:
+                raise
+            time.sleep(pause * 2**tries)

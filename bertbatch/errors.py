@@ -1,0 +1,21 @@
+"""The two ways input can be wrong: the job as a whole, or one source.
+
+Every message says what was wrong, where, and what to do next; the command line prints
+it without a traceback.
+"""
+
+
+class JobError(Exception):
+    """The job cannot start or go on as it is written; the command line exits with 2."""
+
+
+class SourceError(Exception):
+    """One source cannot be read; everything else is scored and the run exits with 3."""
+
+    def __init__(self, source: str, reason: str):
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"

@@ -1,0 +1,250 @@
+"""The job file: one pydantic model, validated before anything starts.
+
+A job is a complete configuration; the command line's flags and `--set` build the same
+model. What each key means is said once, in its description, and error messages quote it.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bertbatch.errors import JobError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Csv(Section):
+    delimiter: str = Field(",", description="the one ASCII character between fields")
+    quote: str = Field('"', description="the one ASCII character around quoted fields")
+    header: bool = Field(True, description="whether the first line names the columns")
+    encoding: Literal["utf-8", "cp932", "euc-jp", "latin-1", "cp1252"] = Field(
+        "utf-8", description="how the file's text is encoded"
+    )
+
+    @field_validator("delimiter", "quote")
+    @classmethod
+    def one_ascii_character(cls, value: str) -> str:
+        if len(value) != 1 or not value.isascii() or value in "\r\n":
+            raise ValueError("must be one ASCII character, and no line end")
+        return value
+
+
+class Input(Section):
+    path: str | list[str] = Field(description="a file, a folder, a glob, or a list of them")
+    format: Literal["auto", "parquet", "csv"] = Field(
+        "auto", description="the input's format; auto goes by the files' names"
+    )
+    text: str = Field("text", description="the column that holds the text to score")
+    carry: list[str] = Field(
+        [], description="columns to copy to the output, each 'column' or 'column:new_name'"
+    )
+    csv: Csv = Field(Csv(), description="the dialect of CSV input")
+    limit: int | None = Field(None, ge=1, description="score only the first N rows")
+    min_age: float = Field(
+        0, ge=0, description="seconds; younger files may still be written and are left out"
+    )
+    on_changed_source: Literal["fail", "keep"] = Field(
+        "fail", description="what to do when a file changed after it was scored"
+    )
+    on_removed_source: Literal["keep", "fail"] = Field(
+        "keep", description="what to do when a file that was planned is gone"
+    )
+    storage_options: dict[str, Any] = Field(
+        {}, repr=False, description="passed to the storage; ${NAME} is the environment's"
+    )
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """The input's column of each carried output column, by the output's name."""
+        pairs = [(spec.rpartition(":") if ":" in spec else (spec, "", spec)) for spec in self.carry]
+        return {new: old for old, _, new in pairs}
+
+    @field_validator("carry", mode="before")
+    @classmethod
+    def split_commas(cls, value: Any) -> Any:
+        return (
+            [c.strip() for c in value.split(",") if c.strip()] if isinstance(value, str) else value
+        )
+
+    @field_validator("carry")
+    @classmethod
+    def no_clash(cls, value: list[str]) -> list[str]:
+        seen: set[str] = set()
+        for spec in value:
+            old, _, new = spec.rpartition(":") if ":" in spec else (spec, "", spec)
+            if not old or not new:
+                raise ValueError(f"'{spec}' must be 'column' or 'column:new_name'")
+            if new in OUTPUT_COLUMNS or new.startswith("attn_"):
+                raise ValueError(
+                    f"'{new}' is an output column; carry it under another name: '{old}:{new}_in'"
+                )
+            if new in seen:
+                raise ValueError(f"'{new}' is carried twice; rename one: '{old}:{new}_2'")
+            seen.add(new)
+        return value
+
+
+class Output(Section):
+    path: str = Field(description="the folder or URL where the parts go")
+    storage_options: dict[str, Any] = Field(
+        {}, repr=False, description="passed to the storage; ${NAME} is the environment's"
+    )
+
+
+class Model(Section):
+    name: str = Field(
+        "sentiment-mini", description="a packaged model, a folder, or a Hugging Face Hub id"
+    )
+    revision: str | None = Field(None, description="the Hub revision (branch, tag or commit)")
+    labels: list[str] | None = Field(
+        None, description="names for the model's classes, in the order of its logits"
+    )
+    max_length: int | None = Field(
+        None, ge=3, description="tokens a text is truncated to; default: all the model can take"
+    )
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="multi-label models: the probability that makes a label"
+    )
+    engine: Literal["auto", "torch"] = Field("auto", description="what runs the forward pass")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="the precision of the forward pass; auto: bfloat16 where it is fast"
+    )
+    tokens_per_batch: int | Literal["auto"] = Field(
+        "auto", description="the token budget of one forward pass"
+    )
+
+    @field_validator("tokens_per_batch")
+    @classmethod
+    def positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class Limits(Section):
+    max_quarantined: float = Field(
+        0.05, ge=0, le=1, description="the share of rows in quarantine above which a run stops"
+    )
+
+
+class Runtime(Section):
+    runner: Literal["ray", "inline"] = Field(
+        "ray", description="ray: all cores and GPUs of a machine or cluster; inline: one process"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    workers: int | Literal["auto"] = Field(
+        "auto", description="model workers; auto: one for each GPU, else one for each core"
+    )
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = Field(
+        1, description="the share of a GPU that a model worker takes"
+    )
+    unit_rows: int | None = Field(
+        None, ge=1, description="at most this many rows in a unit that is not cut yet"
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class Job(Section):
+    """A complete job. Raises JobError, never a validation traceback, from its builders."""
+
+    input: Input = Field(description="what is read")
+    output: Output = Field(description="where predictions go")
+    model: Model = Field(Model(), description="what scores the text")
+    limits: Limits = Field(Limits(), description="when to stop early")
+    runtime: Runtime = Field(Runtime(), description="how and where it runs; never changes answers")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], changes: list[str] | None = None) -> "Job":
+        """The job in a YAML file, with `a.b=c` changes applied.
+
+        Raises JobError: no such file, not YAML, unknown keys, wrong types.
+        """
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise JobError(f"{path}: cannot read the job file: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise JobError(f"{path}: not a YAML file: {error}") from error
+        if not isinstance(data, dict):
+            raise JobError(f"{path}: a job file is a mapping with at least 'input' and 'output'")
+        return cls.build(data, str(path), changes)
+
+    @classmethod
+    def build(
+        cls, data: dict[str, Any], where: str = "job", changes: list[str] | None = None
+    ) -> "Job":
+        """The job described by nested dicts, with `a.b=c` changes applied.
+
+        Raises JobError naming each wrong key.
+        """
+        for change in changes or []:
+            _apply(data, change)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = [f"{where}: {_explain(e)}" for e in error.errors(include_url=False)]
+            raise JobError("\n".join(lines)) from None
+
+
+OUTPUT_COLUMNS = (
+    *("source", "row", "label", "score", "scores", "labels", "value"),
+    *("n_tokens", "truncated", "unk_share"),
+)
+
+
+def _apply(data: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise JobError(f"--set {change}: must look like model.max_length=256")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise JobError(f"--set {change}: '{section}' is not a section")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise JobError(f"--set {change}: {value!r} is not a YAML value") from error
+
+
+def _explain(error: Any) -> str:
+    """One line for one validation error: the key, what is wrong, what the key means."""
+    location = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(Job)
+        key = ".".join(location)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
+            k for k in known if k.rpartition(".")[2] == location[-1]
+        ]
+        hint = f"did you mean '{near[0]}' ({known[near[0]]})?" if near else ""
+        siblings = [k for k in known if k.rpartition(".")[0] == ".".join(location[:-1])]
+        return f"unknown key '{key}'; {hint or 'valid here: ' + ', '.join(siblings)}"
+    known = _known_keys(Job)
+    key = next(
+        (k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in known),
+        ".".join(location),
+    )
+    what = error["msg"].removeprefix("Value error, ")
+    return f"'{key}': {what[0].lower() + what[1:]} ({known.get(key, 'see the documentation')})"
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """Every key of the job file with its meaning."""
+    known: dict[str, str] = {}
+    for name, info in model.model_fields.items():
+        known[prefix + name] = info.description or ""
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            known |= _known_keys(info.annotation, f"{prefix}{name}.")
+    return known

@@ -1,0 +1,189 @@
+"""The output folder: its contract, what is committed in it, and the records of runs.
+
+part-<source stem>-<first row>-<unit id>.parquet   predictions
+_SUCCESS.json                                      only while every planned unit is committed
+_bertbatch/job.yaml                                the contract
+_bertbatch/plan/, runs/, quarantine/               see plan.py, here, commit.py
+"""
+
+import base64
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from bertbatch import storage
+from bertbatch.errors import JobError
+from bertbatch.job import Job
+from bertbatch.model import ModelSpec
+from bertbatch.storage import Store
+from bertbatch.units import Unit, digest
+
+FORMAT_VERSION = 1
+FOOTER_KEY = b"bertbatch"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output folder on its store."""
+
+    store: Store
+    path: str
+
+    @staticmethod
+    def of(job: Job) -> "Output":
+        store, path = storage.connect(job.output.path, job.output.storage_options)
+        if store.is_local and store.fs.isfile(path):
+            raise JobError(f"output.path {job.output.path} is a file; name a folder")
+        return Output(store, path)
+
+    def at(self, *names: str) -> str:
+        return "/".join((self.path, *names))
+
+    # The contract
+
+    def contract(self) -> dict[str, Any] | None:
+        """What this output was begun as, or None if it is new."""
+        try:
+            data = self.store.read(self.at("_bertbatch", "job.yaml"))
+        except FileNotFoundError:
+            if any(name.endswith(".parquet") for name in self.store.names(self.path)):
+                raise JobError(
+                    f"output.path {self.path} holds Parquet files that are not bertbatch's; "
+                    "choose an empty folder"
+                ) from None
+            return None
+        try:
+            loaded = yaml.safe_load(data)
+        except yaml.YAMLError:
+            loaded = None
+        if not isinstance(loaded, dict):
+            raise JobError(f"{self.at('_bertbatch', 'job.yaml')} is not an output's contract")
+        return loaded
+
+    def agree(self, contract: dict[str, Any]) -> None:
+        """Creates the contract if absent. Raises JobError if the output has another one."""
+        text = yaml.safe_dump(contract, sort_keys=False, allow_unicode=True)
+        try:
+            self.store.create(self.at("_bertbatch", "job.yaml"), text.encode())
+        except FileExistsError:
+            existing = self.contract()
+            assert existing is not None
+            compare(existing, contract, self.path)
+        except OSError as error:
+            raise JobError(f"output.path {self.path}: cannot be written: {error}") from error
+
+    # What is committed
+
+    def committed(self) -> dict[str, str]:
+        """The part's name of each committed unit, by the unit's id."""
+        names = (n for n in self.store.names(self.path) if n.endswith(".parquet"))
+        return {name[: -len(".parquet")].rpartition("-")[2]: name for name in names}
+
+    def footer(self, part: str) -> dict[str, Any] | None:
+        """What a part says of itself, or None if there is no such part.
+
+        Raises OSError or pyarrow's errors if it cannot be read.
+        """
+        try:
+            with self.store.open(self.at(part)) as file:
+                metadata = pq.read_metadata(file).metadata
+        except FileNotFoundError:
+            return None
+        return dict(json.loads(metadata[FOOTER_KEY]))
+
+    def quarantined(self, units: Iterable[Unit]) -> int:
+        """Rows in quarantine over these committed units.
+
+        Only parts that may name a quarantine file are opened, so that this costs little in
+        a large output.
+        """
+        files = self.store.names(self.at("_bertbatch", "quarantine"))
+        suspected = {name.partition("-")[0] for name in files}
+        parts = [unit.part for unit in units if unit.id in suspected]
+        with ThreadPoolExecutor(16) as pool:
+            footers = pool.map(self.footer, parts)
+            return sum(footer["rows_quarantined"] for footer in footers if footer)
+
+    # Records of runs
+
+    def clear_success(self) -> None:
+        self.store.delete(self.at("_SUCCESS.json"))
+
+    def write_success(self, record: dict[str, Any]) -> None:
+        self.store.replace(self.at("_SUCCESS.json"), _json(record))
+
+    def success(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self.store.read(self.at("_SUCCESS.json"))))
+        except FileNotFoundError:
+            return None
+
+    def write_run(self, run_id: str, record: dict[str, Any]) -> None:
+        self.store.create(self.at("_bertbatch", "runs", f"{run_id}.json"), _json(record))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The records of earlier runs, oldest first."""
+        folder = self.at("_bertbatch", "runs")
+        names = self.store.names(folder)
+        return [json.loads(self.store.read(f"{folder}/{name}")) for name in names]
+
+
+def make_contract(job: Job, spec: ModelSpec, schema: pa.Schema) -> dict[str, Any]:
+    """Everything that all of an output's parts have in common; differences are refused."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": {"name": spec.name, **spec.answers},
+        "input": {
+            "text": job.input.text,
+            "carry": job.input.carried,
+            "limit": job.input.limit,
+            "csv": job.input.csv.model_dump(),
+        },
+        "columns": {field.name: str(field.type) for field in schema},
+        "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+    }
+
+
+def scoring_fingerprint(spec: ModelSpec) -> str:
+    return digest([FORMAT_VERSION, spec.answers])
+
+
+def stored_schema(contract: dict[str, Any]) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(contract["schema"])))
+
+
+def compare(existing: dict[str, Any], wanted: dict[str, Any], path: str) -> None:
+    """Raises JobError naming what differs between an output's contract and the job."""
+    old, new = _flat(existing), _flat(wanted)
+    ignored = ("schema", "model.name")  # said by the columns; a name may move
+    differences = [
+        f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in ignored
+    ]
+    if differences:
+        listed = "\n".join(differences)
+        raise JobError(
+            f"output.path {path} belongs to another job:\n{listed}\n"
+            "An output never mixes answers: score into a new folder, such as one with the date"
+        )
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            flat |= _flat(inner, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = inner
+    return flat
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()

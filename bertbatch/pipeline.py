@@ -1,0 +1,287 @@
+"""The pipeline: units flow from readers to model workers to commits, under one bounded loop.
+
+The loop below is the whole schedule, and the only place that decides what to do when
+something fails. Where work runs is the executor's business; `runners/` has one for Ray and
+one for a single process.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bertbatch.errors import SourceError
+from bertbatch.stages import Record
+from bertbatch.units import Unit
+
+log = logging.getLogger("bertbatch")
+
+AHEAD_BYTES = 512 << 20  # read but not yet scored, at most
+PIECES = 16  # a range of rows that kills its worker is split into so many
+DEATHS_IN_A_ROW = 20  # without one success between: the workers, not the rows, are at fault
+GRACE_SECONDS = 10  # for running commits after Ctrl-C
+
+
+class WorkerDied(Exception):
+    """The process of a model worker is gone."""
+
+
+class Executor(Protocol):
+    """Where the stages run. Handles stand for work under way; `wait` tells which is done."""
+
+    workers: int
+
+    def read(self, units: Sequence[Unit]) -> Hashable:
+        """Starts a read task. Its result: a list of (tokens, aside, rows to score)."""
+
+    def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
+        """Starts scoring rows on one worker, behind what it has. Its result stays opaque."""
+
+    def commit(
+        self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
+    ) -> Hashable:
+        """Starts a commit. Its result: the Record."""
+
+    def wait(self, handles: Sequence[Hashable], timeout: float) -> list[Hashable]:
+        """Those that are done, after at least one is or the timeout (seconds) is over."""
+
+    def result(self, handle: Hashable) -> Any:
+        """Raises what the work raised; WorkerDied if its process is gone."""
+
+    def replace(self, worker: int) -> None:
+        """Puts a fresh worker in a dead one's place."""
+
+
+@dataclass
+class Outcome:
+    """What the loop did."""
+
+    failed_sources: dict[str, str] = field(default_factory=dict)  # id → reason
+    failed_units: dict[str, str] = field(default_factory=dict)  # id → reason
+    stopped: bool = False
+    worker_deaths: int = 0
+
+
+@dataclass(eq=False)
+class _Work:
+    """A unit between its reading and its commit."""
+
+    unit: Unit
+    tokens: Any
+    aside: Any
+    todo: deque[tuple[int, int]]  # ranges of rows not yet scored
+    pieces: dict[int, Any] = field(default_factory=dict)  # first row → scored range
+    poison: list[tuple[int, str]] = field(default_factory=list)
+    tries: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @property
+    def suspect(self) -> bool:
+        return bool(self.tries)
+
+
+class Pipeline:
+    """One run's loop over an executor.
+
+    `observe` is called with each unit's record, and may return a reason to stop early.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        observe: Callable[[Record], bool],
+        should_stop: Callable[[], bool],
+    ):
+        self._on = executor
+        self._observe = observe
+        self._should_stop = should_stop
+        self.outcome = Outcome()
+        self._reading: dict[Hashable, Sequence[Unit]] = {}
+        self._ready: deque[_Work] = deque()
+        self._suspects: deque[_Work] = deque()
+        self._queues: list[deque[tuple[Hashable, _Work, tuple[int, int]]]] = [
+            deque() for _ in range(executor.workers)
+        ]
+        self._committing: dict[Hashable, tuple[_Work, int]] = {}
+        self._deaths_in_a_row = 0
+
+    def run(self, tasks: Iterator[Sequence[Unit]]) -> Outcome:
+        """Runs every task to its commit, or its failure."""
+        more = True
+        while True:
+            if self._should_stop():
+                self._wind_down()
+                return self.outcome
+            while more and self._room():
+                task = next(tasks, None)
+                more = task is not None
+                if task:
+                    self._reading[self._on.read(task)] = task
+            self._dispatch()
+            handles = self._handles()
+            if not handles:
+                if not more:
+                    return self.outcome
+                continue
+            for handle in self._on.wait(handles, timeout=0.5):
+                self._advance(handle)
+
+    def _handles(self) -> list[Hashable]:
+        scoring = [handle for queue in self._queues for handle, _, _ in queue]
+        return [*self._reading, *scoring, *self._committing]
+
+    def _room(self) -> bool:
+        """Whether to read on: two units ready for each worker, within a bound of bytes."""
+        units = [unit for task in self._reading.values() for unit in task]
+        units += [work.unit for work in self._ready]
+        few = len(units) < 2 * len(self._queues) + 1
+        return few and sum(unit.bytes for unit in units) < AHEAD_BYTES
+
+    def _dispatch(self) -> None:
+        """Gives work to workers: one range running, one behind it; suspects run alone."""
+        for worker, queue in enumerate(self._queues):
+            if self._suspects and not queue:
+                self._score(worker, self._suspects.popleft())
+        for depth in (0, 1):
+            for worker, queue in enumerate(self._queues):
+                alone = any(work.suspect for _, work, _ in queue)
+                if self._ready and len(queue) == depth and not alone:
+                    self._score(worker, self._ready.popleft())
+
+    def _score(self, worker: int, work: _Work) -> None:
+        first, stop = work.todo.popleft()
+        handle = self._on.score(worker, work.tokens, first, stop)
+        self._queues[worker].append((handle, work, (first, stop)))
+
+    def _advance(self, handle: Hashable) -> None:
+        if handle in self._reading:
+            self._after_read(handle, self._reading.pop(handle))
+        elif handle in self._committing:
+            self._after_commit(handle, *self._committing.pop(handle))
+        else:
+            for worker, queue in enumerate(self._queues):
+                if any(handle == running for running, _, _ in queue):
+                    self._after_score(worker, handle)
+                    return
+
+    def _after_read(self, handle: Hashable, units: Sequence[Unit]) -> None:
+        try:
+            prepared = self._on.result(handle)
+        except SourceError as error:
+            self._fail_source(error, units)
+            return
+        except Exception as error:
+            for unit in units:
+                self._fail_unit(unit, f"reading failed: {_reason(error)}")
+            return
+        for unit, (tokens, aside, rows) in zip(units, prepared, strict=True):
+            work = _Work(unit, tokens, aside, deque([(0, rows)] if rows else []))
+            if rows:
+                self._ready.append(work)
+            else:
+                self._commit(work)
+
+    def _after_score(self, worker: int, handle: Hashable) -> None:
+        queue = self._queues[worker]
+        try:
+            result = self._on.result(handle)
+        except WorkerDied as error:
+            self.outcome.worker_deaths += 1
+            self._deaths_in_a_row += 1
+            log.warning("a model worker died; a fresh one takes its place")
+            _, work, rows = queue.popleft()
+            # Workers answer in order, so the first in the queue was running; what waited
+            # behind it has done nothing.
+            while queue:
+                _, waiting, its_rows = queue.pop()
+                waiting.todo.appendleft(its_rows)
+                (self._suspects if waiting.suspect else self._ready).appendleft(waiting)
+            self._on.replace(worker)
+            if self._deaths_in_a_row >= DEATHS_IN_A_ROW:
+                raise RuntimeError(
+                    f"{DEATHS_IN_A_ROW} model workers died in a row; is there enough memory?"
+                ) from error
+            self._suspect(work, rows, "its model worker died each time")
+        except Exception as error:
+            _, work, rows = self._take(queue, handle)
+            self._suspect(work, rows, f"scoring failed each time: {_reason(error)}")
+        else:
+            _, work, rows = self._take(queue, handle)
+            self._deaths_in_a_row = 0
+            work.pieces[rows[0]] = result
+            self._go_on(work)
+
+    @staticmethod
+    def _take(
+        queue: deque[tuple[Hashable, _Work, tuple[int, int]]], handle: Hashable
+    ) -> tuple[Hashable, _Work, tuple[int, int]]:
+        entry = next(entry for entry in queue if entry[0] == handle)
+        queue.remove(entry)
+        return entry
+
+    def _suspect(self, work: _Work, rows: tuple[int, int], reason: str) -> None:
+        """Runs a range that failed again, alone; then splits it, down to the poison rows."""
+        first, stop = rows
+        tries = work.tries.get(rows, 0) + 1
+        work.tries[rows] = tries
+        if tries < 2:
+            work.todo.appendleft(rows)
+        elif stop - first == 1:
+            work.poison.append((first, reason))
+            log.warning("unit %s: row %d is put in quarantine: %s", work.unit.id, first, reason)
+        else:
+            count = min(PIECES, stop - first)
+            bounds = [first + (stop - first) * i // count for i in range(count + 1)]
+            pieces = list(zip(bounds, bounds[1:], strict=False))
+            work.todo.extendleft(reversed(pieces))
+            # One failure is known of each piece: that of the whole.
+            work.tries |= dict.fromkeys(pieces, 1)
+        self._go_on(work)
+
+    def _go_on(self, work: _Work) -> None:
+        if work.todo:
+            self._suspects.append(work)
+        else:
+            self._commit(work)
+
+    def _commit(self, work: _Work, tries: int = 1) -> None:
+        pieces = [work.pieces[first] for first in sorted(work.pieces)]
+        handle = self._on.commit(work.unit, work.aside, work.poison, pieces)
+        self._committing[handle] = (work, tries)
+
+    def _after_commit(self, handle: Hashable, work: _Work, tries: int) -> None:
+        try:
+            record = self._on.result(handle)
+        except Exception as error:
+            # Committing is safe to repeat: the part's create decides.
+            if tries < 3:
+                self._commit(work, tries + 1)
+            else:
+                self._fail_unit(work.unit, f"committing failed: {_reason(error)}")
+            return
+        self._observe(record)
+
+    def _fail_source(self, error: SourceError, units: Sequence[Unit]) -> None:
+        if error.source not in self.outcome.failed_sources:
+            log.warning("source failed: %s", error)
+        self.outcome.failed_sources[error.source] = error.reason
+        for unit in units:
+            self.outcome.failed_units[unit.id] = str(error)
+
+    def _fail_unit(self, unit: Unit, reason: str) -> None:
+        log.warning("unit failed: %s (%s)", unit.part, reason)
+        self.outcome.failed_units[unit.id] = reason
+
+    def _wind_down(self) -> None:
+        """Gives running commits some seconds; everything else is left for the next run."""
+        self.outcome.stopped = True
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self._committing and time.monotonic() < deadline:
+            for handle in self._on.wait(list(self._committing), timeout=0.2):
+                self._after_commit(handle, *self._committing.pop(handle))
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

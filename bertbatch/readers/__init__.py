@@ -1,0 +1,75 @@
+"""Readers: cut a source into consecutive rows when planning, read such cuts when scoring.
+
+A format is one module with one class that follows `Reader`, and one line in `READERS`.
+Readers know files and columns; they know nothing of units, tokens or models.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from bertbatch.errors import SourceError
+from bertbatch.job import Input
+from bertbatch.units import Cut, Source
+
+# How a file's name tells its format.
+READER_SUFFIXES = {
+    "parquet": (".parquet", ".pq"),
+    "csv": (".csv", ".csv.gz", ".csv.zst"),
+}
+
+
+@dataclass(frozen=True)
+class CutSize:
+    """How large a cut may grow: whichever limit is reached first closes it."""
+
+    text_bytes: int
+    carried_bytes: int
+    rows: int
+
+
+@dataclass
+class Rows:
+    """What was read of one cut: the readable rows, in order, and the others with a reason.
+
+    `table` holds the asked-for columns under their names in the source; `row` (int64) is
+    each of its rows' number in the source, counted from 0.
+    """
+
+    table: pa.Table
+    row: np.ndarray
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Reader(Protocol):
+    def schema(self, source: Source, options: Input) -> pa.Schema:
+        """The columns of the source. Raises SourceError if it cannot be read."""
+
+    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
+        """All rows of the source as consecutive cuts. Raises SourceError."""
+
+    def read(
+        self, source: Source, cuts: Sequence[Cut], columns: Sequence[str], options: Input
+    ) -> Iterator[Rows]:
+        """One `Rows` for each cut, in order, opening the source once. Raises SourceError."""
+
+    def task_cuts(self, source: Source) -> int:
+        """How many consecutive cuts one reader task should take together."""
+
+
+def missing_columns(source: Source, wanted: Sequence[str], found: Sequence[str]) -> None:
+    """Raises SourceError if a wanted column is not among those found."""
+    for name in wanted:
+        if name not in found:
+            raise SourceError(source.id, f"has no column '{name}'; it has: {', '.join(found)}")
+
+
+def readers() -> dict[str, Reader]:
+    """The formats that can be read, by the name that `input.format` gives them."""
+    from bertbatch.readers.csv_reader import CsvReader
+    from bertbatch.readers.parquet_reader import ParquetReader
+
+    return {"parquet": ParquetReader(), "csv": CsvReader()}

@@ -1,0 +1,253 @@
+"""CSV, plain or compressed with gzip or zstandard: cuts are byte ranges of whole records.
+
+A field with nothing between its separators is null, `""` is an empty string, and every
+column is text: types are nobody's business here. A record that can't be used (wrong number
+of fields, bytes that are no text) becomes a bad row and the others go on. What a record is,
+`csv_scan` says, to planning and reading alike.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+
+from bertbatch import storage
+from bertbatch.errors import SourceError
+from bertbatch.job import Csv, Input
+from bertbatch.readers import CutSize, Rows, csv_scan, missing_columns
+from bertbatch.readers.csv_scan import Fields, Ints
+from bertbatch.units import Cut, Source
+
+BLOCK = 8 << 20
+# A quote left open swallows the rest of the file; nobody's text is that long.
+MAX_RECORD = 128 << 20
+_HEAD = (64 << 10, 1 << 20, 16 << 20)  # the first record is looked for in ever more bytes
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+Fetch = Callable[[int, int], bytes]
+
+
+class CsvReader:
+    def schema(self, source: Source, options: Input) -> pa.Schema:
+        return pa.schema([(name, pa.string()) for name in _columns(source, options)])
+
+    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
+        _check_dialect(source, options.csv)
+        limit = min(size.text_bytes, size.carried_bytes, MAX_RECORD)
+        header = options.csv.header
+        first_row = rows = start = stop = 0  # of the cut that is open
+        with _open(source, options) as fetch:
+            for starts, stops in csv_scan.records(_blocks(fetch, source), options.csv):
+                if header:
+                    starts, stops, header = starts[1:], stops[1:], False
+                done = 0
+                while done < len(starts):
+                    start = start if rows else int(starts[done])
+                    fit = int(np.searchsorted(stops, start + limit, "right"))
+                    fit = min(max(fit, done if rows else done + 1), done + size.rows - rows)
+                    if fit > done:
+                        rows, stop = rows + fit - done, int(stops[fit - 1])
+                    if fit < len(starts):
+                        yield Cut(first_row, rows, start, stop, stop - start)
+                        first_row, rows = first_row + rows, 0
+                    done = fit
+        if rows:
+            yield Cut(first_row, rows, start, stop, stop - start)
+
+    def read(
+        self, source: Source, cuts: Sequence[Cut], columns: Sequence[str], options: Input
+    ) -> Iterator[Rows]:
+        names = _columns(source, options)
+        missing_columns(source, columns, names)
+        with _open(source, options) as fetch:
+            for cut in cuts:
+                if cut.bytes > MAX_RECORD:
+                    yield _too_long(cut, columns)
+                    continue
+                data = fetch(cut.start, cut.stop)
+                fields = csv_scan.fields(data, options.csv)
+                if len(data) < cut.stop - cut.start or len(fields.first) != cut.rows:
+                    raise SourceError(source.id, "is not what it was when it was planned")
+                yield _rows(cut, fields, names, columns, options.csv)
+
+    def task_cuts(self, source: Source) -> int:
+        # A task has to decompress all that comes before its first cut.
+        return 16 if _codec(source) else 4
+
+
+def _rows(cut: Cut, fields: Fields, names: list[str], columns: Sequence[str], csv: Csv) -> Rows:
+    whose = "header" if csv.header else "first record"
+    row = np.arange(cut.first_row, cut.first_row + cut.rows)
+    fits = fields.count == len(names)
+    reasons = {
+        int(row[i]): f"has {_fields(fields.count[i])}, the {whose} has {len(names)}"
+        for i in np.flatnonzero(~fits)
+    }
+    row, first = row[fits], fields.first[fits]
+    arrays = []
+    for name in columns:
+        array, wrong = _decode(_column(fields, first + names.index(name)), csv.encoding)
+        for i, at in wrong.items():
+            reason = f"column '{name}' is not valid {csv.encoding} at byte {at} of the field"
+            reasons.setdefault(int(row[i]), reason)
+        arrays.append(array)
+    table = pa.table(arrays, schema=_text_schema(columns))
+    if reasons:
+        good = ~np.isin(row, list(reasons))
+        table, row = table.filter(pa.array(good)), row[good]
+    return Rows(table, row, sorted(reasons.items()))
+
+
+def _too_long(cut: Cut, columns: Sequence[str]) -> Rows:
+    reason = f"the record is {cut.bytes >> 20} MB long; is a quote left open in it?"
+    return Rows(
+        _text_schema(columns).empty_table(), np.zeros(0, np.int64), [(cut.first_row, reason)]
+    )
+
+
+def _text_schema(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in columns])
+
+
+def _column(fields: Fields, which: Ints) -> pa.Array:
+    """The text of some fields, as bytes; null where there is nothing between separators."""
+    start, stop = fields.start[which], fields.stop[which]
+    empty = start == stop
+    # Every second value is a field, the others are what lies between them: no copy yet.
+    edges = np.stack((fields.offsets(start), fields.offsets(stop)), axis=1).ravel()
+    offsets = np.append(edges, edges[-1:] if len(edges) else 0).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(fields.text)]
+    values = pa.Array.from_buffers(pa.binary(), len(edges), buffers)
+    return values.take(pa.array(np.arange(0, len(edges), 2), mask=empty))
+
+
+def _decode(array: pa.Array, encoding: str) -> tuple[pa.Array, dict[int, int]]:
+    """The values as strings, and for each one that can't be decoded the byte that is wrong."""
+    if encoding == "utf-8":
+        try:
+            return array.cast(pa.string()), {}
+        except pa.ArrowInvalid:
+            pass  # find out which
+    texts: list[str | None] = []
+    wrong: dict[int, int] = {}
+    for i, value in enumerate(array.to_pylist()):
+        try:
+            texts.append(None if value is None else value.decode(encoding))
+        except UnicodeDecodeError as error:
+            texts.append(None)
+            wrong[i] = error.start
+    return pa.array(texts, pa.string()), wrong
+
+
+def _columns(source: Source, options: Input) -> list[str]:
+    """The names of the columns; none if the file is empty."""
+    _check_dialect(source, options.csv)
+    fields = csv_scan.fields(_first_record(source, options), options.csv)
+    if not len(fields.count):
+        return []
+    if not options.csv.header:
+        return [f"c{i}" for i in range(fields.count[0])]
+    array, wrong = _decode(_column(fields, np.arange(fields.count[0])), options.csv.encoding)
+    if wrong:
+        raise SourceError(
+            source.id, f"its header is not valid {options.csv.encoding}; set input.csv.encoding"
+        )
+    names = [name or "" for name in array.to_pylist()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SourceError(source.id, f"its header has the same name twice: {', '.join(twice)}")
+    return names
+
+
+def _first_record(source: Source, options: Input) -> bytes:
+    with _open(source, options) as fetch:
+        head = b""
+        for size in _HEAD:
+            head += fetch(len(head), size)
+            starts, stops = next(csv_scan.records([head], options.csv), ([0], [0]))
+            start, stop = int(starts[0]), int(stops[0])
+            if len(head) < size or 0 < stop < len(head):
+                return head[start:stop]
+    raise SourceError(
+        source.id, f"its first record is longer than {size >> 20} MB; is a quote left open in it?"
+    )
+
+
+def _check_dialect(source: Source, csv: Csv) -> None:
+    if csv.delimiter == csv.quote:
+        raise SourceError(source.id, "input.csv: delimiter and quote are the same character")
+    for character in (csv.delimiter, csv.quote):
+        # Only such bytes are also the second byte of a cp932 character.
+        if csv.encoding == "cp932" and ord(character) >= 0x40:
+            raise SourceError(
+                source.id, f"'{character}' can be half a character in cp932; convert it to utf-8"
+            )
+
+
+def _fields(n: int) -> str:
+    return f"{n} field" if n == 1 else f"{n} fields"
+
+
+def _codec(source: Source) -> str | None:
+    return next((codec for end, codec in _CODECS.items() if source.url.endswith(end)), None)
+
+
+def _blocks(fetch: Fetch, source: Source) -> Iterator[bytes]:
+    """The whole stream; plain files are read ahead in parallel."""
+    if _codec(source):
+        at = 0
+        while block := fetch(at, at + BLOCK):
+            yield block
+            at += len(block)
+        return
+    with ThreadPoolExecutor(csv_scan.THREADS) as pool:
+        starts = range(0, source.size, BLOCK)
+        yield from csv_scan.ahead(pool, lambda at: fetch(at, at + BLOCK), starts, csv_scan.THREADS)
+
+
+@contextmanager
+def _open(source: Source, options: Input) -> Iterator[Fetch]:
+    """A function that fetches a byte range, short at the end of the stream.
+
+    In a compressed source ranges can only be fetched in order.
+    """
+    store, path = storage.connect(source.url, options.storage_options)
+    codec = _codec(source)
+
+    def fetch(start: int, stop: int) -> bytes:
+        stop = min(stop, source.size)
+        return store.read(path, start, stop) if start < stop else b""
+
+    try:
+        if codec is None:
+            yield fetch
+        else:
+            with (
+                store.open(path) as file,
+                pa.CompressedInputStream(pa.PythonFile(file), codec) as s,
+            ):
+                yield _forward(s)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(source.id, f"cannot be read as CSV: {reason}") from error
+
+
+def _forward(stream: pa.NativeFile) -> Fetch:
+    at = 0
+
+    def fetch(start: int, stop: int) -> bytes:
+        nonlocal at
+        while at < start:
+            skipped = len(stream.read(min(start - at, 1 << 20)))
+            at += skipped
+            if not skipped:
+                return b""
+        parts = []
+        while at < stop and (part := stream.read(stop - at)):
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
+
+    return fetch

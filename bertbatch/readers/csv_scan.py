@@ -1,0 +1,247 @@
+"""CSV as bytes: where records begin and end, and the fields of whole records.
+
+The rules are those of Python's csv module (doublequote, not strict, newline=''): a quote
+means something only where a field begins, a closed field may go on unquoted, and a record
+ends at an unquoted \\n, \\r\\n or \\r. As blank lines are no records, \\r\\n needs no care: it
+is an end and a blank line.
+
+Both functions rest on one observation, so that planning and reading can't disagree. Look
+only at maximal runs of the quote character:
+
+- an even run never changes whether we are inside quotes;
+- an odd run at a field's start (after a delimiter, a line end or nothing) toggles it;
+- any other odd run leaves us outside: it closes the field, or is literal text.
+
+Hence the state anywhere is the parity of odd runs at field starts since the last other odd
+run. No byte is looked at in Python, and a piece of a stream can be examined, in any thread,
+before the state that it starts in is known. This module knows nothing of files, columns,
+encodings or cuts.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertbatch.job import Csv
+
+PIECE = 1 << 20  # what fits a core's cache together with its position arrays
+BOM = b"\xef\xbb\xbf"
+THREADS = min(8, os.cpu_count() or 1)
+_LF, _CR = 10, 13
+
+Ints = NDArray[np.integer[Any]]
+Flags = NDArray[np.bool_]
+Bytes = NDArray[np.uint8]
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def records(
+    blocks: Iterable[bytes], csv: Csv, threads: int = THREADS
+) -> Iterator[tuple[Ints, Ints]]:
+    """Where the records of a stream start and stop (with the byte that ends them), in order.
+
+    Yields arrays that are never empty. A byte order mark and blank lines are in no record; a
+    last line without an end is one, as is what follows a quote that is never closed. Only a
+    few blocks are held at a time.
+    """
+    head, rest = b"", iter(blocks)
+    while len(head) < len(BOM) and (block := next(rest, b"")):
+        head += block
+    # Where the piece and the record that is open at its start begin:
+    base = start = len(BOM) if head.startswith(BOM) else 0
+    quoted = False
+    with ThreadPoolExecutor(threads) as pool:
+        pieces = _pieces(chain([head[start:]], rest), ord(csv.quote))
+        for seen in ahead(pool, lambda piece: _examine(*piece, csv), pieces, threads):
+            stops = base + seen.stops_if(quoted)
+            if len(stops):
+                starts = np.concatenate(([start], stops[:-1]))
+                start = int(stops[-1])
+                rows = stops - starts > 1  # a blank line is nothing but its end
+                if rows.any():
+                    yield starts[rows], stops[rows]
+            base += seen.length
+            quoted = seen.quoted_after(quoted)
+    if start < base:
+        yield np.array([start]), np.array([base])
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], window: int
+) -> Iterator[B]:
+    """The results of `work` in order, with up to `window` more under way in the pool."""
+    waiting: deque[Future[B]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > window:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of some records; `first` and `count` tell each record's.
+
+    `start` and `stop` are offsets into the data: a field with nothing between its separators,
+    not even quotes, has them equal. `offsets` moves them to `text`, which is the data without
+    the quotes that are syntax.
+    """
+
+    start: Ints
+    stop: Ints
+    first: Ints
+    count: Ints
+    text: Bytes
+    _dropped_at: Ints
+    _dropped: Ints  # up to each of those
+
+    def offsets(self, positions: Ints) -> Ints:
+        return positions - self._dropped[np.searchsorted(self._dropped_at, positions)]
+
+
+def fields(data: bytes, csv: Csv) -> Fields:
+    """The fields of bytes that begin where a record begins. Blank lines are no records."""
+    a = np.frombuffer(data, np.uint8)
+    runs = _quote_runs(a, _LF, csv)
+    after = _quoted_after(runs.opens[runs.odd])
+    separators = np.flatnonzero(_line_ends(a) | (a == ord(csv.delimiter)))
+    stop = separators[~_quoted_at(separators, runs.at[runs.odd], after)]
+    start = np.concatenate(([0], stop + 1))
+    ends_line = np.append(a[stop] != ord(csv.delimiter), True)
+    stop = np.append(stop, len(a))  # the last record, or a blank one, has no terminator
+    last = np.flatnonzero(ends_line)
+    first = np.concatenate(([0], last[:-1] + 1))
+    count = last - first + 1
+    rows = (count > 1) | (start[first] < stop[first])
+    at, drop = _syntax(runs, after)
+    dropped = np.append(0, np.cumsum(drop))
+    return Fields(start, stop, first[rows], count[rows], _without(a, at, drop), at, dropped)
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """What a piece says before it is known whether it starts inside quotes."""
+
+    length: int
+    line_stops: Ints
+    quoted: Flags  # each line stop, if the piece starts outside quotes
+    unsettled: int  # the line stops before the first run that settles the state
+    settled: bool  # whether there is such a run
+    quoted_at_end: bool  # if the piece starts outside quotes
+
+    def stops_if(self, quoted: bool) -> Ints:
+        inside = self.quoted
+        if quoted:
+            inside = inside.copy()
+            inside[: self.unsettled] ^= True
+        return self.line_stops[~inside]
+
+    def quoted_after(self, quoted: bool) -> bool:
+        return self.quoted_at_end ^ (quoted and not self.settled)
+
+
+def _examine(piece: bytes, before: int, csv: Csv) -> _Examined:
+    a = np.frombuffer(piece, np.uint8)
+    stops = np.flatnonzero(_line_ends(a)) + 1
+    runs = _quote_runs(a, before, csv)
+    at, opens = runs.at[runs.odd], runs.opens[runs.odd]
+    after = _quoted_after(opens)
+    settles = np.flatnonzero(~opens)
+    unsettled = int(np.searchsorted(stops, at[settles[0]])) if len(settles) else len(stops)
+    quoted, at_end = _quoted_at(stops, at, after), bool(len(after) and after[-1])
+    return _Examined(len(a), stops, quoted, unsettled, len(settles) > 0, at_end)
+
+
+def _pieces(blocks: Iterable[bytes], quote: int) -> Iterator[tuple[bytes, int]]:
+    """The stream in pieces that can be examined alone, each with the byte before it.
+
+    A run of quotes is divided only after an even number, and what follows is told the byte
+    before the run, so that its oddness and place are right.
+    """
+    before, rest = _LF, b""
+    for block in blocks:
+        for low in range(0, len(block), PIECE):
+            piece = rest + block[low : low + PIECE]
+            quotes = len(piece) - len(piece.rstrip(bytes([quote])))
+            whole = len(piece) - quotes % 2
+            if whole:
+                yield piece[:whole], before
+            if len(piece) > quotes:
+                before = piece[-1 - quotes]
+            rest = piece[whole:]
+    if rest:
+        yield rest, before
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The maximal runs of the quote character."""
+
+    at: Ints
+    length: Ints
+    odd: Flags
+    opens: Flags  # at a field's start, if outside quotes
+
+
+def _quote_runs(a: Bytes, before: int, csv: Csv) -> _Runs:
+    quote = np.zeros(len(a) + 2, bool)
+    np.equal(a, ord(csv.quote), out=quote[1:-1])
+    edges = np.flatnonzero(quote[1:] != quote[:-1])
+    at, length = edges[::2], edges[1::2] - edges[::2]
+    previous = a[at - 1]
+    if len(at) and at[0] == 0:
+        previous[0] = before
+    opens = (previous == ord(csv.delimiter)) | (previous == _LF) | (previous == _CR)
+    return _Runs(at, length, (length & 1).astype(bool), opens)
+
+
+def _quoted_after(opens: Flags) -> Flags:
+    """Whether we are inside quotes after each odd run, beginning outside."""
+    toggles: Ints = np.cumsum(opens)
+    settled: Ints = np.maximum.accumulate(np.where(opens, 0, toggles))
+    quoted: Flags = (toggles - settled) % 2 == 1
+    return quoted
+
+
+def _quoted_at(positions: Ints, at: Ints, after: Flags) -> Flags:
+    """Whether each position is inside quotes, given the odd runs and the state after each."""
+    if not len(at):
+        return np.zeros(len(positions), bool)
+    return np.append(False, after)[np.searchsorted(at, positions)]
+
+
+def _line_ends(a: Bytes) -> Flags:
+    ends: Flags = (a == _LF) | (a == _CR)
+    return ends
+
+
+def _syntax(runs: _Runs, after: Flags) -> tuple[Ints, Ints]:
+    """The runs with quotes that are no text, and how many of each: which ones is the same."""
+    quoted = np.append(False, after)[np.cumsum(runs.odd) - runs.odd]
+    means = np.flatnonzero(quoted | runs.opens)
+    length = runs.length[means]
+    # Inside quotes every second one escapes or the odd one closes; at a field's start the
+    # first one opens, and the same holds for the rest.
+    return runs.at[means], np.where(quoted[means], (length + 1) // 2, length // 2 + 1)
+
+
+def _without(a: Bytes, at: Ints, drop: Ints) -> Bytes:
+    if not len(at):
+        return a
+    keep = np.ones(len(a), bool)
+    keep[at] = False
+    more = np.flatnonzero(drop > 1)
+    if len(more):
+        n = drop[more]
+        within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+        keep[np.repeat(at[more], n) + within] = False
+    return a[keep]

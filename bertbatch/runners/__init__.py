@@ -1,0 +1,1 @@
+"""Runners: where the pipeline's stages run. The loop itself is in `pipeline.py`."""

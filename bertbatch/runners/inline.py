@@ -1,0 +1,73 @@
+"""One process, no Ray: a thread reads ahead, one scores, one commits.
+
+Starts at once, is easy to debug, and is the reference that Ray's cost is measured against.
+A row that kills its worker kills this runner; the Ray runner isolates it.
+"""
+
+import threading
+from collections.abc import Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
+
+from bertbatch import stages
+from bertbatch.engines import describe, load_engine
+from bertbatch.job import Model
+from bertbatch.runners.cores import available_cores
+from bertbatch.stages import Context
+from bertbatch.units import Unit
+
+
+class Stopped(Exception):
+    """The run is winding down; the unit is left for the next run."""
+
+
+class InlineExecutor:
+    workers = 1
+
+    def __init__(self, context: Context):
+        self._context = context
+        self._stop = threading.Event()
+        self._reader, self._scorer, self._committer = (ThreadPoolExecutor(1) for _ in range(3))
+        settings: Model = context.job.model
+        device = context.job.runtime.device
+        if device == "auto":
+            import torch
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._engine = load_engine(context.spec, settings, device, available_cores())
+        self.description = describe(self._engine)
+
+    def read(self, units: Sequence[Unit]) -> Hashable:
+        return self._reader.submit(self._read, units)
+
+    def _read(self, units: Sequence[Unit]) -> list[tuple[Any, Any, int]]:
+        prepared = stages.read_and_tokenize(self._context, units)
+        return [(unit.tokens, unit.aside, unit.rows) for unit in prepared]
+
+    def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
+        return self._scorer.submit(
+            stages.score, self._context, self._engine, tokens, first, stop, self._go_on
+        )
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def commit(
+        self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
+    ) -> Hashable:
+        return self._committer.submit(stages.commit, self._context, unit, aside, poison, pieces)
+
+    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
+        return list(wait(handles, timeout, FIRST_COMPLETED).done)
+
+    def result(self, handle: Any) -> Any:
+        return handle.result()
+
+    def replace(self, worker: int) -> None:
+        raise AssertionError("a thread does not die alone")
+
+    def close(self) -> None:
+        self._stop.set()
+        for pool in (self._reader, self._scorer, self._committer):
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,185 @@
+"""The stages on Ray: reading and committing as tasks, one long-lived actor per model worker.
+
+Data passes from stage to stage by reference and never through the driver. Retries of
+scoring are the pipeline's, which knows what was running; Ray only restarts tasks.
+"""
+
+import logging
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from bertbatch import stages
+from bertbatch.engines import describe, load_engine
+from bertbatch.errors import JobError
+from bertbatch.pipeline import WorkerDied
+from bertbatch.runners.cores import available_cores
+from bertbatch.scoring import Scored
+from bertbatch.stages import Context, Record
+from bertbatch.tokenizer import Tokens
+from bertbatch.units import Unit
+
+log = logging.getLogger("bertbatch")
+
+# A worker's share of a core, as Ray counts them: the rest is room for readers and commits,
+# which need little and must not wait until a model worker is gone.
+SCORER_SHARE = 0.75
+TASK_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class _Handle:
+    """Work under way: what to wait for, and where its result stays."""
+
+    done: ray.ObjectRef
+    data: tuple[ray.ObjectRef, ...] = ()
+
+
+class RayExecutor:
+    def __init__(self, context: Context, verbose: bool = False):
+        self._context = context
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            _start_ray(verbose)
+        runtime = context.job.runtime
+        resources = ray.cluster_resources()
+        gpus = resources.get("GPU", 0)
+        if runtime.device == "cuda" and not gpus:
+            raise JobError("runtime.device is cuda, but Ray has no GPU; see `ray status`")
+        self._device = "cuda" if gpus and runtime.device != "cpu" else "cpu"
+        if runtime.workers != "auto":
+            self.workers = runtime.workers
+        elif self._device == "cuda":
+            self.workers = max(int(gpus / runtime.gpus_per_worker), 1)
+        else:
+            self.workers = max(int(resources.get("CPU", 1)), 1)
+        # One thread for each core, shared out: several one-thread workers beat one
+        # many-thread worker by a few percent.
+        cores = int(resources.get("CPU", 1))
+        self._threads = max(cores // self.workers, 1) if self._device == "cpu" else 1
+        # Not more than there is, or the last workers would wait for cores for ever.
+        self._share = min(self._threads, cores / self.workers) * SCORER_SHARE
+        self._context_ref = ray.put(context)
+        self._actors = [self._actor() for _ in range(self.workers)]
+        self.description = self._first_loaded()
+
+    def _actor(self) -> Any:
+        gpus = self._context.job.runtime.gpus_per_worker if self._device == "cuda" else 0
+        actor_class = ray.remote(_Scorer).options(
+            num_cpus=self._share, num_gpus=gpus, max_restarts=0, max_task_retries=0
+        )
+        return actor_class.remote(self._context_ref, self._device, self._threads)
+
+    def _first_loaded(self) -> dict[str, Any]:
+        """Waits for one worker to have its model. Raises JobError if it cannot have it."""
+        pending = [actor.describe.remote() for actor in self._actors]
+        ready, _ = ray.wait(pending, num_returns=1)
+        try:
+            chosen: dict[str, Any] = ray.get(ready[0])
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, JobError) else error from None
+        except RayActorError as error:
+            cause = _constructor_error(error)
+            raise JobError(cause or f"a model worker died while loading: {error}") from None
+        return {"workers": self.workers, "threads": self._threads, **chosen}
+
+    def read(self, units: Sequence[Unit]) -> Hashable:
+        count = 1 + 2 * len(units)
+        refs = _read.options(num_returns=count).remote(self._context_ref, list(units))
+        return _Handle(refs[0], tuple(refs[1:]))
+
+    def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
+        done, scored = self._actors[worker].score.remote(tokens, first, stop)
+        return _Handle(done, (scored,))
+
+    def commit(
+        self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
+    ) -> Hashable:
+        return _Handle(_commit.remote(self._context_ref, unit, list(poison), aside, *pieces))
+
+    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
+        by_ref = {handle.done: handle for handle in handles}
+        done, _ = ray.wait(list(by_ref), num_returns=1, timeout=timeout, fetch_local=False)
+        return [by_ref[ref] for ref in done]
+
+    def result(self, handle: Any) -> Any:
+        """What reading, scoring or committing gave, data as references."""
+        try:
+            value = ray.get(handle.done)
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except RayActorError as error:
+            reason = _constructor_error(error)
+            raise (JobError(reason) if reason else WorkerDied(str(error))) from None
+        if isinstance(value, list):  # rows to score of each unit that was read
+            pairs = zip(handle.data[::2], handle.data[1::2], value, strict=True)
+            return list(pairs)
+        return value if value is not None else handle.data[0]
+
+    def replace(self, worker: int) -> None:
+        ray.kill(self._actors[worker])
+        self._actors[worker] = self._actor()
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._mine:
+            ray.shutdown()
+
+
+class _Scorer:
+    """One model worker: loads its model once, for the whole run."""
+
+    def __init__(self, context: Context, device: str, threads: int):
+        self._context = context
+        self._engine = load_engine(context.spec, context.job.model, device, threads)
+
+    def describe(self) -> dict[str, Any]:
+        return describe(self._engine)
+
+    @ray.method(num_returns=2)
+    def score(self, tokens: Tokens, first: int, stop: int) -> tuple[None, Scored]:
+        return None, stages.score(self._context, self._engine, tokens, first, stop)
+
+
+@ray.remote(num_cpus=TASK_SHARE, max_retries=2)
+def _read(context: Context, units: list[Unit]) -> Any:
+    # The tokenizer's threads would take the model workers' cores.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    prepared = stages.read_and_tokenize(context, units)
+    pairs = [part for unit in prepared for part in (unit.tokens, unit.aside)]
+    return [unit.rows for unit in prepared], *pairs
+
+
+@ray.remote(num_cpus=TASK_SHARE, max_retries=2)
+def _commit(
+    context: Context, unit: Unit, poison: list[tuple[int, str]], aside: Any, *pieces: Scored
+) -> Record:
+    return stages.commit(context, unit, aside, poison, pieces)
+
+
+def _start_ray(verbose: bool) -> None:
+    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {}
+    if "RAY_ADDRESS" not in os.environ:
+        options = {"address": "local", "num_cpus": available_cores(), "include_dashboard": False}
+    ray.init(
+        log_to_driver=verbose,
+        logging_level=logging.INFO if verbose else logging.ERROR,
+        **options,
+    )
+
+
+def _constructor_error(error: RayActorError) -> str | None:
+    """The message of the JobError that a worker's start raised, if that is why it is gone."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, JobError):
+        return str(cause)
+    text = str(error)
+    marker = f"{JobError.__module__}.{JobError.__qualname__}: "
+    return text.rpartition(marker)[2].strip() if marker in text else None

@@ -1,0 +1,455 @@
+"""A run from job to totals: check, plan, start the workers, drive the pipeline, close the books.
+
+Everything that can be known to be wrong is found before the first write.
+"""
+
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from bertbatch import model
+from bertbatch.errors import JobError, SourceError
+from bertbatch.job import Job
+from bertbatch.output import Output, compare, make_contract, scoring_fingerprint, stored_schema
+from bertbatch.pipeline import Outcome, Pipeline
+from bertbatch.plan import PlanLog, Planner, cut_size
+from bertbatch.readers import Reader, readers
+from bertbatch.sources import Listing, list_sources
+from bertbatch.stages import Context, Record, carried_schema, is_text, output_schema
+from bertbatch.units import Source, Unit, digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("bertbatch")
+
+ENOUGH_ROWS = 100  # before the quarantined share, or that of unknown tokens, says something
+UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit the corpus
+PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
+
+
+@dataclass
+class Survey:
+    """Everything that is known of a job before it starts."""
+
+    job: Job
+    spec: model.ModelSpec
+    listing: Listing
+    reader: Reader
+    output: Output
+    schema: pa.Schema
+    is_new: bool  # the output is not begun yet
+    plan: PlanLog
+    committed: dict[str, str]  # part name by unit id
+
+    def context(self) -> Context:
+        return Context(self.job, self.spec, self.output, self.listing.format, self.schema)
+
+    def planner(self, store_entries: bool) -> Planner:
+        size = cut_size(self.job.runtime.unit_rows)
+        return Planner(self.plan, self.reader, self.job.input, size, store_entries)
+
+    def fresh(self) -> list[Source]:
+        """Sources that no entry of the plan covers."""
+        return [s for s in self.listing.sources if s.id not in self.plan.sources]
+
+    def pending(self, units: Iterable[Unit]) -> list[Unit]:
+        """Those of the units that are not committed and whose sources are as planned."""
+        listed = {source.id: source for source in self.listing.sources}
+        return [
+            unit
+            for unit in units
+            if unit.id not in self.committed
+            and all(listed.get(span.source.id) == span.source for span in unit.spans)
+        ]
+
+    def tasks(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
+        """Pending units as read tasks: consecutive ones of one source go together."""
+        task: list[Unit] = []
+        for unit in self.pending(units):
+            source = unit.spans[0].source
+            joins = (
+                task
+                and len(unit.spans) == len(task[0].spans) == 1
+                and task[0].spans[0].source == source
+                and len(task) < self.reader.task_cuts(source)
+            )
+            if task and not joins:
+                yield task
+                task = []
+            task.append(unit)
+        if task:
+            yield task
+
+
+@dataclass
+class Totals:
+    """What a run has done so far, and what it found done."""
+
+    units_before: int = 0
+    rows_before: int = 0
+    units_planned: int = 0  # in the whole output
+    rows_planned: int = 0
+    units: int = 0
+    rows_scored: int = 0
+    rows_quarantined: int = 0
+    tokens: int = 0
+    real_tokens: int = 0
+    computed_tokens: int = 0
+    truncated: int = 0
+    unknown: int = 0
+    content: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: Record) -> None:
+        self.units += 1
+        for name in ("rows_scored", "rows_quarantined", "tokens", "real_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(record, name))
+        for name in ("computed_tokens", "truncated", "unknown", "content"):
+            setattr(self, name, getattr(self, name) + getattr(record, name))
+        self.labels += record.labels
+        self.reasons += record.reasons
+
+    @property
+    def rows(self) -> int:
+        return self.rows_scored + self.rows_quarantined
+
+
+class Watcher:
+    """Hears what a run does; this one keeps silent."""
+
+    def started(self, totals: Totals, chosen: dict[str, Any]) -> None: ...
+
+    def progressed(self, totals: Totals) -> None: ...
+
+    def finished(self, result: "Result") -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Result:
+    """How a run ended. `totals` is what `_SUCCESS.json` holds when the run succeeds.
+
+    exit_code: 0 all is committed, 3 something failed or too much is in quarantine,
+    130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    exit_code: int
+    totals: dict[str, Any]
+    run: Totals
+    failed_sources: dict[str, str]
+    failed_units: dict[str, str]
+    output: Output
+    advice: str = ""
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """All predictions of the output, in the order of sources and rows."""
+        parts = sorted(self.output.committed().values())
+        if not parts:
+            raise JobError(f"{self.output.path} holds no predictions yet")
+        data = ds.dataset([self.output.at(part) for part in parts], filesystem=self.output.store.fs)
+        return data.to_table().to_pandas()
+
+
+def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Result:
+    """Runs a job to its end; the same job again resumes, or scores only what is new.
+
+    Raises JobError if the job cannot start; nothing is written then.
+    """
+    return _Run(job, watcher or Watcher(), verbose).run()
+
+
+def survey(job: Job) -> Survey:
+    """Checks a job against its model, its input and its output. Raises JobError."""
+    spec = model.check(job.model)
+    output = Output.of(job)
+    if job.runtime.runner == "ray" and output.store.protocol == "memory":
+        raise JobError("output.path memory:// lives in one process; use runtime.runner: inline")
+    listing = list_sources(job)
+    reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
+    contract = output.contract()
+    urls = {source.id: source.url for source in listing.sources}
+    plan = PlanLog(output.store, output.path, scoring_fingerprint(spec), urls)
+    if contract is None:
+        schema = output_schema(spec, _probe(job, listing, reader))
+    else:
+        schema = stored_schema(contract)
+        compare(contract, make_contract(job, spec, schema), output.path)
+        plan.refresh()
+    committed = output.committed() if contract else {}
+    return Survey(job, spec, listing, reader, output, schema, contract is None, plan, committed)
+
+
+def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
+    """The carried columns' schema, from the first sources. Raises JobError if all are wrong."""
+    problem: SourceError | None = None
+    for source in listing.sources[:PROBED_SOURCES]:
+        try:
+            schema = reader.schema(source, job.input)
+            if not len(schema):
+                continue  # an empty file has nothing to say
+            if job.input.text not in schema.names:
+                have = ", ".join(schema.names)
+                reason = f"has no text column '{job.input.text}'; it has: {have}"
+                raise SourceError(source.id, f"{reason} (choose one with --text or input.text)")
+            kind = schema.field(job.input.text).type
+            if not is_text(kind):
+                raise SourceError(source.id, f"column '{job.input.text}' is {kind}, not text")
+            return carried_schema(job, source, schema)
+        except SourceError as error:
+            problem = problem or error
+    if problem:
+        raise JobError(str(problem))
+    return pa.schema([(new, pa.string()) for new in job.input.carried])
+
+
+class _Run:
+    def __init__(self, job: Job, watcher: Watcher, verbose: bool):
+        self._job = job
+        self._watcher = watcher
+        self._verbose = verbose
+        self._began = time.monotonic()
+        self._id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        self._totals = Totals()
+        self._signal = 0
+        self._too_bad = False
+        self._warned = False
+        self._scoring_began: float | None = None
+        self._last_commit = 0.0
+        self._chosen: dict[str, Any] = {}
+
+    def run(self) -> Result:
+        survey_ = survey(self._job)
+        self._survey = survey_
+        for reason, count in survey_.listing.left_out.items():
+            log.info("left out %d files: %s", count, reason)
+        self._planner = survey_.planner(store_entries=True)
+        self._check_sources()
+        done = [u for u in survey_.plan.units.values() if u.id in survey_.committed]
+        self._totals.units_before = len(done)
+        self._totals.rows_before = sum(unit.rows for unit in done)
+        self._count_planned(survey_.plan.units.values())
+        if done:
+            log.info(
+                "%d of %d planned units were already there (%d rows)",
+                *(len(done), len(survey_.plan.units), self._totals.rows_before),
+            )
+        if not survey_.fresh() and not survey_.pending(survey_.plan.units.values()):
+            return self._close(Outcome())
+        if not survey_.output.store.creates_conditionally:
+            log.warning(
+                "%s:// cannot create a file only if it is absent: two runs at once on this "
+                "output could both write a unit; run one at a time",
+                survey_.output.store.protocol,
+            )
+        executor = self._start(survey_.context())
+        try:
+            self._chosen = executor.description
+            survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
+            survey_.output.clear_success()
+            self._watcher.started(self._totals, self._chosen)
+            with self._stop_on_signals():
+                self._scoring_began = time.monotonic()
+                pipeline = Pipeline(executor, self._observe, self._should_stop)
+                outcome = pipeline.run(self._tasks())
+        finally:
+            executor.close()
+        return self._close(outcome)
+
+    def _start(self, context: Context) -> Any:
+        if self._job.runtime.runner == "inline":
+            from bertbatch.runners.inline import InlineExecutor
+
+            return InlineExecutor(context)
+        from bertbatch.runners.on_ray import RayExecutor
+
+        return RayExecutor(context, self._verbose)
+
+    def _tasks(self) -> Iterator[list[Unit]]:
+        """Every read task: of units planned earlier, then of new ones as they are planned."""
+        survey_ = self._survey
+        yield from survey_.tasks(list(survey_.plan.units.values()))
+        for units in self._planner.extend(survey_.listing.sources):
+            self._count_planned(units)
+            yield from survey_.tasks(units)
+        while units := survey_.plan.refresh():  # what another run has planned meanwhile
+            self._count_planned(units)
+            yield from survey_.tasks(units)
+
+    def _count_planned(self, units: Iterable[Unit]) -> None:
+        for unit in units:
+            self._totals.units_planned += 1
+            self._totals.rows_planned += unit.rows
+
+    def _check_sources(self) -> None:
+        """Sources that changed or vanished after they were planned. Raises JobError."""
+        survey_, options = self._survey, self._job.input
+        listed = {source.id: source for source in survey_.listing.sources}
+        planned = survey_.plan.sources.values()
+        gone = [s for s in planned if s.id not in listed]
+        changed = [s for s in planned if s.id in listed and listed[s.id] != s]
+        if gone and options.on_removed_source == "fail":
+            raise JobError(
+                f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
+                "input.on_removed_source: keep to keep what is scored of them"
+            )
+        if changed and options.on_changed_source == "fail":
+            raise JobError(
+                f"{_some(changed)} changed after being planned for this output, and an output "
+                "never mixes answers; score into a new output, such as one with the date, or set "
+                "input.on_changed_source: keep to keep what is scored of the old content"
+            )
+        for source in (*gone, *changed):
+            units = [
+                u
+                for u in survey_.plan.units.values()
+                if any(s.source.id == source.id for s in u.spans)
+            ]
+            if any(unit.id not in survey_.committed for unit in units):
+                what = "is gone" if source.id not in listed else "changed"
+                self._planner.failed[source.id] = f"{what} before it was wholly scored"
+
+    def _observe(self, record: Record) -> None:
+        totals = self._totals
+        totals.add(record)
+        self._last_commit = time.monotonic()
+        self._watcher.progressed(totals)
+        if totals.rows >= ENOUGH_ROWS and not self._too_bad:
+            self._too_bad = totals.rows_quarantined / totals.rows > self._job.limits.max_quarantined
+        if totals.content >= ENOUGH_ROWS and not self._warned:
+            share = totals.unknown / totals.content
+            if share > UNKNOWN_SHARE:
+                self._warned = True
+                log.warning(
+                    "%.0f %% of the tokens are unknown to %s: its vocabulary does not fit this "
+                    "text; use a model made for the text's language",
+                    *(100 * share, self._survey.spec.name),
+                )
+
+    def _should_stop(self) -> bool:
+        return bool(self._signal) or self._too_bad
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop the run cleanly; a second one at once."""
+
+        def stop(number: int, frame: Any) -> None:
+            if self._signal:
+                raise KeyboardInterrupt
+            self._signal = number
+            log.warning("stopping: running commits may finish; once more to stop at once")
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _close(self, outcome: Outcome) -> Result:
+        """The run's record, and `_SUCCESS.json` if every planned unit is committed."""
+        survey_, run_totals = self._survey, self._totals
+        output, units = survey_.output, survey_.plan.units
+        failed = {**self._planner.failed, **outcome.failed_sources}
+        committed = output.committed()
+        done = [unit for unit in units.values() if unit.id in committed]
+        rows_in = sum(unit.rows for unit in done)
+        quarantined = output.quarantined(done)
+        plan_id = digest(sorted(units))[:20]
+        scoring = self._last_commit - (self._scoring_began or 0) if run_totals.units else 0.0
+        totals: dict[str, Any] = {
+            "rows_in": rows_in,
+            "rows_scored": rows_in - quarantined,
+            "rows_quarantined": quarantined,
+            "units": len(done),
+            "tokens": run_totals.tokens,
+            "seconds": round(time.monotonic() - self._began, 3),
+            "scoring_seconds": round(scoring, 3),
+            "rows_per_second": round(run_totals.rows / scoring, 2) if scoring else 0.0,
+            "run": self._id,
+            "plan": plan_id,
+            "scoring_fingerprint": scoring_fingerprint(survey_.spec),
+            "sources": len(survey_.plan.sources),
+        }
+        self._check_books(run_totals, done, quarantined)
+        share = quarantined / rows_in if rows_in >= ENOUGH_ROWS else 0.0
+        too_bad = self._too_bad or share > self._job.limits.max_quarantined
+        complete = len(done) == len(units) and not failed and not outcome.failed_units
+        advice = ""
+        if self._signal:
+            code = 128 + self._signal
+            advice = "run the same command again to go on from here"
+        elif too_bad:
+            code = 3
+            advice = (
+                f"{quarantined} of {rows_in} rows are in quarantine, more than "
+                f"limits.max_quarantined ({self._job.limits.max_quarantined:g}) allows: see the "
+                "reasons, mend the cause or raise the limit, and run the same command again"
+            )
+        elif not complete:
+            code = 3
+            advice = "mend what failed and run the same command again: the rest is kept"
+        else:
+            code = 0
+        if code == 0 and (success := output.success()) is not None and success["plan"] == plan_id:
+            pass  # nothing was new: the record of the run that finished the plan stays
+        elif code == 0:
+            output.write_success(totals)
+            if survey_.plan.refresh():  # another run has planned more meanwhile
+                output.clear_success()
+        if not survey_.is_new or run_totals.units_planned or outcome.stopped:
+            record = {
+                **totals,
+                "exit_code": code,
+                "chosen": self._chosen,
+                "this_run": vars(run_totals),
+                "failed_sources": {
+                    id_: [
+                        survey_.plan.sources[id_].fingerprint
+                        if id_ in survey_.plan.sources
+                        else "",
+                        why,
+                    ]
+                    for id_, why in failed.items()
+                },
+                "failed_units": outcome.failed_units,
+                "worker_deaths": outcome.worker_deaths,
+            }
+            output.write_run(self._id, record)
+        result = Result(code, totals, run_totals, failed, outcome.failed_units, output, advice)
+        self._watcher.finished(result)
+        return result
+
+    def _check_books(self, run: Totals, done: Sequence[Unit], quarantined: int) -> None:
+        """Rows in = rows scored + rows quarantined, over this run and over the output."""
+        rows = sum(unit.rows for unit in done)
+        if run.rows + run.rows_before > rows:
+            raise RuntimeError(
+                f"{run.rows_before} rows were there and {run.rows} came, but the parts hold {rows}"
+            )
+        if run.rows_quarantined > quarantined:
+            raise RuntimeError(
+                f"{run.rows_quarantined} rows went to quarantine, the parts account for {quarantined}"
+            )
+
+
+def _some(sources: Sequence[Source]) -> str:
+    shown = ", ".join(source.id for source in sources[:5])
+    more = f" and {len(sources) - 5} more" if len(sources) > 5 else ""
+    return f"{len(sources)} source{'s' if len(sources) > 1 else ''} ({shown}{more})"

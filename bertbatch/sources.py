@@ -1,0 +1,142 @@
+"""What the job reads: paths, globs, folders and lists become a sorted listing of sources.
+
+Files are listed and told apart here; none is opened.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from fsspec.utils import glob_translate
+
+from bertbatch import storage
+from bertbatch.errors import JobError
+from bertbatch.job import Job
+from bertbatch.readers import READER_SUFFIXES
+from bertbatch.units import Source
+
+
+@dataclass
+class Listing:
+    """The sources, sorted by id, and what was left out and why."""
+
+    format: str
+    sources: list[Source]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def list_sources(job: Job) -> Listing:
+    """Every source of the job.
+
+    Raises JobError: nothing at a path, a glob without matches, a format we don't read,
+    the output inside the input.
+    """
+    options = job.input
+    paths = [options.path] if isinstance(options.path, str) else options.path
+    if not paths:
+        raise JobError("input.path is an empty list: name at least one file, folder or glob")
+    found: dict[str, tuple[Source, str]] = {}
+    left_out: Counter[str] = Counter()
+    youngest = time.time() - options.min_age
+    for given in paths:
+        for source, modified, explicit in _files(given, job):
+            kind = _format(source.url)
+            if options.format == "auto" and kind is None:
+                if explicit:
+                    raise JobError(_unreadable(given, [source.url]))
+                left_out[f"not {' or '.join(READER_SUFFIXES)}"] += 1
+            elif options.min_age and modified is not None and modified > youngest:
+                left_out[f"younger than input.min_age ({options.min_age:g} s)"] += 1
+            else:
+                key = source.id if isinstance(options.path, str) else source.url
+                named = Source(key, source.url, source.size, source.stamp)
+                found[key] = (named, kind if options.format == "auto" else options.format)
+    formats = sorted({kind for _, kind in found.values()})
+    if len(formats) > 1:
+        raise JobError(
+            f"input.path {options.path} holds both {' and '.join(formats)} files; "
+            "set input.format, or use a glob such as *.parquet"
+        )
+    if not found and not any("younger" in reason for reason in left_out):
+        raise JobError(
+            f"input.path {options.path}: no {' or '.join(READER_SUFFIXES)} files there "
+            "(names that start with _ or . are ignored)"
+        )
+    sources = [found[key][0] for key in sorted(found)]
+    return Listing(formats[0] if formats else options.format, sources, left_out)
+
+
+def partitions(source: Source) -> dict[str, str]:
+    """The hive-style partition folders on a source's path, such as day=2026-11-23/."""
+    folders = PurePosixPath(source.url).parts[:-1]
+    pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
+    return {name: value for name, value in pairs if name}
+
+
+def _files(given: str, job: Job) -> Iterator[tuple[Source, float | None, bool]]:
+    """The files that one given path means, with ids relative to its root."""
+    store, path = storage.connect(given, job.input.storage_options)
+    glob = storage.is_glob(path)
+    try:
+        files = store.find(path)
+    except FileNotFoundError as error:
+        raise JobError(f"input.path {given}: no such file or folder") from error
+    except OSError as error:
+        raise JobError(f"input.path {given}: cannot be listed: {error}") from error
+    if glob and not files:
+        raise JobError(f"input.path {given}: no file matches this glob")
+    single = [f.path for f in files] == [path]
+    root = path
+    if glob:
+        root = path[: next(i for i, c in enumerate(path) if c in "*?[")].rpartition("/")[0]
+    elif single:
+        root = path.rpartition("/")[0]
+    if not single:
+        _outside(job, store, path)
+    for file in files:
+        relative = file.path.removeprefix(root).lstrip("/")
+        hidden = any(part[0] in "_." for part in PurePosixPath(relative).parts)
+        if hidden and not single:
+            continue
+        url = file.path if store.is_local else store.fs.unstrip_protocol(file.path)
+        yield Source(relative, url, file.size, file.stamp), file.modified, single or glob
+
+
+def _outside(job: Job, store: storage.Store, path: str) -> None:
+    """Raises JobError if the output would be read as input by the next run."""
+    out, out_path = storage.connect(job.output.path, job.output.storage_options)
+    if out.protocol != store.protocol:
+        return
+    if store.is_local:
+        out_path = str(Path(out_path).resolve())
+        path = path if storage.is_glob(path) else str(Path(path).resolve())
+    if storage.is_glob(path):
+        inside = re.match(glob_translate(path), f"{out_path}/part.parquet") is not None
+    else:
+        inside = f"{out_path}/".startswith(f"{path.rstrip('/')}/")
+    if inside:
+        raise JobError(
+            f"output.path {job.output.path} lies inside input.path {job.input.path}: the next run "
+            "would read its own predictions; choose a folder outside"
+        )
+
+
+def _format(url: str) -> str | None:
+    name = url.lower()
+    for kind, suffixes in READER_SUFFIXES.items():
+        if name.endswith(suffixes):
+            return kind
+    return None
+
+
+def _unreadable(given: str, urls: list[str]) -> str:
+    name = PurePosixPath(urls[0]).name
+    suffix = "".join(PurePosixPath(name).suffixes) or "no suffix"
+    known = ", ".join(s for suffixes in READER_SUFFIXES.values() for s in suffixes)
+    return (
+        f"input.path {given}: '{name}' ({suffix}) is not a format bertbatch reads; it reads "
+        f"{known}. If the name misleads, set input.format"
+    )

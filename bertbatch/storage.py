@@ -1,0 +1,246 @@
+"""Storage through fsspec: list, open, read, and create a file only if it is absent.
+
+Everything that differs between local disk and object stores is settled here, so that the
+commit protocol can be written once.
+"""
+
+import errno
+import os
+import re
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from bertbatch.errors import JobError
+
+_CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+_LOCAL = ("file", "local")
+_memory_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A listed file: its path in its file system, bytes, etag or mtime, and age if known."""
+
+    path: str
+    size: int
+    stamp: str
+    modified: float | None  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Store:
+    """A file system and how to reach it; cheap to send to another process."""
+
+    protocol: str
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        return fsspec.filesystem(self.protocol, **self.options)  # fsspec keeps one instance
+
+    @property
+    def is_local(self) -> bool:
+        return self.protocol in _LOCAL
+
+    @property
+    def creates_conditionally(self) -> bool:
+        return self.protocol in (*_CONDITIONAL_PUT, *_LOCAL, "memory")
+
+    def open(self, path: str) -> BinaryIO:
+        return cast(BinaryIO, self.fs.open(path, "rb"))
+
+    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
+        return cast(bytes, self.fs.cat_file(path, start=start, end=stop))
+
+    def info(self, path: str) -> FileInfo:
+        self.fs.invalidate_cache(self.fs._parent(path))
+        return _file_info(self.fs.info(path))
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted; empty if there is no such folder."""
+        self.fs.invalidate_cache(folder)
+        try:
+            entries = self.fs.ls(folder, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+
+    def find(self, path: str) -> list[FileInfo]:
+        """The files that a path means, sorted: a file, a folder (recursive) or a glob.
+
+        Raises FileNotFoundError if there is nothing at the path.
+        """
+        fs = self.fs
+        fs.invalidate_cache()
+        if is_glob(path):
+            found = fs.glob(path, detail=True)
+        else:
+            info = fs.info(path)
+            found = {path: info} if info["type"] == "file" else fs.find(path, detail=True)
+        return sorted(
+            (_file_info(i) for i in found.values() if i["type"] == "file"), key=lambda i: i.path
+        )
+
+    def create(self, path: str, data: bytes) -> None:
+        """Put a whole file if there is none, in one step that only one writer can win.
+
+        Raises FileExistsError if the file is there; any other OSError leaves open whether
+        the file was created.
+        """
+        if self.is_local:
+            _create_local(Path(path), data)
+        elif self.protocol == "memory":
+            with _memory_lock:
+                if self.fs.exists(path):
+                    raise FileExistsError(path)
+                self.fs.pipe_file(path, data)
+        elif self.protocol in _CONDITIONAL_PUT:
+            self._put_if_absent(path, data)
+        else:
+            if self.fs.exists(path):
+                raise FileExistsError(path)
+            self.fs.pipe_file(path, data)
+
+    def _put_if_absent(self, path: str, data: bytes) -> None:
+        for attempt in range(5):
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+                return
+            except FileExistsError:
+                raise
+            except OSError as error:
+                if _says(error, "PreconditionFailed", "412"):
+                    raise FileExistsError(path) from error
+                # 409: another conditional put of this name is under way; the store asks to
+                # try again.
+                if attempt == 4 or not _says(error, "ConditionalRequestConflict", "409"):
+                    raise
+                time.sleep(0.1 * 2**attempt)
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Put a whole file, whether or not there is one; never visible half-written."""
+        if self.is_local:
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _write_beside(target, data)
+            os.replace(temporary, target)
+        else:
+            self.fs.pipe_file(path, data)
+
+    def delete(self, path: str) -> None:
+        """Delete a file; it is fine if there is none."""
+        try:
+            self.fs.rm_file(path)
+        except FileNotFoundError:
+            pass
+
+
+def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str]:
+    """The store of a URL and the path in it. `${NAME}` in options is the environment's.
+
+    Raises JobError for a protocol that is unknown or whose package is not installed, and for
+    an environment variable that is not set.
+    """
+    given = {key: _expand(value) for key, value in (options or {}).items()}
+    protocol = url.split("://", 1)[0] if "://" in url else "file"
+    if protocol in ("s3", "s3a"):
+        # Cached listings would miss parts that another process has just committed.
+        given.setdefault("use_listings_cache", False)
+    try:
+        fs, path = url_to_fs(url, **given)
+    except ImportError as error:
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+        advice = f"pip install 'bertbatch[{extra}]'" if extra else str(error)
+        raise JobError(f"{url}: cannot reach {protocol}:// storage: {advice}") from error
+    except ValueError as error:
+        raise JobError(f"{url}: {error}") from error
+    name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    return Store(name, given), path.rstrip("/") or "/"
+
+
+def is_glob(path: str) -> bool:
+    return any(c in path for c in "*?[")
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(inner) for key, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise JobError(f"storage_options: the environment variable {name} is not set")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", lookup, value)
+
+
+def _file_info(info: dict[str, Any]) -> FileInfo:
+    modified = info.get("mtime") or info.get("LastModified") or info.get("created")
+    for key in ("updated", "last_modified"):
+        modified = modified or info.get(key)
+    if isinstance(modified, str):
+        modified = datetime.fromisoformat(modified)
+    seconds = modified.timestamp() if isinstance(modified, datetime) else modified
+    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    stamp = str(etag).strip('"') if etag else f"{int((seconds or 0) * 1e6)}"
+    return FileInfo(info["name"], int(info["size"]), stamp, seconds)
+
+
+def _write_beside(target: Path, data: bytes) -> Path:
+    """A temporary file in the target's folder, on disk before this returns.
+
+    Its name starts with a dot, so that no reader of the folder takes it for a part.
+    """
+    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _create_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _write_beside(target, data)
+    try:
+        os.link(temporary, target)  # fails if the name is taken, unlike a rename
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _says(error: BaseException | None, *words: str) -> bool:
+    """Whether the error, or one that it was raised from, names one of the conditions."""
+    while error is not None:
+        code = str(getattr(error, "code", "")) + str(getattr(error, "status", ""))
+        text = f"{type(error).__name__} {code} {getattr(error, 'response', '')} {error}"
+        if any(word in text for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def refused(error: OSError) -> bool:
+    """Whether the store will not let us in, which trying again does not change."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(
+        error, PermissionError
+    )

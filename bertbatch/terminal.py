@@ -1,0 +1,186 @@
+"""What a person sees of a run: a progress display, log lines or JSON lines, and a summary.
+
+Progress and log go to stderr, the summary to stdout.
+"""
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bertbatch.runs import Result, Totals, Watcher
+
+LINE_SECONDS = 10.0
+
+Style = Literal["auto", "plain", "json"]
+
+
+def make_watcher(style: Style) -> Watcher:
+    """The watcher for this terminal; also sends the log its way."""
+    console = Console(stderr=True)
+    if style == "json":
+        _log_to(_JsonHandler())
+        return JsonLines()
+    if style == "plain" or not console.is_terminal:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        _log_to(handler)
+        return PlainLines()
+    _log_to(RichHandler(console=console, show_path=False, markup=False))
+    return Display(console)
+
+
+def _log_to(handler: logging.Handler) -> None:
+    logger = logging.getLogger("bertbatch")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _JsonHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _json_line("log", {"level": record.levelname.lower(), "message": record.getMessage()})
+
+
+def _json_line(event: str, content: dict[str, Any]) -> None:
+    line = {"event": event, "time": round(time.time(), 3), **content}
+    print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+
+
+class _Rates(Watcher):
+    """Rates over the run so far, for every way of showing them."""
+
+    def started(self, totals: Totals, chosen: dict[str, Any]) -> None:
+        self._began = time.monotonic()
+        words = ", ".join(f"{key} {value}" for key, value in chosen.items())
+        logging.getLogger("bertbatch").info("model ready: %s", words)
+
+    def figures(self, totals: Totals) -> dict[str, Any]:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rate = totals.rows / seconds
+        left = totals.rows_planned - totals.rows_before - totals.rows
+        return {
+            "units": totals.units_before + totals.units,
+            "units_planned": totals.units_planned,
+            "rows": totals.rows_before + totals.rows,
+            "rows_planned": totals.rows_planned,
+            "rows_per_second": round(rate, 1),
+            "tokens_per_second": round(totals.tokens / seconds),
+            "quarantined": totals.rows_quarantined,
+            "eta_seconds": round(left / rate) if rate else None,
+        }
+
+
+class JsonLines(_Rates):
+    def progressed(self, totals: Totals) -> None:
+        _json_line("progress", self.figures(totals))
+
+    def finished(self, result: Result) -> None:
+        _json_line("finished", {"exit_code": result.exit_code, **result.totals})
+
+
+class PlainLines(_Rates):
+    _last = 0.0
+
+    def progressed(self, totals: Totals) -> None:
+        f = self.figures(totals)
+        if time.monotonic() - self._last < LINE_SECONDS and f["rows"] < f["rows_planned"]:
+            return
+        self._last = time.monotonic()
+        logging.getLogger("bertbatch").info("%s", _line(f))
+
+    def finished(self, result: Result) -> None:
+        show_summary(result)
+
+
+class Display(_Rates):
+    def __init__(self, console: Console):
+        self._progress = Progress(
+            SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("starting", total=None)
+        self._progress.start()
+
+    def started(self, totals: Totals, chosen: dict[str, Any]) -> None:
+        super().started(totals, chosen)
+        self.progressed(totals)
+
+    def progressed(self, totals: Totals) -> None:
+        f = self.figures(totals)
+        self._progress.update(
+            self._task, total=f["rows_planned"], completed=f["rows"], description=_line(f)
+        )
+
+    def finished(self, result: Result) -> None:
+        self.close()
+        show_summary(result)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _line(f: dict[str, Any]) -> str:
+    eta = f", {f['eta_seconds']} s left" if f["eta_seconds"] else ""
+    return (
+        f"{f['units']:,}/{f['units_planned']:,} units, {f['rows']:,}/{f['rows_planned']:,} rows, "
+        f"{f['rows_per_second']:,} rows/s, {f['tokens_per_second']:,} tokens/s, "
+        f"{f['quarantined']:,} quarantined{eta}"
+    )
+
+
+def show_summary(result: Result) -> None:
+    """The short account at the end of a run."""
+    totals, run = result.totals, result.run
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    if run.units_before:
+        table.add_row("there already", f"{run.units_before:,} units, {run.rows_before:,} rows")
+    table.add_row(
+        "this run",
+        f"{run.units:,} units, {run.rows_scored:,} rows scored, "
+        f"{run.rows_quarantined:,} quarantined, {run.tokens:,} tokens",
+    )
+    if not totals["rows_in"] and not run.units_planned:
+        table.add_row("", "nothing to do: no rows in the input")
+    elif not run.units and not result.exit_code:
+        table.add_row("", "nothing new: every row was there already")
+    if run.rows_scored:
+        counted = sum(run.labels.values())
+        for label, count in run.labels.most_common(10):
+            table.add_row(f"  {label}", f"{count:,} ({100 * count / counted:.1f} %)")
+        table.add_row(
+            "truncated", f"{run.truncated:,} ({100 * run.truncated / run.rows_scored:.1f} %)"
+        )
+        if run.computed_tokens:
+            padding = 100 * (1 - run.real_tokens / run.computed_tokens)
+            table.add_row("padding", f"{padding:.1f} % of the computed tokens")
+        table.add_row(
+            "rate",
+            f"{totals['rows_per_second']:,} rows/s over {totals['scoring_seconds']:.1f} s; "
+            f"{totals['seconds']:.1f} s with start-up",
+        )
+    for reason, count in run.reasons.most_common(10):
+        table.add_row("quarantined", f"{count:,}: {reason}")
+    for source, reason in list(result.failed_sources.items())[:10]:
+        table.add_row("[red]failed[/red]", f"{source}: {reason}")
+    for unit, reason in list(result.failed_units.items())[:10]:
+        if not any(reason.startswith(source) for source in result.failed_sources):
+            table.add_row("[red]failed[/red]", f"unit {unit}: {reason}")
+    table.add_row(
+        "the output",
+        f"{totals['rows_in']:,} rows in = {totals['rows_scored']:,} scored + "
+        f"{totals['rows_quarantined']:,} quarantined, in {totals['units']:,} units",
+    )
+    table.add_row("", result.output.path)
+    console = Console()
+    console.print(table, highlight=False, soft_wrap=True)
+    if result.advice:
+        console.print(result.advice, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,92 @@
+"""Texts to flat token ids and offsets, exactly as transformers would encode each text.
+
+The Rust tokenizer is called directly, without padding and without Python objects for
+masks and types: a single text's segment ids are zero in every model of the family.
+Tokenizers that exist in Python only (some Japanese ones) go through transformers.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from bertbatch.errors import JobError
+from bertbatch.model import ModelSpec, locate, tokenizer_hash
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of n texts, special tokens included.
+
+    ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
+    counts unknown tokens, content: int32 [n] counts tokens that are not special.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    truncated: np.ndarray
+    unknown: np.ndarray
+    content: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+@lru_cache(maxsize=1)
+def get_tokenizer(spec: ModelSpec) -> "Tokenizer":
+    """This process's tokenizer for a model. Raises JobError if it cannot be loaded."""
+    return Tokenizer(spec)
+
+
+class Tokenizer:
+    def __init__(self, spec: ModelSpec):
+        from transformers import AutoTokenizer
+
+        folder, _ = locate(spec.name, spec.revision)
+        where = f"model.name {spec.name}"
+        if tokenizer_hash(folder) != spec.tokenizer:
+            raise JobError(f"{where}: {folder} on this node has another tokenizer than the driver")
+        try:
+            self._python: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers raises whatever a tokenizer's file provokes
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise JobError(f"{where}: its tokenizer cannot be loaded: {reason}") from error
+        self._max_length = spec.max_length
+        self._special = self._python.num_special_tokens_to_add()
+        self._rust: Any = getattr(self._python, "backend_tokenizer", None)
+        if self._rust is not None:
+            self._rust.no_padding()
+            self._rust.enable_truncation(spec.max_length, direction=self._python.truncation_side)
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Tokens of each text, truncated to the model's max_length."""
+        if self._rust is not None:
+            encodings = self._rust.encode_batch_fast(texts)
+            ids = [encoding.ids for encoding in encodings]
+            truncated = np.fromiter((bool(e.overflowing) for e in encodings), bool, len(texts))
+        else:
+            ids, truncated = self._encode_in_python(texts)
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum([len(row) for row in ids], out=offsets[1:])
+        flat = np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1]))
+        unknown = np.zeros(len(ids), np.int32)
+        if len(ids) and self._python.unk_token_id is not None:
+            is_unknown = np.append(flat == self._python.unk_token_id, False)
+            unknown = np.add.reduceat(is_unknown, offsets[:-1], dtype=np.int32)
+            unknown[np.diff(offsets) == 0] = 0  # reduceat gives an element for an empty range
+        content = np.maximum(np.diff(offsets) - self._special, 0).astype(np.int32)
+        return Tokens(flat, offsets, truncated, unknown, content)
+
+    def _encode_in_python(self, texts: list[str]) -> tuple[list[list[int]], np.ndarray]:
+        if not texts:
+            return [], np.zeros(0, bool)
+        whole = self._python(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        room = self._max_length - self._special
+        truncated = np.array([len(row) > room for row in whole])
+        ids = self._python(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        return ids, truncated

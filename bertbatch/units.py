@@ -1,0 +1,92 @@
+"""The plan's plain data: sources, cuts and units, and how a unit gets its id.
+
+Nothing here reads a file. Planning makes these values, the stored plan keeps them, and
+every later stage names its work by them.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file and its fingerprint.
+
+    `id` is the path relative to the input's root, so that the same corpus mounted elsewhere
+    is the same; `url` is where to open it now. `stamp` is the store's etag, or the
+    modification time in nanoseconds.
+    """
+
+    id: str
+    url: str
+    size: int
+    stamp: str
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.size}-{self.stamp}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Consecutive rows of one source.
+
+    `start` and `stop` tell the reader where: row groups for Parquet (first, one past the
+    last; the rows may be a part of them), byte offsets for CSV (in the decompressed stream).
+    `bytes` is the estimated size of the text and the carried columns.
+    """
+
+    first_row: int
+    rows: int
+    start: int
+    stop: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A cut together with the source that it is of."""
+
+    source: Source
+    cut: Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The atom of work, retry and commit: one cut of a source, or several whole sources."""
+
+    id: str
+    spans: tuple[Span, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(span.cut.rows for span in self.spans)
+
+    @property
+    def bytes(self) -> int:
+        return sum(span.cut.bytes for span in self.spans)
+
+    @property
+    def part(self) -> str:
+        """The name of the output file, a function of the unit alone."""
+        first = self.spans[0]
+        stem = PurePosixPath(first.source.id).name.split(".")[0]
+        readable = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:60]
+        return f"part-{readable}-{first.cut.first_row:010d}-{self.id}.parquet"
+
+
+def unit_id(spans: tuple[Span, ...], scoring_fingerprint: str) -> str:
+    """20 hex digits over what is scored (sources, fingerprints, rows) and how."""
+    what = [
+        [span.source.id, span.source.fingerprint, span.cut.first_row, span.cut.rows]
+        for span in spans
+    ]
+    return digest([scoring_fingerprint, what])[:20]
+
+
+def digest(value: object) -> str:
+    """The SHA-256 of a JSON value in canonical form, in hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""Small real things: a tiny BERT, corpora in Parquet and CSV, both runners."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before Ray or transformers is imported: Ray writes to HOME, and no test may use a hub.
+os.environ["HOME"] = tempfile.mkdtemp(prefix="bertbatch-home-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertbatch import Job, Result, run
+from tests.tiny import make_model, make_texts
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real BERT of two layers with random weights, on disk."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """One Ray for all tests of this process: starting it takes seconds."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        object_store_memory=200 << 20,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["inline", "ray"])
+def runner(request: pytest.FixtureRequest) -> str:
+    if request.param == "ray":
+        request.getfixturevalue("ray_here")
+    return str(request.param)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Three Parquet sources, 600 rows in 8 row groups, with carried columns."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    texts = make_texts(600)
+    for i, (start, stop) in enumerate([(0, 100), (100, 250), (250, 600)]):
+        write_parquet(folder / f"part-{i}.parquet", texts[start:stop], start, row_group_size=90)
+    return folder
+
+
+def write_parquet(path: Path, texts: list[str | None], first: int = 0, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = pa.array(range(first, first + len(texts)), pa.int64())
+    table = pa.table({"id": ids, "text": pa.array(texts, pa.string())})
+    pq.write_table(table, path, **options)
+
+
+@pytest.fixture
+def score(tiny_model: str) -> Callable[..., Result]:
+    """Runs a job with the tiny model: score(input, output, runner=…, **{'input.carry': …})."""
+
+    def go(input: Any, output: Any, runner: str = "inline", **keys: Any) -> Result:
+        return run(make_job(tiny_model, input, output, runner, **keys))
+
+    return go
+
+
+def make_job(model: str, input: Any, output: Any, runner: str = "inline", **keys: Any) -> Job:
+    data: dict[str, dict[str, Any]] = {
+        "input": {"path": input if isinstance(input, list) else str(input)},
+        "output": {"path": str(output)},
+        "model": {"name": model, "dtype": "float32", "tokens_per_batch": 512},
+        "runtime": {"runner": runner},
+    }
+    for key, value in keys.items():
+        section, _, name = key.partition(".")
+        data.setdefault(section, {})[name] = value
+    return Job.build(data)

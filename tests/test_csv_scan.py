@@ -1,0 +1,110 @@
+"""The scan agrees with Python's csv module on any bytes, wherever blocks end."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bertbatch.job import Csv
+from bertbatch.readers import csv_scan
+
+HOSTILE = st.text(st.sampled_from(list('""""",,,\r\r\n\n\na b日€\0\ufeff')), max_size=60)
+BLOCKS = st.integers(1, 9)
+DIALECTS = st.sampled_from([Csv(), Csv(delimiter="\t", quote="'"), Csv(delimiter=" ")])
+
+
+def expected(text: str, dialect: Csv) -> list[list[str]]:
+    lines = io.StringIO(text, newline="")
+    return [
+        row
+        for row in csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote)
+        if row
+    ]
+
+
+def found(data: bytes, dialect: Csv) -> list[list[str]]:
+    """All fields of whole records."""
+    f = csv_scan.fields(data, dialect)
+    text = f.text.tobytes()
+    start, stop = f.offsets(f.start), f.offsets(f.stop)
+    return [
+        [text[start[i] : stop[i]].decode() for i in range(first, first + count)]
+        for first, count in zip(f.first, f.count, strict=True)
+    ]
+
+
+def scan(data: bytes, block: int, dialect: Csv) -> list[tuple[int, int]]:
+    blocks = (data[i : i + block] for i in range(0, len(data), block))
+    pairs = list(csv_scan.records(blocks, dialect, threads=2))
+    assert all(len(starts) for starts, _ in pairs)
+    return [(int(a), int(b)) for starts, stops in pairs for a, b in zip(starts, stops, strict=True)]
+
+
+@settings(max_examples=600, deadline=None)
+@given(HOSTILE, BLOCKS, DIALECTS)
+@example('a,""\r\n"x""\n""","y"z"\n\r\n5" pipe,b\r"open\n', 1, Csv())
+def test_records_are_those_of_the_csv_module(text: str, block: int, dialect: Csv) -> None:
+    text = text.lstrip("\ufeff")
+    data = text.encode()
+    bounds = scan(data, block, dialect)
+    rows = [row for a, b in bounds for row in expected(data[a:b].decode(), dialect)]
+    assert rows == expected(text, dialect)
+    assert len(bounds) == len(rows)
+    outside = np.ones(len(data) + 1, bool)
+    for a, b in bounds:
+        assert outside[a:b].all() and a < b
+        outside[a:b] = False
+    assert all(c in b"\r\n" for i, c in enumerate(data) if outside[i])
+
+
+@settings(max_examples=600, deadline=None)
+@given(HOSTILE, DIALECTS)
+@example('"a"b"c","",,"""x"""\n\n""\n"",\r\n"o\r\npen', Csv())
+def test_fields_are_those_of_the_csv_module(text: str, dialect: Csv) -> None:
+    text = text.lstrip("\ufeff")
+    assert found(text.encode(), dialect) == expected(text, dialect)
+
+
+@settings(max_examples=200, deadline=None)
+@given(HOSTILE, st.integers(1, 7))
+def test_pieces_and_blocks_do_not_matter(text: str, piece: int) -> None:
+    data = text.encode() * 3
+    whole = scan(data, len(data) + 1, Csv())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_scan, "PIECE", piece)
+        assert scan(data, 11, Csv()) == whole
+
+
+def test_long_runs_of_quotes_across_blocks() -> None:
+    for n in range(1, 12):
+        data = b"a," + b'"' * n + b'\nb,"\n' + b'"' * n + b"\nc\n"
+        records = [data[a:b] for a, b in scan(data, 100, Csv())]
+        assert len(records) == len(expected(data.decode(), Csv()))
+        for block in range(1, 12):
+            assert [data[a:b] for a, b in scan(data, block, Csv())] == records
+
+
+def test_byte_order_mark_is_skipped_only_at_the_start() -> None:
+    data = csv_scan.BOM + b'"a\nb"\n' + csv_scan.BOM + b"c\n"
+    assert [data[a:b] for a, b in scan(data, 100, Csv())] == [b'"a\nb"\n', csv_scan.BOM + b"c\n"]
+    assert [data[a:b] for a, b in scan(data, 1, Csv())] == [b'"a\nb"\n', csv_scan.BOM + b"c\n"]
+    assert scan(csv_scan.BOM, 100, Csv()) == []
+
+
+def test_only_a_few_blocks_are_held(tmp_path: Path) -> None:
+    given_out = 0
+
+    def blocks() -> object:
+        nonlocal given_out
+        for _ in range(500):
+            given_out += 1
+            yield b"a,b\n" * 100
+
+    rows = csv_scan.records(blocks(), Csv(), threads=2)  # type: ignore[arg-type]
+    next(rows)
+    assert given_out < 10
+    assert sum(len(starts) for starts, _ in rows) == 500 * 100 - 100
