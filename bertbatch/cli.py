@@ -74,9 +74,10 @@ def plan(
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
     def show() -> int:
-        from bertbatch.planning import show_plan
+        from bertbatch.runs import survey
+        from bertbatch.terminal import show_plan
 
-        show_plan(Job.load(job, set))
+        show_plan(survey(Job.load(job, set)))
         return 0
 
     sys.exit(_guard(show))

@@ -7,6 +7,7 @@ create, the part's footer tells who committed the unit.
 
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,8 @@ def commit(
     """Commits a unit once, whoever else is trying.
 
     `facts` go to the footer with the row counts. Raises ValueError if rows are missing or
-    doubled, and OSError if the store fails for good; then nothing is committed, or a later
-    attempt will find that it was.
+    doubled, and the store's error if it fails for good; then nothing is committed, or a
+    later attempt will find that it was.
     """
     if predictions.num_rows + quarantine.num_rows != unit.rows:
         raise ValueError(
@@ -51,6 +52,7 @@ def commit(
     side: dict[str, str] = {}
     if quarantine.num_rows:
         side["quarantine"] = f"_bertbatch/quarantine/{unit.id}-{attempt}.arrow"
+        _retry(lambda: _create_side(output, side["quarantine"], quarantine), pause)
     footer = {
         "unit": unit.id,
         "attempt": attempt,
@@ -61,23 +63,43 @@ def commit(
         "side_files": side,
         **facts,
     }
-    data = encode_part(predictions, footer)
-    if side:
-        _retry(lambda: _create_side(output, side["quarantine"], quarantine), pause)
-    for tries in range(TRIES):
-        error: OSError | None = None
-        try:
-            output.store.create(output.at(unit.part), data)
-            return Committed(True, footer)
-        except OSError as caught:
-            error = caught
-        found = _footer(output, unit.part)
-        if found is not None:
-            if found["attempt"] == attempt:  # created after all, only the reply was lost
-                return Committed(True, found)
-            for path in side.values():
+    result = _put(output, unit.part, encode_part(predictions, footer), footer, pause)
+    if not result.ours:
+        for path in side.values():
+            with suppress(OSError):  # nobody's file does no harm
                 output.store.delete(output.at(path))
-            return Committed(False, found)
+    return result
+
+
+def void(output: Output, unit: Unit, schema: pa.Schema, pause: float = 0.5) -> Committed:
+    """Commits a part without rows in a unit's place, so that nobody can commit the unit later.
+
+    `ours` is false if a part was there before, and the footer tells which.
+    """
+    footer = {
+        "unit": unit.id,
+        "attempt": uuid.uuid4().hex,
+        "void": True,
+        "rows_in": 0,
+        "rows_scored": 0,
+        "rows_quarantined": 0,
+        "side_files": {},
+    }
+    return _put(output, unit.part, encode_part(schema.empty_table(), footer), footer, pause)
+
+
+def _put(output: Output, part: str, data: bytes, footer: dict[str, Any], pause: float) -> Committed:
+    """The conditional create, and after any error of it the footer's word for what happened."""
+    for tries in range(TRIES):
+        try:
+            output.store.create(output.at(part), data)
+            return Committed(True, footer)
+        except Exception as caught:
+            error = caught
+        found = _footer(output, part)
+        if found is not None:
+            # With our attempt's id it was created after all, and only the reply was lost.
+            return Committed(found["attempt"] == footer["attempt"], found)
         if refused(error) or tries == TRIES - 1:
             raise error
         time.sleep(pause * 2**tries)
@@ -88,12 +110,8 @@ def encode_part(predictions: pa.Table, footer: dict[str, Any]) -> bytes:
     """The whole Parquet file, in memory, so that it can be put in one step."""
     sink = pa.BufferOutputStream()
     metadata = {**(predictions.schema.metadata or {}), FOOTER_KEY: _json(footer)}
-    pq.write_table(
-        predictions.replace_schema_metadata(metadata),
-        sink,
-        compression="zstd",
-        row_group_size=65536,
-    )
+    table = predictions.replace_schema_metadata(metadata)
+    pq.write_table(table, sink, compression="zstd", row_group_size=65536)
     return sink.getvalue().to_pybytes()
 
 
@@ -102,10 +120,9 @@ def _create_side(output: Output, path: str, table: pa.Table) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    try:
+    # The name is this attempt's alone: if it exists, an earlier try's reply was lost.
+    with suppress(FileExistsError):
         output.store.create(output.at(path), sink.getvalue().to_pybytes())
-    except FileExistsError:
-        pass  # the name is this attempt's alone: an earlier try's reply was lost
 
 
 def _footer(output: Output, part: str) -> dict[str, Any] | None:
@@ -121,7 +138,7 @@ def _retry(step: Any, pause: float) -> None:
         try:
             step()
             return
-        except OSError as error:
+        except Exception as error:
             if refused(error) or tries == TRIES - 1:
                 raise
             time.sleep(pause * 2**tries)

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 from bertbatch.errors import SourceError
@@ -233,7 +234,7 @@ class Pipeline:
         else:
             count = min(PIECES, stop - first)
             bounds = [first + (stop - first) * i // count for i in range(count + 1)]
-            pieces = list(zip(bounds, bounds[1:], strict=False))
+            pieces = list(pairwise(bounds))
             work.todo.extendleft(reversed(pieces))
             # One failure is known of each piece: that of the whole.
             work.tries |= dict.fromkeys(pieces, 1)

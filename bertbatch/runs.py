@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from bertbatch import model
+from bertbatch import mending, model
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job import Job
 from bertbatch.output import Output, compare, make_contract, scoring_fingerprint, stored_schema
@@ -156,12 +156,14 @@ class Result:
     advice: str = ""
 
     def to_pandas(self) -> "pd.DataFrame":
-        """All predictions of the output, in the order of sources and rows."""
+        """All predictions of the output, ordered by source and row."""
         parts = sorted(self.output.committed().values())
         if not parts:
             raise JobError(f"{self.output.path} holds no predictions yet")
         data = ds.dataset([self.output.at(part) for part in parts], filesystem=self.output.store.fs)
-        return data.to_table().to_pandas()
+        table: pd.DataFrame = data.to_table().to_pandas()
+        by_name = table.assign(source=table["source"].astype(str))
+        return table.loc[by_name.sort_values(["source", "row"]).index].reset_index(drop=True)
 
 
 def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Result:
@@ -174,11 +176,11 @@ def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Resu
 
 def survey(job: Job) -> Survey:
     """Checks a job against its model, its input and its output. Raises JobError."""
-    spec = model.check(job.model)
     output = Output.of(job)
     if job.runtime.runner == "ray" and output.store.protocol == "memory":
         raise JobError("output.path memory:// lives in one process; use runtime.runner: inline")
     listing = list_sources(job)
+    spec = model.check(job.model)
     reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
     contract = output.contract()
     urls = {source.id: source.url for source in listing.sources}
@@ -230,10 +232,12 @@ class _Run:
         self._scoring_began: float | None = None
         self._last_commit = 0.0
         self._chosen: dict[str, Any] = {}
+        self._begun = False
 
     def run(self) -> Result:
         survey_ = survey(self._job)
         self._survey = survey_
+        self._begun = not survey_.is_new
         for reason, count in survey_.listing.left_out.items():
             log.info("left out %d files: %s", count, reason)
         self._planner = survey_.planner(store_entries=True)
@@ -259,12 +263,16 @@ class _Run:
         try:
             self._chosen = executor.description
             survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
+            self._begun = True
             survey_.output.clear_success()
+            mending.settle(survey_.plan, survey_.output, survey_.schema)
             self._watcher.started(self._totals, self._chosen)
             with self._stop_on_signals():
                 self._scoring_began = time.monotonic()
                 pipeline = Pipeline(executor, self._observe, self._should_stop)
                 outcome = pipeline.run(self._tasks())
+                while not outcome.stopped and (tasks := self._salvaged(outcome)):
+                    outcome = pipeline.run(iter(tasks))
         finally:
             executor.close()
         return self._close(outcome)
@@ -289,6 +297,24 @@ class _Run:
             self._count_planned(units)
             yield from survey_.tasks(units)
 
+    def _salvaged(self, outcome: Outcome) -> list[list[Unit]]:
+        """Read tasks for the good sources of units that failed by one bad source among them."""
+        survey_ = self._survey
+        tasks = []
+        for id_ in list(outcome.failed_units):
+            unit = survey_.plan.units.get(id_)
+            if unit is None or len(unit.spans) == 1:
+                continue
+            rest = [s for s in unit.spans if s.source.id not in outcome.failed_sources]
+            if rest and len(rest) < len(unit.spans):
+                units = mending.regroup(survey_.plan, survey_.output, survey_.schema, unit, rest)
+                del outcome.failed_units[id_]
+                self._count_planned(units)
+                self._totals.units_planned -= 1
+                self._totals.rows_planned -= unit.rows
+                tasks += [[unit] for unit in units]
+        return tasks
+
     def _count_planned(self, units: Iterable[Unit]) -> None:
         for unit in units:
             self._totals.units_planned += 1
@@ -306,12 +332,13 @@ class _Run:
                 f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
                 "input.on_removed_source: keep to keep what is scored of them"
             )
-        if changed and options.on_changed_source == "fail":
-            raise JobError(
-                f"{_some(changed)} changed after being planned for this output, and an output "
-                "never mixes answers; score into a new output, such as one with the date, or set "
-                "input.on_changed_source: keep to keep what is scored of the old content"
-            )
+        if changed := self._withdraw_mended(changed):
+            if options.on_changed_source == "fail":
+                raise JobError(
+                    f"{_some(changed)} changed after being planned for this output, and an output "
+                    "never mixes answers; score into a new output, such as one with the date, or "
+                    "set input.on_changed_source: keep to keep what is scored of the old content"
+                )
         for source in (*gone, *changed):
             units = [
                 u
@@ -321,6 +348,24 @@ class _Run:
             if any(unit.id not in survey_.committed for unit in units):
                 what = "is gone" if source.id not in listed else "changed"
                 self._planner.failed[source.id] = f"{what} before it was wholly scored"
+
+    def _withdraw_mended(self, changed: list[Source]) -> list[Source]:
+        """Plans changed sources anew that an earlier run found broken; gives the others back.
+
+        What had been scored of a broken source is withdrawn: it is not known whether the
+        mended one has the same rows.
+        """
+        if not changed:
+            return []
+        plan = self._survey.plan
+        broken: dict[str, str] = {}
+        for record in self._survey.output.runs():
+            broken |= {id_: mark for id_, (mark, _) in record["failed_sources"].items()}
+        mended = {s.id for s in changed if broken.get(s.id) == s.fingerprint}
+        if mended:
+            log.info("planned anew, mended since they failed: %s", ", ".join(sorted(mended)))
+            mending.withdraw(plan, self._survey.output, self._survey.schema, mended)
+        return [source for source in changed if source.id not in mended]
 
     def _observe(self, record: Record) -> None:
         totals = self._totals
@@ -407,13 +452,13 @@ class _Run:
             advice = "mend what failed and run the same command again: the rest is kept"
         else:
             code = 0
-        if code == 0 and (success := output.success()) is not None and success["plan"] == plan_id:
-            pass  # nothing was new: the record of the run that finished the plan stays
-        elif code == 0:
+        success = output.success() if code == 0 else None
+        # If nothing was new, the record of the run that finished the plan stays.
+        if code == 0 and self._begun and (success is None or success["plan"] != plan_id):
             output.write_success(totals)
             if survey_.plan.refresh():  # another run has planned more meanwhile
                 output.clear_success()
-        if not survey_.is_new or run_totals.units_planned or outcome.stopped:
+        if self._begun:
             record = {
                 **totals,
                 "exit_code": code,
@@ -445,7 +490,7 @@ class _Run:
             )
         if run.rows_quarantined > quarantined:
             raise RuntimeError(
-                f"{run.rows_quarantined} rows went to quarantine, the parts account for {quarantined}"
+                f"{run.rows_quarantined} rows went to quarantine, the parts say {quarantined}"
             )
 
 

@@ -170,7 +170,7 @@ def commit(
         result.ours,
         result.footer["rows_scored"],
         result.footer["rows_quarantined"],
-        result.footer["tokens"],
+        result.footer.get("tokens", 0),
     )
     if result.ours:
         record.real_tokens = sum(piece.real_tokens for piece in pieces)

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -137,10 +138,8 @@ class Store:
 
     def delete(self, path: str) -> None:
         """Delete a file; it is fine if there is none."""
-        try:
+        with suppress(FileNotFoundError):
             self.fs.rm_file(path)
-        except FileNotFoundError:
-            pass
 
 
 def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str]:
@@ -239,8 +238,7 @@ def _says(error: BaseException | None, *words: str) -> bool:
     return False
 
 
-def refused(error: OSError) -> bool:
+def refused(error: Exception) -> bool:
     """Whether the store will not let us in, which trying again does not change."""
-    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(
-        error, PermissionError
-    )
+    number = getattr(error, "errno", None)
+    return isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS)

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from typing import Any, Literal
 
 from rich.console import Console
@@ -14,9 +15,10 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bertbatch.runs import Result, Totals, Watcher
+from bertbatch.runs import Result, Survey, Totals, Watcher
 
 LINE_SECONDS = 10.0
+PLAN_LINES = 40
 
 Style = Literal["auto", "plain", "json"]
 
@@ -184,3 +186,39 @@ def show_summary(result: Result) -> None:
     console.print(table, highlight=False, soft_wrap=True)
     if result.advice:
         console.print(result.advice, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_plan(survey: Survey) -> None:
+    """What a run would do, source by source. Plans in memory only."""
+    planner = survey.planner(store_entries=False)
+    for _ in planner.extend(survey.listing.sources):
+        pass
+    per_source: dict[str, Counter[str]] = {s.id: Counter() for s in survey.listing.sources}
+    all_units = Counter[str]()
+    for unit in survey.plan.units.values():
+        state = "done" if unit.id in survey.committed else "pending"
+        all_units[state] += 1
+        for span in unit.spans:
+            counts = per_source.setdefault(span.source.id, Counter())
+            counts["units"] += 1
+            counts[f"rows {state}"] += span.cut.rows
+    table = Table("source", "units", "rows", "done", "pending", box=None, pad_edge=False)
+    for id_, counts in list(per_source.items())[:PLAN_LINES]:
+        done, pending = counts["rows done"], counts["rows pending"]
+        reason = planner.failed.get(id_)
+        cells = [f"{n:,}" for n in (counts["units"], done + pending, done, pending)]
+        table.add_row(id_, *(["[red]failed[/red]", reason] if reason else cells))
+    console = Console()
+    console.print(table, highlight=False, soft_wrap=True)
+    if len(per_source) > PLAN_LINES:
+        console.print(f"… and {len(per_source) - PLAN_LINES:,} more sources", highlight=False)
+    for reason, count in survey.listing.left_out.items():
+        console.print(f"left out {count:,} files: {reason}", highlight=False)
+    rows = sum(counts["rows done"] + counts["rows pending"] for counts in per_source.values())
+    done_rows = sum(counts["rows done"] for counts in per_source.values())
+    console.print(
+        f"{len(per_source):,} sources, {len(survey.plan.units):,} units "
+        f"({all_units['done']:,} done, {all_units['pending']:,} pending), {rows:,} rows "
+        f"({done_rows:,} done, {rows - done_rows:,} pending)",
+        highlight=False,
+    )

@@ -13,9 +13,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from bertbatch import Job, Result, run
 from tests.tiny import make_model, make_texts
+
+torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
 
 @pytest.fixture(scope="session")

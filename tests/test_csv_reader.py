@@ -17,6 +17,7 @@ from bertbatch.errors import SourceError
 from bertbatch.job import Input
 from bertbatch.readers import CutSize, Rows, csv_reader
 from bertbatch.readers.csv_reader import CsvReader
+from bertbatch.storage import Store
 from bertbatch.units import Cut, Source
 
 Make = Callable[..., Source]
@@ -46,7 +47,8 @@ def read(
     bad: dict[int, str] = {}
     for cut, rows in zip(cuts, reader.read(source, cuts, columns, options), strict=True):
         assert rows.table.schema == pa.schema([(c, pa.string()) for c in columns])
-        assert isinstance(rows, Rows) and len(rows.row) == rows.table.num_rows
+        assert isinstance(rows, Rows)
+        assert len(rows.row) == rows.table.num_rows
         assert len(rows.row) + len(rows.bad) == cut.rows
         values = [column.to_pylist() for column in rows.table.columns]
         good += zip(rows.row.tolist(), (list(v) for v in zip(*values, strict=True)), strict=True)
@@ -76,7 +78,9 @@ def test_rows_are_the_csv_modules_whatever_the_cuts(
 
     next_row, at = 0, len(header)
     for cut in cuts:
-        assert cut.first_row == next_row and cut.start >= at and cut.stop > cut.start
+        assert cut.first_row == next_row
+        assert cut.start >= at
+        assert cut.stop > cut.start
         assert cut.bytes == cut.stop - cut.start
         assert cut.rows == 1 or (cut.rows <= rows and cut.bytes <= text_bytes)
         next_row, at = next_row + cut.rows, cut.stop
@@ -103,7 +107,8 @@ def test_what_the_csv_module_writes_comes_back(lines: list[list[str]], how: Any)
     lines = [(line * 4)[:4] for line in lines]
     writer.writerows(lines)
     _, good, bad = read(stored(out.getvalue().encode()), ["a", "b", "c", "d"], settings_of())
-    assert [[v or "" for v in row] for _, row in good] == lines and not bad
+    assert [[v or "" for v in row] for _, row in good] == lines
+    assert not bad
 
 
 def test_nothing_is_null_and_quoted_nothing_is_empty() -> None:
@@ -143,7 +148,8 @@ def test_encodings(encoding: str) -> None:
     name, other = text.split(",")
     assert CsvReader().schema(source, settings_of(encoding=encoding)).names == [name, other]
     _, good, bad = read(source, [name, other], settings_of(encoding=encoding))
-    assert good == [(0, ['表"' if "表" in text else "à", None])] and not bad
+    assert good == [(0, ['表"' if "表" in text else "à", None])]
+    assert not bad
 
 
 def test_wrong_encoding_is_named() -> None:
@@ -196,6 +202,7 @@ def test_headers_that_cannot_be_used() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_reader, "_HEAD", (4, 8))
         assert CsvReader().schema(stored(b"a,long\nx"), settings_of()).names == ["a", "long"]
+        assert CsvReader().schema(stored(b"\n\n\n\n\na\n"), settings_of()).names == ["a"]
         with pytest.raises(SourceError, match="is a quote left open"):
             CsvReader().schema(stored(b'a,"open\n1,2\n'), settings_of())
 
@@ -204,8 +211,10 @@ def test_a_record_that_is_too_long_is_bad(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(csv_reader, "MAX_RECORD", 20)
     source = stored(b'a,b\n1,2\n3,4\n"left open' + b",\n" * 10)
     cuts, good, bad = read(source, ["b"], settings_of())
-    assert good == [(0, ["2"]), (1, ["4"])] and [cut.rows for cut in cuts] == [2, 1]
-    assert list(bad) == [2] and "is a quote left open" in bad[2]
+    assert good == [(0, ["2"]), (1, ["4"])]
+    assert [cut.rows for cut in cuts] == [2, 1]
+    assert list(bad) == [2]
+    assert "is a quote left open" in bad[2]
 
 
 @pytest.fixture
@@ -241,7 +250,8 @@ def test_files_plain_and_compressed(
     monkeypatch.setattr(csv_reader, "BLOCK", 10_000)
     source, options, reader = make(name, pack(TEXT)), settings_of(), CsvReader()
     cuts, good, bad = read(source, ["text", "id"], options, CutSize(7000, 1 << 30, 1000))
-    assert len(cuts) > 10 and not bad
+    assert len(cuts) > 10
+    assert not bad
     rows = list(csv.reader(io.StringIO(TEXT.decode(), newline="")))[1:]
     assert good == [(n, [text, number]) for n, (number, text) in enumerate(rows)]
 
@@ -277,6 +287,29 @@ def test_a_file_that_changed_or_is_gone_is_a_source_error(make: Make) -> None:
         make("x.csv", changed)
         with pytest.raises(SourceError, match="is not what it was"):
             list(CsvReader().read(source, cuts, ["a"], settings_of()))
+    packed = make("x.csv.gz", gzip.compress(TEXT))
+    cuts = list(CsvReader().cut(packed, CutSize(1000, 1000, 10), settings_of()))
+    make("x.csv.gz", gzip.compress(TEXT[:500]))
+    with pytest.raises(SourceError, match="is not what it was"):
+        list(CsvReader().read(packed, cuts[-1:], ["text"], settings_of()))
     Path(source.url).unlink()
     with pytest.raises(SourceError, match="No such file"):
         CsvReader().schema(source, settings_of())
+
+
+def test_stores_are_never_asked_for_bytes_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An object store answers such a request with an error.
+    monkeypatch.setattr(csv_reader, "_HEAD", (4, 8))
+    monkeypatch.setattr(csv_reader, "BLOCK", 3)
+    asked: list[tuple[int, int]] = []
+    real = Store.read
+
+    def remember(self: Store, path: str, start: int, stop: int) -> bytes:
+        asked.append((start, stop))
+        return real(self, path, start, stop)
+
+    monkeypatch.setattr(Store, "read", remember)
+    for data in (b"", b"a,bc", b"a\n1\n2"):
+        read(stored(data), ["a"] if data else [], settings_of())
+        assert all(start < stop <= len(data) for start, stop in asked)
+        asked.clear()

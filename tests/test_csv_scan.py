@@ -56,7 +56,8 @@ def test_records_are_those_of_the_csv_module(text: str, block: int, dialect: Csv
     assert len(bounds) == len(rows)
     outside = np.ones(len(data) + 1, bool)
     for a, b in bounds:
-        assert outside[a:b].all() and a < b
+        assert outside[a:b].all()
+        assert a < b
         outside[a:b] = False
     assert all(c in b"\r\n" for i, c in enumerate(data) if outside[i])
 

@@ -18,7 +18,7 @@ class Engine(Protocol):
     tokens_per_batch: int
 
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Logits float32 [rows, classes] of ids int64 [rows, length] and mask bool of that shape."""
+        """Logits float32 [rows, classes] of ids int64 [rows, length] and mask, bool, likewise."""
 
 
 def load_engine(spec: ModelSpec, settings: Model, device: str, threads: int) -> Engine:

@@ -7,6 +7,7 @@ the footer's column chunks, so that planning reads no data.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -106,7 +107,7 @@ def _cut(metadata: pq.FileMetaData, size: CutSize, options: Input) -> Iterator[C
                 rows = used_text = used_carried = 0
             bounds = [n * p // pieces for p in range(pieces + 1)]
             each = (text_bytes + carried_bytes) // pieces
-            for low, high in zip(bounds, bounds[1:], strict=False):
+            for low, high in pairwise(bounds):
                 yield Cut(first + low, high - low, g, g + 1, each)
             first += n
             continue
