@@ -21,8 +21,9 @@ app = typer.Typer(
 )
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="change a key: a.b=c (repeatable)")]
+Style = Literal["auto", "plain", "json"]
 Log = Annotated[
-    Literal["auto", "plain", "json"],
+    Style,
     typer.Option("--log", help="progress as a display, plain lines or JSON lines"),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="show Ray's own messages, too")]
@@ -83,7 +84,7 @@ def plan(
     sys.exit(_guard(show))
 
 
-def _run(build: Any, log: str, verbose: bool) -> None:
+def _run(build: Any, log: Style, verbose: bool) -> None:
     def go() -> int:
         from bertbatch.runs import run as run_job
         from bertbatch.terminal import make_watcher

@@ -112,7 +112,8 @@ def encode_part(predictions: pa.Table, footer: dict[str, Any]) -> bytes:
     metadata = {**(predictions.schema.metadata or {}), FOOTER_KEY: _json(footer)}
     table = predictions.replace_schema_metadata(metadata)
     pq.write_table(table, sink, compression="zstd", row_group_size=65536)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def _create_side(output: Output, path: str, table: pa.Table) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bertbatch.errors import JobError
 
@@ -33,6 +33,16 @@ class Csv(Section):
         if len(value) != 1 or not value.isascii() or value in "\r\n":
             raise ValueError("must be one ASCII character, and no line end")
         return value
+
+    @model_validator(mode="after")
+    def distinguishable(self) -> "Csv":
+        if self.delimiter == self.quote:
+            raise ValueError("delimiter and quote are the same character")
+        for character in (self.delimiter, self.quote):
+            # Only such bytes are also the second byte of a cp932 character.
+            if self.encoding == "cp932" and ord(character) >= 0x40:
+                raise ValueError(f"'{character}' can be half a character in cp932; use another")
+        return self
 
 
 class Input(Section):

@@ -85,13 +85,13 @@ class _Work:
 class Pipeline:
     """One run's loop over an executor.
 
-    `observe` is called with each unit's record, and may return a reason to stop early.
+    `observe` is called with each unit's record, `should_stop` before anything more is begun.
     """
 
     def __init__(
         self,
         executor: Executor,
-        observe: Callable[[Record], bool],
+        observe: Callable[[Record], None],
         should_stop: Callable[[], bool],
     ):
         self._on = executor

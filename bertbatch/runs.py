@@ -332,13 +332,13 @@ class _Run:
                 f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
                 "input.on_removed_source: keep to keep what is scored of them"
             )
-        if changed := self._withdraw_mended(changed):
-            if options.on_changed_source == "fail":
-                raise JobError(
-                    f"{_some(changed)} changed after being planned for this output, and an output "
-                    "never mixes answers; score into a new output, such as one with the date, or "
-                    "set input.on_changed_source: keep to keep what is scored of the old content"
-                )
+        changed = self._withdraw_mended(changed)
+        if changed and options.on_changed_source == "fail":
+            raise JobError(
+                f"{_some(changed)} changed after being planned for this output, and an output "
+                "never mixes answers; score into a new output, such as one with the date, or set "
+                "input.on_changed_source: keep to keep what is scored of the old content"
+            )
         for source in (*gone, *changed):
             units = [
                 u

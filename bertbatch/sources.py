@@ -44,7 +44,9 @@ def list_sources(job: Job) -> Listing:
     for given in paths:
         for source, modified, explicit in _files(given, job):
             kind = _format(source.url)
-            if options.format == "auto" and kind is None:
+            if options.format != "auto":
+                kind = options.format
+            if kind is None:
                 if explicit:
                     raise JobError(_unreadable(given, [source.url]))
                 left_out[f"not {' or '.join(READER_SUFFIXES)}"] += 1
@@ -53,7 +55,7 @@ def list_sources(job: Job) -> Listing:
             else:
                 key = source.id if isinstance(options.path, str) else source.url
                 named = Source(key, source.url, source.size, source.stamp)
-                found[key] = (named, kind if options.format == "auto" else options.format)
+                found[key] = (named, kind)
     formats = sorted({kind for _, kind in found.values()})
     if len(formats) > 1:
         raise JobError(

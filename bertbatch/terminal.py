@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -20,10 +20,8 @@ from bertbatch.runs import Result, Survey, Totals, Watcher
 LINE_SECONDS = 10.0
 PLAN_LINES = 40
 
-Style = Literal["auto", "plain", "json"]
 
-
-def make_watcher(style: Style) -> Watcher:
+def make_watcher(style: str) -> Watcher:
     """The watcher for this terminal; also sends the log its way."""
     console = Console(stderr=True)
     if style == "json":

@@ -34,7 +34,6 @@ class CsvReader:
         return pa.schema([(name, pa.string()) for name in _columns(source, options)])
 
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
-        _check_dialect(source, options.csv)
         limit = min(size.text_bytes, size.carried_bytes, MAX_RECORD)
         header = options.csv.header
         first_row = rows = start = stop = 0  # of the cut that is open
@@ -68,7 +67,8 @@ class CsvReader:
                     continue
                 data = fetch(cut.start, cut.stop)
                 fields = csv_scan.fields(data, options.csv)
-                if len(data) < cut.stop - cut.start or len(fields.first) != cut.rows:
+                # More records than rows: `input.limit` has shortened the cut.
+                if len(data) < cut.stop - cut.start or len(fields.first) < cut.rows:
                     raise SourceError(source.id, "is not what it was when it was planned")
                 yield _rows(cut, fields, names, columns, options.csv)
 
@@ -80,12 +80,13 @@ class CsvReader:
 def _rows(cut: Cut, fields: Fields, names: list[str], columns: Sequence[str], csv: Csv) -> Rows:
     whose = "header" if csv.header else "first record"
     row = np.arange(cut.first_row, cut.first_row + cut.rows)
-    fits = fields.count == len(names)
+    count, first = fields.count[: cut.rows], fields.first[: cut.rows]
+    fits = count == len(names)
     reasons = {
-        int(row[i]): f"has {_fields(fields.count[i])}, the {whose} has {len(names)}"
+        int(row[i]): f"has {_fields(count[i])}, the {whose} has {len(names)}"
         for i in np.flatnonzero(~fits)
     }
-    row, first = row[fits], fields.first[fits]
+    row, first = row[fits], first[fits]
     arrays = []
     for name in columns:
         array, wrong = _decode(_column(fields, first + names.index(name)), csv.encoding)
@@ -143,7 +144,6 @@ def _decode(array: pa.Array, encoding: str) -> tuple[pa.Array, dict[int, int]]:
 
 def _columns(source: Source, options: Input) -> list[str]:
     """The names of the columns; none if the file is empty."""
-    _check_dialect(source, options.csv)
     fields = csv_scan.fields(_first_record(source, options), options.csv)
     if not len(fields.count):
         return []
@@ -173,17 +173,6 @@ def _first_record(source: Source, options: Input) -> bytes:
     raise SourceError(
         source.id, f"its first record is longer than {size >> 20} MB; is a quote left open in it?"
     )
-
-
-def _check_dialect(source: Source, csv: Csv) -> None:
-    if csv.delimiter == csv.quote:
-        raise SourceError(source.id, "input.csv: delimiter and quote are the same character")
-    for character in (csv.delimiter, csv.quote):
-        # Only such bytes are also the second byte of a cp932 character.
-        if csv.encoding == "cp932" and ord(character) >= 0x40:
-            raise SourceError(
-                source.id, f"'{character}' can be half a character in cp932; convert it to utf-8"
-            )
 
 
 def _fields(n: int) -> str:

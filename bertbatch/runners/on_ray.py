@@ -35,8 +35,8 @@ TASK_SHARE = 0.25
 class _Handle:
     """Work under way: what to wait for, and where its result stays."""
 
-    done: ray.ObjectRef
-    data: tuple[ray.ObjectRef, ...] = ()
+    done: Any
+    data: tuple[Any, ...] = ()
 
 
 class RayExecutor:
@@ -89,7 +89,7 @@ class RayExecutor:
 
     def read(self, units: Sequence[Unit]) -> Hashable:
         count = 1 + 2 * len(units)
-        refs = _read.options(num_returns=count).remote(self._context_ref, list(units))
+        refs: Any = _read.options(num_returns=count).remote(self._context_ref, list(units))
         return _Handle(refs[0], tuple(refs[1:]))
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:

@@ -4,6 +4,7 @@ A task is one module with one class that follows `Task`, and one line in `TASKS`
 model's `problem_type` chooses it.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ class Task(Protocol):
         """The labels whose shares a summary shows, or None."""
 
 
-TASKS = {
+TASKS: dict[str, Callable[[Sequence[str], float], Task]] = {
     "single_label_classification": SingleLabel,
     "multi_label_classification": MultiLabel,
     "regression": Regression,

@@ -1,0 +1,168 @@
+"""Killed, stopped and poisoned: the same command again ends in the same answers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pytest
+
+from tests.conftest import write_parquet
+from tests.tiny import make_texts
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(model: str, input: Path, out: Path, *options: str, **faults: str) -> subprocess.Popen:
+    """The command line in its own process, with faults in all its Python processes."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "faults"), **faults}
+    fixed = ["--set", "model.dtype=float32", "--set", "model.tokens_per_batch=512"]
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "bertbatch", "score", str(input), str(out), "--carry", "id"),
+            *("--model", model, "--log", "plain", *fixed, *options),
+        ],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    stdout, stderr = process.communicate(timeout=240)
+    return process.returncode, stdout + stderr
+
+
+def wait_for_parts(out: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*.parquet"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answers(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out).sort_values("id", ignore_index=True)
+
+
+def same_answers(got: pd.DataFrame, expected: pd.DataFrame) -> None:
+    assert got["id"].tolist() == expected["id"].tolist()
+    assert got["label"].tolist() == expected["label"].tolist()
+    np.testing.assert_allclose(np.stack(got["scores"]), np.stack(expected["scores"]), atol=1e-5)
+
+
+@pytest.fixture
+def expected(score, corpus, tmp_path) -> pd.DataFrame:
+    """The fault-free answers."""
+    score(corpus, tmp_path / "expected", **{"input.carry": ["id"]})
+    return answers(tmp_path / "expected")
+
+
+def test_driver_killed_then_resumed_with_other_units(corpus, tmp_path, tiny_model, expected):
+    out = tmp_path / "out"
+    process = start(tiny_model, corpus, out, "--unit-rows", "10", FAULT_SLEEP="0.3")
+    wait_for_parts(out, 5, process)
+    process.kill()
+    process.wait()
+    there = len(list(out.glob("*.parquet")))
+    assert there < 60
+    assert not (out / "_SUCCESS.json").exists()
+    code, text = finish(start(tiny_model, corpus, out, "--unit-rows", "25"))
+    assert code == 0, text
+    there_then = int(text.split(" planned units were already there")[0].split()[-3])
+    assert there <= there_then < 62
+    same_answers(answers(out), expected)
+    assert json.loads((out / "_SUCCESS.json").read_text())["rows_scored"] == 600
+
+
+def test_scoring_worker_killed(corpus, tmp_path, tiny_model, expected):
+    out = tmp_path / "out"
+    process = start(tiny_model, corpus, out, "--unit-rows", "20", FAULT_SLEEP="0.3")
+    wait_for_parts(out, 3, process)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("_Scorer" in word for word in child.cmdline())
+    ]
+    assert workers
+    workers[0].kill()
+    code, text = finish(process)
+    assert code == 0, text
+    assert "a model worker died" in text
+    same_answers(answers(out), expected)
+
+
+def test_a_poison_row_costs_only_itself(tmp_path, tiny_model, score):
+    texts = make_texts(300)
+    texts[123] = "zzz"
+    write_parquet(tmp_path / "in.parquet", texts)
+    score(tmp_path / "in.parquet", tmp_path / "expected", **{"input.carry": ["id"]})
+    expected = answers(tmp_path / "expected")
+    out = tmp_path / "out"
+    from transformers import AutoTokenizer
+
+    poison = json.dumps(AutoTokenizer.from_pretrained(tiny_model)("zzz")["input_ids"])
+    code, text = finish(
+        start(tiny_model, tmp_path / "in.parquet", out, "--unit-rows", "150", FAULT_POISON=poison)
+    )
+    assert code == 0, text
+    same_answers(answers(out), expected.drop(123).reset_index(drop=True))
+    (file,) = (out / "_bertbatch" / "quarantine").iterdir()
+    (row,) = pa.ipc.open_file(file).read_all().to_pylist()
+    assert (row["row"], row["id"]) == (123, 123)
+    assert "died" in row["reason"]
+
+
+def test_two_workers_load_two_models_for_a_thousand_units(tmp_path, tiny_model):
+    write_parquet(tmp_path / "in.parquet", make_texts(1000))
+    loads = tmp_path / "loads"
+    code, text = finish(
+        start(
+            tiny_model,
+            tmp_path / "in.parquet",
+            tmp_path / "out",
+            "--unit-rows",
+            "1",
+            "--set",
+            "runtime.workers=2",
+            FAULT_LOADS=str(loads),
+        )  # fmt: skip
+    )
+    assert code == 0, text
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 1000
+    assert len(loads.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_says_how_to_go_on(
+    number, code, corpus, tmp_path, tiny_model, expected
+):
+    out = tmp_path / "out"
+    options = ("--unit-rows", "10", "--runner", "inline")
+    process = start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.2")
+    wait_for_parts(out, 3, process)
+    process.send_signal(number)
+    got, text = finish(process)
+    assert got == code, text
+    assert "run the same command again" in text
+    assert "Traceback" not in text
+    assert not (out / "_SUCCESS.json").exists()
+    code, text = finish(start(tiny_model, corpus, out, *options))
+    assert code == 0, text
+    same_answers(answers(out), expected)
+
+
+def test_ctrl_c_on_ray(corpus, tmp_path, tiny_model):
+    out = tmp_path / "out"
+    process = start(tiny_model, corpus, out, "--unit-rows", "10", FAULT_SLEEP="0.3")
+    wait_for_parts(out, 3, process)
+    process.send_signal(signal.SIGINT)
+    code, text = finish(process)
+    assert code == 130, text
+    assert "Traceback" not in text
+    assert len(list(out.glob("*.parquet"))) < 62
