@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch.output import FOOTER_KEY, Output, _json
+from bertbatch.output import FOOTER_KEY, Output, to_json
 from bertbatch.storage import refused
 from bertbatch.units import Unit
 
@@ -52,7 +52,8 @@ def commit(
     side: dict[str, str] = {}
     if quarantine.num_rows:
         side["quarantine"] = f"_bertbatch/quarantine/{unit.id}-{attempt}.arrow"
-        _retry(lambda: _create_side(output, side["quarantine"], quarantine), pause)
+        data = encode_side(quarantine)
+        _retry(lambda: _create_side(output, side["quarantine"], data), pause)
     footer = {
         "unit": unit.id,
         "attempt": attempt,
@@ -71,11 +72,14 @@ def commit(
     return result
 
 
-def void(output: Output, unit: Unit, schema: pa.Schema, pause: float = 0.5) -> Committed:
-    """Commits a part without rows in a unit's place, so that nobody can commit the unit later.
+def void(output: Output, unit: Unit, schema: pa.Schema, pause: float = 0.5) -> None:
+    """Puts a part without rows in a unit's place, so that nobody can commit the unit later.
 
-    `ours` is false if a part was there before, and the footer tells which.
+    Whatever was there is replaced in one step, so that there is no moment for a late commit.
     """
+    found = _footer(output, unit.part)
+    if found is not None and found.get("void"):
+        return
     footer = {
         "unit": unit.id,
         "attempt": uuid.uuid4().hex,
@@ -85,7 +89,11 @@ def void(output: Output, unit: Unit, schema: pa.Schema, pause: float = 0.5) -> C
         "rows_quarantined": 0,
         "side_files": {},
     }
-    return _put(output, unit.part, encode_part(schema.empty_table(), footer), footer, pause)
+    data = encode_part(schema.empty_table(), footer)
+    _retry(lambda: output.store.replace(output.at(unit.part), data), pause)
+    for path in (found or {}).get("side_files", {}).values():
+        with suppress(OSError):  # nobody's file does no harm
+            output.store.delete(output.at(path))
 
 
 def _put(output: Output, part: str, data: bytes, footer: dict[str, Any], pause: float) -> Committed:
@@ -109,21 +117,26 @@ def _put(output: Output, part: str, data: bytes, footer: dict[str, Any], pause: 
 def encode_part(predictions: pa.Table, footer: dict[str, Any]) -> bytes:
     """The whole Parquet file, in memory, so that it can be put in one step."""
     sink = pa.BufferOutputStream()
-    metadata = {**(predictions.schema.metadata or {}), FOOTER_KEY: _json(footer)}
+    metadata = {**(predictions.schema.metadata or {}), FOOTER_KEY: to_json(footer)}
     table = predictions.replace_schema_metadata(metadata)
     pq.write_table(table, sink, compression="zstd", row_group_size=65536)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
 
-def _create_side(output: Output, path: str, table: pa.Table) -> None:
+def encode_side(table: pa.Table) -> bytes:
+    """A whole Arrow file, in memory."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _create_side(output: Output, path: str, data: bytes) -> None:
     # The name is this attempt's alone: if it exists, an earlier try's reply was lost.
     with suppress(FileExistsError):
-        output.store.create(output.at(path), sink.getvalue().to_pybytes())
+        output.store.create(output.at(path), data)
 
 
 def _footer(output: Output, part: str) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
 """Changes to what is planned, when a source turns out broken: safe against crash and company.
 
 Each change is first an entry of the plan, then settled: a unit out of force gets a part
-without rows in its place, so that a run that still believes in it cannot commit it. A crash
-between the two leaves the settling to the next run's start.
+without rows in its place, so that a run that still believes in it cannot commit it. Nobody
+may run what takes its place before that, so that no row is ever there twice. A crash between
+the two leaves the settling to whoever reads the entry next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,55 +22,78 @@ def regroup(
 ) -> list[Unit]:
     """Puts a unit of several sources out of force, and plans some of its sources again.
 
-    Returns the units to run; none if the unit had been committed after all.
+    Returns the units to run, with those that other runs have planned meanwhile; none if the
+    unit has been committed after all.
     """
-    entry = Entry([span.source for span in rest], [tuple(rest)], dropped=[unit.id])
-    _append(plan, entry, unit.id)
-    settle(plan, output, schema)
-    return [u for u in plan.units.values() if u.spans == tuple(rest)]
+
+    def entry() -> Entry | None:
+        if unit.id not in plan.units or _has_rows(output, unit):
+            return None
+        return Entry([span.source for span in rest], [tuple(rest)], [unit.id])
+
+    return _change(plan, output, schema, entry)
 
 
 def withdraw(plan: PlanLog, output: Output, schema: pa.Schema, sources: set[str]) -> None:
     """Puts all units of these sources out of force; the sources count as never planned.
 
-    Parts that had been committed of them are deleted: only for sources that were broken.
+    Parts that had been committed of them lose their rows: only for sources that were broken.
     """
-    units = [
-        unit for unit in plan.units.values() if any(s.source.id in sources for s in unit.spans)
-    ]
-    rest = [[s for s in unit.spans if s.source.id not in sources] for unit in units]
-    good = [tuple(spans) for spans in rest if spans]
-    entry = Entry(
-        [s.source for spans in good for s in spans], good, withdrawn=[unit.id for unit in units]
-    )
-    while not plan.append(entry)[0]:
-        pass  # another run's entry was first: it is read, and ours comes after it
-    settle(plan, output, schema)
+
+    def entry() -> Entry | None:
+        units = [u for u in plan.units.values() if any(s.source.id in sources for s in u.spans)]
+        rest = [tuple(s for s in u.spans if s.source.id not in sources) for u in units]
+        good = [spans for spans in rest if spans]
+        named = [span.source for spans in good for span in spans]
+        return Entry(named, good, [unit.id for unit in units]) if units else None
+
+    _change(plan, output, schema, entry)
 
 
 def settle(plan: PlanLog, output: Output, schema: pa.Schema) -> None:
     """Sees to it that no unit out of force has, or can get, a part with rows."""
-    for unit in list(plan.withdrawn.values()):
-        footer = output.footer(unit.part)
-        if footer is not None and not footer.get("void"):
-            output.store.delete(output.at(unit.part))
-            for path in footer["side_files"].values():
-                output.store.delete(output.at(path))
+    for unit in list(plan.unsettled.values()):
         commit.void(output, unit, schema)
-    for unit in list(plan.dropped.values()):
-        if commit.void(output, unit, schema).footer.get("void"):
-            continue
-        # Another run has committed it meanwhile: then it holds, and its heirs do not.
-        mine = {span.source.id for span in unit.spans}
-        heirs = [u for u in plan.units.values() if mine & {s.source.id for s in u.spans}]
-        entry = Entry(
-            [s.source for s in unit.spans], [unit.spans], dropped=[heir.id for heir in heirs]
-        )
-        _append(plan, entry, *(heir.id for heir in heirs))
+        del plan.unsettled[unit.id]
 
 
-def _append(plan: PlanLog, entry: Entry, *while_in_force: str) -> None:
-    """Appends an entry that drops units, unless another run has dropped them first."""
-    while all(id_ in plan.units for id_ in while_in_force):
-        if plan.append(entry)[0]:
+def conclude(
+    plan: PlanLog, output: Output, schema: pa.Schema, judge: Callable[[], dict[str, Any] | None]
+) -> None:
+    """Writes `_SUCCESS.json` if `judge` gives its record, for the plan as it is at the end.
+
+    Whoever appends to the plan clears `_SUCCESS.json` after that, and here the plan is looked
+    at again after writing: of two runs at once, one sees what the other has done.
+    """
+    while True:
+        plan.refresh()
+        settle(plan, output, schema)
+        size = plan.size
+        record = judge()
+        if record is None:
             return
+        output.write_success(record)
+        plan.refresh()
+        if plan.size == size:
+            return
+        output.clear_success()
+
+
+def _change(
+    plan: PlanLog, output: Output, schema: pa.Schema, make: Callable[[], Entry | None]
+) -> list[Unit]:
+    """Appends an entry, made anew whenever another run's was first, and settles it."""
+    added: list[Unit] = []
+    while entry := make():
+        ours, units = plan.append(entry)
+        added += units
+        if ours:
+            output.clear_success()
+            break
+    settle(plan, output, schema)
+    return [unit for unit in added if unit.id in plan.units]
+
+
+def _has_rows(output: Output, unit: Unit) -> bool:
+    footer = output.footer(unit.part)
+    return footer is not None and not footer.get("void")

@@ -116,7 +116,7 @@ class Output:
         self.store.delete(self.at("_SUCCESS.json"))
 
     def write_success(self, record: dict[str, Any]) -> None:
-        self.store.replace(self.at("_SUCCESS.json"), _json(record))
+        self.store.replace(self.at("_SUCCESS.json"), to_json(record))
 
     def success(self) -> dict[str, Any] | None:
         try:
@@ -125,7 +125,7 @@ class Output:
             return None
 
     def write_run(self, run_id: str, record: dict[str, Any]) -> None:
-        self.store.create(self.at("_bertbatch", "runs", f"{run_id}.json"), _json(record))
+        self.store.create(self.at("_bertbatch", "runs", f"{run_id}.json"), to_json(record))
 
     def runs(self) -> list[dict[str, Any]]:
         """The records of earlier runs, oldest first."""
@@ -185,5 +185,6 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _json(record: dict[str, Any]) -> bytes:
+def to_json(record: dict[str, Any]) -> bytes:
+    """A record as it is stored."""
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()

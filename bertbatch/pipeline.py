@@ -230,7 +230,7 @@ class Pipeline:
             work.todo.appendleft(rows)
         elif stop - first == 1:
             work.poison.append((first, reason))
-            log.warning("unit %s: row %d is put in quarantine: %s", work.unit.id, first, reason)
+            log.warning("%s: one row goes to quarantine: %s", work.unit.part, reason)
         else:
             count = min(PIECES, stop - first)
             bounds = [first + (stop - first) * i // count for i in range(count + 1)]

@@ -41,13 +41,12 @@ def cut_size(unit_rows: int | None) -> CutSize:
 class Entry:
     """One entry of the log: sources newly planned, and the units that they are cut into.
 
-    `dropped` and `withdrawn` are ids of units that this entry puts out of force; see
+    `withdrawn` are ids of units that this entry puts out of force for good; see
     `mending.py`. Sources of such units that it does not name itself are no longer planned.
     """
 
     sources: list[Source]
     units: list[tuple[Span, ...]]
-    dropped: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
 
     def encode(self) -> bytes:
@@ -57,7 +56,6 @@ class Entry:
             "units": [
                 [[number[s.source.id], *_cut_fields(s.cut)] for s in spans] for spans in self.units
             ],
-            "dropped": self.dropped,
             "withdrawn": self.withdrawn,
         }
         return gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6, mtime=0)
@@ -70,7 +68,7 @@ class Entry:
         units = [
             tuple(Span(sources[n], Cut(*cut)) for n, *cut in spans) for spans in content["units"]
         ]
-        return Entry(sources, units, content["dropped"], content["withdrawn"])
+        return Entry(sources, units, content["withdrawn"])
 
 
 def _cut_fields(cut: Cut) -> tuple[int, int, int, int, int]:
@@ -86,8 +84,8 @@ class PlanLog:
     def __init__(self, store: Store, output: str, fingerprint: str, urls: dict[str, str]):
         self.sources: dict[str, Source] = {}
         self.units: dict[str, Unit] = {}
-        self.dropped: dict[str, Unit] = {}
-        self.withdrawn: dict[str, Unit] = {}
+        self.withdrawn: dict[str, Unit] = {}  # out of force
+        self.unsettled: dict[str, Unit] = {}  # those of them that may still have rows
         self.size = 0  # entries read so far
         self._store = store
         self._folder = f"{output}/_bertbatch/plan"
@@ -127,20 +125,19 @@ class PlanLog:
         return self._apply(entry)
 
     def _apply(self, entry: Entry) -> list[Unit]:
-        for ids, kept in ((entry.dropped, self.dropped), (entry.withdrawn, self.withdrawn)):
-            for id_ in ids:
-                if (unit := self.units.pop(id_, None)) is not None:
-                    kept[id_] = unit
-                    for span in unit.spans:
-                        self.sources.pop(span.source.id, None)
+        for id_ in entry.withdrawn:
+            if (unit := self.units.pop(id_, None)) is not None:
+                self.withdrawn[id_] = self.unsettled[id_] = unit
+                for span in unit.spans:
+                    self.sources.pop(span.source.id, None)
         for source in entry.sources:
             self.sources[source.id] = source
         added = []
         for spans in entry.units:
             unit = Unit(unit_id(spans, self._fingerprint), spans)
+            while unit.id in self.withdrawn:  # planned again: another id, for that part is void
+                unit = Unit(unit_id(spans, unit.id), spans)
             self.units[unit.id] = unit
-            self.dropped.pop(unit.id, None)
-            self.withdrawn.pop(unit.id, None)
             added.append(unit)
         self.size += 1
         return added

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -53,6 +54,11 @@ class Survey:
     plan: PlanLog
     committed: dict[str, str]  # part name by unit id
 
+    @cached_property
+    def listed(self) -> dict[str, Source]:
+        """The listed sources by id."""
+        return {source.id: source for source in self.listing.sources}
+
     def context(self) -> Context:
         return Context(self.job, self.spec, self.output, self.listing.format, self.schema)
 
@@ -66,12 +72,11 @@ class Survey:
 
     def pending(self, units: Iterable[Unit]) -> list[Unit]:
         """Those of the units that are not committed and whose sources are as planned."""
-        listed = {source.id: source for source in self.listing.sources}
         return [
             unit
             for unit in units
             if unit.id not in self.committed
-            and all(listed.get(span.source.id) == span.source for span in unit.spans)
+            and all(self.listed.get(span.source.id) == span.source for span in unit.spans)
         ]
 
     def tasks(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -323,7 +328,7 @@ class _Run:
     def _check_sources(self) -> None:
         """Sources that changed or vanished after they were planned. Raises JobError."""
         survey_, options = self._survey, self._job.input
-        listed = {source.id: source for source in survey_.listing.sources}
+        listed = survey_.listed
         planned = survey_.plan.sources.values()
         gone = [s for s in planned if s.id not in listed]
         changed = [s for s in planned if s.id in listed and listed[s.id] != s]
@@ -369,6 +374,11 @@ class _Run:
 
     def _observe(self, record: Record) -> None:
         totals = self._totals
+        planned = self._survey.plan.units[record.unit].rows
+        if record.ours and record.rows != planned:
+            raise RuntimeError(
+                f"unit {record.unit}: {planned} rows in, {record.rows} accounted for"
+            )
         totals.add(record)
         self._last_commit = time.monotonic()
         self._watcher.progressed(totals)

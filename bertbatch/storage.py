@@ -66,13 +66,18 @@ class Store:
         return _file_info(self.fs.info(path))
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files in a folder, sorted; empty if there is no such folder."""
+        """The names of the files in a folder, sorted; empty if there is no such folder.
+
+        Without those that start with a dot: what a local create is still writing, or had
+        been writing when its process died.
+        """
         self.fs.invalidate_cache(folder)
         try:
             entries = self.fs.ls(folder, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+        names = (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+        return sorted(name for name in names if not name.startswith("."))
 
     def find(self, path: str) -> list[FileInfo]:
         """The files that a path means, sorted: a file, a folder (recursive) or a glob.

@@ -134,7 +134,7 @@ def test_two_workers_load_two_models_for_a_thousand_units(tmp_path, tiny_model):
         )  # fmt: skip
     )
     assert code == 0, text
-    assert len(list((tmp_path / "out").glob("*.parquet"))) == 1000
+    assert len(list(out.glob("*.parquet"))) == 1000
     assert len(loads.read_text().splitlines()) == 2
 
 
