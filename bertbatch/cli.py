@@ -75,10 +75,10 @@ def plan(
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
     def show() -> int:
-        from bertbatch.runs import survey
+        from bertbatch.survey import make_survey
         from bertbatch.terminal import show_plan
 
-        show_plan(survey(Job.load(job, set)))
+        show_plan(make_survey(Job.load(job, set)))
         return 0
 
     sys.exit(_guard(show))

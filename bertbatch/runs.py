@@ -8,26 +8,21 @@ import signal
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 
-from bertbatch import mending, model
-from bertbatch.errors import JobError, SourceError
+from bertbatch import mending
+from bertbatch.errors import JobError
 from bertbatch.job import Job
-from bertbatch.output import Output, compare, make_contract, scoring_fingerprint, stored_schema
+from bertbatch.output import Output, make_contract, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline
-from bertbatch.plan import PlanLog, Planner, cut_size
-from bertbatch.readers import Reader, readers
-from bertbatch.sources import Listing, list_sources
-from bertbatch.stages import Context, Record, carried_schema, is_text, output_schema
+from bertbatch.stages import Context, Counts, Record
+from bertbatch.survey import make_survey
 from bertbatch.units import Source, Unit, digest
 
 if TYPE_CHECKING:
@@ -41,95 +36,14 @@ PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with
 
 
 @dataclass
-class Survey:
-    """Everything that is known of a job before it starts."""
+class Totals(Counts):
+    """What a run has done so far, beside what it found planned and done."""
 
-    job: Job
-    spec: model.ModelSpec
-    listing: Listing
-    reader: Reader
-    output: Output
-    schema: pa.Schema
-    is_new: bool  # the output is not begun yet
-    plan: PlanLog
-    committed: dict[str, str]  # part name by unit id
-
-    @cached_property
-    def listed(self) -> dict[str, Source]:
-        """The listed sources by id."""
-        return {source.id: source for source in self.listing.sources}
-
-    def context(self) -> Context:
-        return Context(self.job, self.spec, self.output, self.listing.format, self.schema)
-
-    def planner(self, store_entries: bool) -> Planner:
-        size = cut_size(self.job.runtime.unit_rows)
-        return Planner(self.plan, self.reader, self.job.input, size, store_entries)
-
-    def fresh(self) -> list[Source]:
-        """Sources that no entry of the plan covers."""
-        return [s for s in self.listing.sources if s.id not in self.plan.sources]
-
-    def pending(self, units: Iterable[Unit]) -> list[Unit]:
-        """Those of the units that are not committed and whose sources are as planned."""
-        return [
-            unit
-            for unit in units
-            if unit.id not in self.committed
-            and all(self.listed.get(span.source.id) == span.source for span in unit.spans)
-        ]
-
-    def tasks(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
-        """Pending units as read tasks: consecutive ones of one source go together."""
-        task: list[Unit] = []
-        for unit in self.pending(units):
-            source = unit.spans[0].source
-            joins = (
-                task
-                and len(unit.spans) == len(task[0].spans) == 1
-                and task[0].spans[0].source == source
-                and len(task) < self.reader.task_cuts(source)
-            )
-            if task and not joins:
-                yield task
-                task = []
-            task.append(unit)
-        if task:
-            yield task
-
-
-@dataclass
-class Totals:
-    """What a run has done so far, and what it found done."""
-
+    units: int = 0
     units_before: int = 0
     rows_before: int = 0
     units_planned: int = 0  # in the whole output
     rows_planned: int = 0
-    units: int = 0
-    rows_scored: int = 0
-    rows_quarantined: int = 0
-    tokens: int = 0
-    real_tokens: int = 0
-    computed_tokens: int = 0
-    truncated: int = 0
-    unknown: int = 0
-    content: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: Record) -> None:
-        self.units += 1
-        for name in ("rows_scored", "rows_quarantined", "tokens", "real_tokens"):
-            setattr(self, name, getattr(self, name) + getattr(record, name))
-        for name in ("computed_tokens", "truncated", "unknown", "content"):
-            setattr(self, name, getattr(self, name) + getattr(record, name))
-        self.labels += record.labels
-        self.reasons += record.reasons
-
-    @property
-    def rows(self) -> int:
-        return self.rows_scored + self.rows_quarantined
 
 
 class Watcher:
@@ -179,50 +93,6 @@ def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Resu
     return _Run(job, watcher or Watcher(), verbose).run()
 
 
-def survey(job: Job) -> Survey:
-    """Checks a job against its model, its input and its output. Raises JobError."""
-    output = Output.of(job)
-    if job.runtime.runner == "ray" and output.store.protocol == "memory":
-        raise JobError("output.path memory:// lives in one process; use runtime.runner: inline")
-    listing = list_sources(job)
-    spec = model.check(job.model)
-    reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
-    contract = output.contract()
-    urls = {source.id: source.url for source in listing.sources}
-    plan = PlanLog(output.store, output.path, scoring_fingerprint(spec), urls)
-    if contract is None:
-        schema = output_schema(spec, _probe(job, listing, reader))
-    else:
-        schema = stored_schema(contract)
-        compare(contract, make_contract(job, spec, schema), output.path)
-        plan.refresh()
-    committed = output.committed() if contract else {}
-    return Survey(job, spec, listing, reader, output, schema, contract is None, plan, committed)
-
-
-def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
-    """The carried columns' schema, from the first sources. Raises JobError if all are wrong."""
-    problem: SourceError | None = None
-    for source in listing.sources[:PROBED_SOURCES]:
-        try:
-            schema = reader.schema(source, job.input)
-            if not len(schema):
-                continue  # an empty file has nothing to say
-            if job.input.text not in schema.names:
-                have = ", ".join(schema.names)
-                reason = f"has no text column '{job.input.text}'; it has: {have}"
-                raise SourceError(source.id, f"{reason} (choose one with --text or input.text)")
-            kind = schema.field(job.input.text).type
-            if not is_text(kind):
-                raise SourceError(source.id, f"column '{job.input.text}' is {kind}, not text")
-            return carried_schema(job, source, schema)
-        except SourceError as error:
-            problem = problem or error
-    if problem:
-        raise JobError(str(problem))
-    return pa.schema([(new, pa.string()) for new in job.input.carried])
-
-
 class _Run:
     def __init__(self, job: Job, watcher: Watcher, verbose: bool):
         self._job = job
@@ -240,7 +110,7 @@ class _Run:
         self._begun = False
 
     def run(self) -> Result:
-        survey_ = survey(self._job)
+        survey_ = make_survey(self._job)
         self._survey = survey_
         self._begun = not survey_.is_new
         for reason, count in survey_.listing.left_out.items():
@@ -375,11 +245,12 @@ class _Run:
     def _observe(self, record: Record) -> None:
         totals = self._totals
         planned = self._survey.plan.units[record.unit].rows
-        if record.ours and record.rows != planned:
+        if record.ours and record.counts.rows != planned:
             raise RuntimeError(
-                f"unit {record.unit}: {planned} rows in, {record.rows} accounted for"
+                f"unit {record.unit}: {planned} rows in, {record.counts.rows} accounted for"
             )
-        totals.add(record)
+        totals.units += 1
+        totals.add(record.counts)
         self._last_commit = time.monotonic()
         self._watcher.progressed(totals)
         if totals.rows >= ENOUGH_ROWS and not self._too_bad:

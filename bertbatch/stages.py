@@ -5,26 +5,23 @@ nothing but where they run.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 
 from bertbatch import commit as protocol
-from bertbatch import scoring, storage
+from bertbatch import reading, scoring
 from bertbatch.engines import Engine
-from bertbatch.errors import SourceError
 from bertbatch.job import Job
 from bertbatch.model import ModelSpec
 from bertbatch.output import Output
-from bertbatch.readers import Rows, readers
+from bertbatch.readers import readers
 from bertbatch.scoring import Scored
-from bertbatch.sources import partitions
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import Tokens, get_tokenizer
-from bertbatch.units import Source, Unit
+from bertbatch.units import Unit
 
 
 @dataclass(frozen=True)
@@ -70,13 +67,15 @@ class Prepared:
 
 
 @dataclass
-class Record:
-    """What became of a unit: the only thing about it that reaches the driver."""
+class Counts:
+    """What can be counted of scored and quarantined rows.
 
-    unit: str
-    ours: bool  # False: another run had committed it first
-    rows_scored: int
-    rows_quarantined: int
+    `real_tokens` and `computed_tokens`: of the forward passes, without and with padding.
+    `unknown` and `content`: tokens outside the vocabulary, and all that are not special.
+    """
+
+    rows_scored: int = 0
+    rows_quarantined: int = 0
     tokens: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
@@ -90,12 +89,29 @@ class Record:
     def rows(self) -> int:
         return self.rows_scored + self.rows_quarantined
 
+    def add(self, other: "Counts") -> None:
+        for name in Counts.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass
+class Record:
+    """What became of a unit: the only thing about it that reaches the driver.
+
+    `ours` is false if another run had committed it first; then only its rows are counted.
+    """
+
+    unit: str
+    ours: bool
+    counts: Counts
+
 
 def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]:
     """The units of one read task, in order: all of them, or SourceError."""
     tokenizer = get_tokenizer(context.spec)
     prepared = []
-    for unit, chunks in _read(context, units):
+    reader = readers()[context.format]
+    for unit, chunks in reading.read_units(reader, context.job.input, context.schema, units):
         texts = [text for chunk in chunks for text in chunk.texts]
         tokens = tokenizer.encode(texts)
         aside = Aside(
@@ -163,27 +179,26 @@ def commit(
         pa.array((aside.unknown[kept] / np.maximum(aside.content[kept], 1)).astype(np.float32)),
     ]
     predictions = pa.table(columns, schema=context.schema)
-    tokens = int(aside.n_tokens[kept].sum())
-    result = protocol.commit(context.output, unit, predictions, bad, {"tokens": tokens})
-    record = Record(
-        unit.id,
-        result.ours,
-        result.footer["rows_scored"],
-        result.footer["rows_quarantined"],
-        result.footer.get("tokens", 0),
+    counts = Counts(
+        rows_scored=predictions.num_rows,
+        rows_quarantined=bad.num_rows,
+        tokens=int(aside.n_tokens[kept].sum()),
+        real_tokens=sum(piece.real_tokens for piece in pieces),
+        computed_tokens=sum(piece.computed_tokens for piece in pieces),
+        truncated=int(aside.truncated[kept].sum()),
+        unknown=int(aside.unknown[kept].sum()),
+        content=int(aside.content[kept].sum()),
+        reasons=Counter(bad.column("reason").to_pylist()),
     )
-    if result.ours:
-        record.real_tokens = sum(piece.real_tokens for piece in pieces)
-        record.computed_tokens = sum(piece.computed_tokens for piece in pieces)
-        record.truncated = int(aside.truncated[kept].sum())
-        record.unknown = int(aside.unknown[kept].sum())
-        record.content = int(aside.content[kept].sum())
-        counted = task.counted(answers)
-        if counted is not None:
-            for item in counted.value_counts().to_pylist():
-                record.labels[item["values"]] += item["counts"]
-        record.reasons = Counter(bad.column("reason").to_pylist())
-    return record
+    counted = task.counted(answers)
+    if counted is not None:
+        for item in counted.value_counts().to_pylist():
+            counts.labels[item["values"]] += item["counts"]
+    result = protocol.commit(context.output, unit, predictions, bad, {"tokens": counts.tokens})
+    if not result.ours:
+        theirs = result.footer
+        counts = Counts(theirs["rows_scored"], theirs["rows_quarantined"])
+    return Record(unit.id, result.ours, counts)
 
 
 def output_schema(spec: ModelSpec, carried: pa.Schema) -> pa.Schema:
@@ -201,165 +216,10 @@ def output_schema(spec: ModelSpec, carried: pa.Schema) -> pa.Schema:
     )
 
 
-def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
-    """The carried columns' fields, under their output names. Raises SourceError if one lacks."""
-    folders = partitions(source)
-    fields = []
-    for new, old in job.input.carried.items():
-        if old not in folders and old not in schema.names:
-            have = ", ".join([*schema.names, *folders])
-            raise SourceError(source.id, f"has no column '{old}' to carry; it has: {have}")
-        fields.append(pa.field(new, pa.string() if old in folders else schema.field(old).type))
-    return pa.schema(fields)
-
-
-@dataclass
-class _Chunk:
-    """The rows of one span: those to score, and the bad ones as a quarantine table."""
-
-    texts: list[str]
-    row: np.ndarray
-    carried: pa.Table
-    bad: pa.Table
-
-
-def _read(context: Context, units: Sequence[Unit]) -> Iterator[tuple[Unit, list[_Chunk]]]:
-    """Reads each run of spans of one source in one go, and gives them out unit by unit."""
-    reader = readers()[context.format]
-    options = context.job.input
-    spans = [(unit, span) for unit in units for span in unit.spans]
-    collected: list[_Chunk] = []
-    for _, run in groupby(spans, key=lambda pair: pair[1].source.id):
-        pairs = list(run)
-        source = pairs[0][1].source
-        _check_unchanged(source, context)
-        in_file = [c for c in options.carried.values() if c not in partitions(source)]
-        columns = list(dict.fromkeys([options.text, *in_file]))
-        rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
-        for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
-            collected.append(_chunk(context, source, rows))
-            if span is unit.spans[-1]:
-                yield unit, collected
-                collected = []
-        _check_unchanged(source, context)
-
-
-def _check_unchanged(source: Source, context: Context) -> None:
-    """Raises SourceError if the file is no longer the one that was planned."""
-    store, path = storage.connect(source.url, context.job.input.storage_options)
-    try:
-        now = store.info(path)
-    except OSError as error:
-        raise SourceError(source.id, f"cannot be opened: {error}") from error
-    if (now.size, now.stamp) != (source.size, source.stamp):
-        raise SourceError(source.id, "has changed since it was planned")
-
-
-def _chunk(context: Context, source: Source, rows: Rows) -> _Chunk:
-    options = context.job.input
-    carried = _carried(context, source, rows.table)
-    texts, reasons = _texts(rows.table.column(options.text))
-    bad_rows = np.array([row for row, _ in rows.bad], np.int64)
-    unreadable = carried.schema.empty_table()
-    if len(bad_rows):
-        unreadable = pa.table(
-            [pa.nulls(len(bad_rows), f.type) for f in carried.schema], carried.schema
-        )
-    unreadable = _quarantine(
-        [source.id] * len(bad_rows), bad_rows, [reason for _, reason in rows.bad], unreadable
-    )
-    if not reasons:
-        empty = _quarantine([], rows.row[:0], [], carried.slice(0, 0))
-        return _Chunk(texts, rows.row, carried, pa.concat_tables([empty, unreadable]))
-    kept = np.ones(len(texts), bool)
-    kept[list(reasons)] = False
-    unscorable = _quarantine(
-        [source.id] * len(reasons),
-        rows.row[~kept],
-        [reasons[i] for i in sorted(reasons)],
-        carried.filter(pa.array(~kept)),
-    )
-    return _Chunk(
-        [text for text, keep in zip(texts, kept, strict=True) if keep],
-        rows.row[kept],
-        carried.filter(pa.array(kept)),
-        pa.concat_tables([unscorable, unreadable]),
-    )
-
-
-def _carried(context: Context, source: Source, table: pa.Table) -> pa.Table:
-    """The carried columns under their output names and types. Raises SourceError."""
-    folders = partitions(source)
-    columns, fields = [], []
-    for new, old in context.job.input.carried.items():
-        field = context.schema.field(new)
-        if old in folders:
-            column = pa.repeat(pa.scalar(folders[old], pa.string()), table.num_rows)
-        else:
-            column = table.column(old)
-        if column.type != field.type:
-            try:
-                column = column.cast(field.type)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                reason = f"column '{old}' is {column.type}, the output's is {field.type}: {error}"
-                raise SourceError(source.id, reason) from error
-        columns.append(column)
-        fields.append(field)
-    if not columns:  # a table without columns would forget how many rows it has
-        return pa.table({"": pa.nulls(table.num_rows)}).select([])
-    return pa.table(columns, schema=pa.schema(fields))
-
-
-def _texts(column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
-    """The texts, and for each position that cannot be scored the reason."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not is_text(kind):
-        return [""] * len(column), dict.fromkeys(
-            range(len(column)), f"text is {kind}, not a string"
-        )
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        values = [_decode(value) for value in column.cast(pa.large_binary()).to_pylist()]
-    reasons: dict[int, str] = {}
-    for i, value in enumerate(values):
-        if not isinstance(value, str):
-            reasons[i] = "text is null" if value is None else "text is not valid UTF-8"
-            values[i] = ""
-    return values, reasons
-
-
-def is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
-
-
-def _decode(value: bytes | None) -> str | bytes | None:
-    try:
-        return value.decode() if value is not None else None
-    except UnicodeDecodeError:
-        return value
-
-
-def _quarantine(
-    sources: list[str], rows: np.ndarray, reasons: list[str], carried: pa.Table
-) -> pa.Table:
-    """Rows of the quarantine file: source, row, reason, the carried columns."""
-    columns = [pa.array(sources, pa.string()), pa.array(rows, pa.int64())]
-    fields = [pa.field("source", pa.string()), pa.field("row", pa.int64())]
-    return pa.table(
-        [*columns, pa.array(reasons, pa.string()), *carried.columns],
-        schema=pa.schema([*fields, pa.field("reason", pa.string()), *carried.schema]),
-    )
-
-
 def _poisoned(unit: Unit, aside: Aside, reasons: dict[int, str]) -> pa.Table:
     """The quarantine rows of those that the model could not answer."""
     order = sorted(reasons)
-    return _quarantine(
+    return reading.quarantine(
         [unit.spans[aside.source[i]].source.id for i in order],
         aside.row[order],
         [reasons[i] for i in order],

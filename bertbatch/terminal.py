@@ -15,7 +15,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bertbatch.runs import Result, Survey, Totals, Watcher
+from bertbatch.runs import Result, Totals, Watcher
+from bertbatch.survey import Survey
 
 LINE_SECONDS = 10.0
 PLAN_LINES = 40

@@ -121,18 +121,9 @@ def test_a_poison_row_costs_only_itself(tmp_path, tiny_model, score):
 def test_two_workers_load_two_models_for_a_thousand_units(tmp_path, tiny_model):
     write_parquet(tmp_path / "in.parquet", make_texts(1000))
     loads = tmp_path / "loads"
-    code, text = finish(
-        start(
-            tiny_model,
-            tmp_path / "in.parquet",
-            tmp_path / "out",
-            "--unit-rows",
-            "1",
-            "--set",
-            "runtime.workers=2",
-            FAULT_LOADS=str(loads),
-        )  # fmt: skip
-    )
+    options = ("--unit-rows", "1", "--set", "runtime.workers=2")
+    source, out = tmp_path / "in.parquet", tmp_path / "out"
+    code, text = finish(start(tiny_model, source, out, *options, FAULT_LOADS=str(loads)))
     assert code == 0, text
     assert len(list(out.glob("*.parquet"))) == 1000
     assert len(loads.read_text().splitlines()) == 2

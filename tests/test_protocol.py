@@ -466,12 +466,10 @@ class Search:
     mended: frozenset[str] = frozenset()
     faults: int = 1
     crashes: bool = True
-    states: int = 0
-    ends: int = 0
     _checked: set[World] = field(default_factory=set)
     _repaired: set[World] = field(default_factory=set)
 
-    def go(self, start: World | None = None) -> "Search":
+    def go(self, start: World | None = None) -> None:
         State = tuple[World, tuple[Point | None, ...], int]
         first: State = (
             start or World.of({}),
@@ -490,8 +488,7 @@ class Search:
                 if after not in came:
                     came[after] = (state, what)
                     todo.append(after)
-        self.states += len(came)
-        return self
+        print(f"{len(came)} states")
 
     def _steps(
         self, world: World, points: tuple[Point | None, ...], faults: int
@@ -514,13 +511,17 @@ class Search:
                 yield (after, moved(point.after(OSError)), faults - 1), f"{name}: {op}, {what}"
 
     def _check(self, state: Any) -> None:
-        world, points, faults = state
+        world, points, _ = state
         if world not in self._checked:
             self._checked.add(world)
             check_always(world)
         if any(point and point.op for point in points):
             return
-        self.ends += 1
+        for point in points:
+            # The store's errors may end a run; nothing else may.
+            assert not point or point.ended == "done" or point.ended.startswith("OSError")
+        # A run that dies between writing its success and looking at the plan again can leave
+        # one that another run's new entry outdates: until that run ends, or the next begins.
         if all(point and point.ended == "done" for point in points):
             check_success(world)
         if world not in self._repaired:
@@ -548,28 +549,179 @@ def _story(came: dict[Any, Any], state: Any) -> str:
 
 # The cases
 
+ONE = {"a": Given(((2, LARGE), (1, LARGE)))}
+MORE = {"a": Given(((2, LARGE),)), "b": Given(((1, LARGE),))}
+LESS = {"a": MORE["a"]}
+SHARED = {"a": Given(((2, SMALL),)), "b": Given(((1, SMALL),))}
+B = frozenset("b")
+
+
+def runs(*inputs: Inputs, **keys: Any) -> list[Writer]:
+    return [
+        Writer(name, partial(run, inputs=its, **keys))
+        for name, its in zip("ABC", inputs, strict=False)
+    ]
+
+
+def cannot_read_b(name: str, inputs: Inputs) -> Writer:
+    return Writer(name, partial(run, inputs=inputs, unreadable=B))
+
+
+def left_over(world: World, *numbers: int) -> Writer:
+    """A worker that still commits some of the units that are in force in a world."""
+    units = list(log_of(world).units.values())
+    return Writer("L", partial(left_behind, units=[units[i] for i in numbers]))
+
+
+def after(*writers: Writer, until: str = "") -> World:
+    """What is there after these writers, one after the other, or before one's operation."""
+    world = World.of({})
+    for writer in writers:
+        point = writer.start()
+        while point.op and not (until and until in str(point.op)):
+            world, point = point.go_on(world)
+    return world
+
+
+def changed(inputs: Inputs) -> Inputs:
+    return {**inputs, "b": Given(inputs["b"].cuts, stamp="2")}
+
 
 def test_two_runs_on_the_same_input():
-    inputs = {"a": Given(((2, LARGE), (1, LARGE)))}
-    s = Search(inputs, [Writer(n, partial(run, inputs=inputs)) for n in "AB"]).go()
-    print(s.states, s.ends)
+    Search(ONE, runs(ONE, ONE)).go()
 
 
-def test_one_run_has_more_to_plan():
-    less, more = {"a": Given(((2, LARGE),))}, {"a": Given(((2, LARGE),)), "b": Given(((1, LARGE),))}
-    s = Search(
-        more, [Writer("A", partial(run, inputs=less)), Writer("B", partial(run, inputs=more))]
-    ).go()
-    print(s.states, s.ends)
+def test_a_commit_is_tried_again_after_every_kind_of_error():
+    world = after(*runs(ONE), until="quarantine")
+    Search(ONE, [left_over(world, 0), *runs(ONE)], faults=3).go(world)
 
 
-def test_one_run_cannot_read_what_the_other_can():
-    inputs = {"a": Given(((2, SMALL),)), "b": Given(((1, SMALL),))}
-    s = Search(
-        inputs,
-        [
-            Writer("A", partial(run, inputs=inputs, unreadable=frozenset("b"))),
-            Writer("B", partial(run, inputs=inputs)),
-        ],
-    ).go()
-    print(s.states, s.ends)
+def test_one_run_plans_more_while_the_other_ends():
+    Search(MORE, runs(LESS, MORE)).go()
+    Search(MORE, [*runs(LESS), cannot_read_b("B", MORE)]).go()
+
+
+def test_a_shared_unit_is_divided_while_others_commit_it():
+    Search(SHARED, [*runs(SHARED), cannot_read_b("B", SHARED)]).go()
+    world = after(*runs(SHARED), until="quarantine")
+    writers = [cannot_read_b("B", SHARED), left_over(world, 0), *runs(SHARED)]
+    Search(SHARED, writers, faults=0).go(world)
+
+
+def test_two_runs_divide_a_shared_unit_and_a_third_plans_what_is_left():
+    world = after(*runs(SHARED), until="quarantine")
+    both = [cannot_read_b(name, SHARED) for name in "BC"]
+    Search(SHARED, both).go(world)
+    Search(SHARED, [*both, left_over(world, 0)], faults=0).go(world)
+
+
+@pytest.mark.parametrize("inputs", [MORE, SHARED])
+def test_a_mended_source_is_planned_anew_while_others_commit_the_old(inputs):
+    old = after(*runs(inputs), until="quarantine")
+    new = changed(inputs)
+    mended = runs(new, new, mended=B)
+    late = left_over(old, len(log_of(old).units) - 1)
+    Search(new, [mended[0], late], mended=B).go(old)
+    Search(new, mended, mended=B, faults=0).go(old)
+    Search(new, [*mended, late], mended=B, faults=0, crashes=False).go(old)
+
+
+def test_a_source_that_changes_back_is_scored_again():
+    new, was = changed(MORE), frozenset("b")
+    world = after(
+        cannot_read_b("A", MORE),
+        Writer("B", partial(run, inputs=new, unreadable=B, mended=was)),
+        Writer("C", partial(run, inputs=MORE, mended=was)),
+    )
+    check_whole(world, MORE)
+
+
+# The check can fail
+
+
+def side_files_after_the_part(monkeypatch):
+    put, create, late = commit._put, commit._create_side, []
+    monkeypatch.setattr(commit, "_create_side", lambda *side: late.append(side))
+
+    def put_first(*arguments):
+        result = put(*arguments)
+        while late:
+            create(*late.pop())
+        return result
+
+    monkeypatch.setattr(commit, "_put", put_first)
+
+
+def the_winners_side_files_deleted(monkeypatch):
+    put = commit._put
+
+    def put_and_delete(output, *rest):
+        result = put(output, *rest)
+        for path in () if result.ours else result.footer["side_files"].values():
+            output.store.delete(output.at(path))
+        return result
+
+    monkeypatch.setattr(commit, "_put", put_and_delete)
+
+
+def every_error_means_another_won(monkeypatch):
+    monkeypatch.setattr(commit, "_footer", lambda output, part: {"attempt": "another"})
+
+
+def no_look_at_the_footer(monkeypatch):
+    monkeypatch.setattr(commit, "_footer", lambda output, part: None)
+
+
+def plan_entries_overwritten(monkeypatch):
+    create = Store.create
+
+    def overwrite(self, path, data):
+        (self.replace if "/plan/" in path else partial(create, self))(path, data)
+
+    monkeypatch.setattr(Store, "create", overwrite)
+
+
+def units_out_of_force_not_settled(monkeypatch):
+    monkeypatch.setattr(mending, "settle", lambda plan, output, schema: None)
+
+
+def void_by_deleting_first(monkeypatch):
+    void = commit.void
+
+    def delete_and_create(output, unit, schema):
+        output.store.delete(output.at(unit.part))
+        void(output, unit, schema)
+
+    monkeypatch.setattr(commit, "void", delete_and_create)
+
+
+def no_second_look_at_the_plan(monkeypatch):
+    def conclude(plan, output, schema, judge):
+        if record := judge():
+            output.write_success(record)
+
+    monkeypatch.setattr(mending, "conclude", conclude)
+
+
+def success_not_cleared(monkeypatch):
+    monkeypatch.setattr(Output, "clear_success", lambda self: None)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "case"),
+    [
+        (side_files_after_the_part, test_two_runs_on_the_same_input),
+        (the_winners_side_files_deleted, test_two_runs_on_the_same_input),
+        (every_error_means_another_won, test_two_runs_on_the_same_input),
+        (no_look_at_the_footer, test_two_runs_on_the_same_input),
+        (plan_entries_overwritten, test_one_run_plans_more_while_the_other_ends),
+        (no_second_look_at_the_plan, test_one_run_plans_more_while_the_other_ends),
+        (success_not_cleared, test_one_run_plans_more_while_the_other_ends),
+        (units_out_of_force_not_settled, test_a_shared_unit_is_divided_while_others_commit_it),
+        (void_by_deleting_first, test_a_shared_unit_is_divided_while_others_commit_it),
+    ],
+)
+def test_the_check_can_fail(break_it, case, monkeypatch):
+    break_it(monkeypatch)
+    with pytest.raises(AssertionError):
+        case()

@@ -1,0 +1,174 @@
+"""Units to rows: texts to score, carried columns, and the rows that cannot be scored.
+
+Between the readers, which know files, and the stages, which know models: here a row that
+is no text gets its reason, and carried columns get the output's names and types.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+
+from bertbatch import storage
+from bertbatch.errors import SourceError
+from bertbatch.job import Input, Job
+from bertbatch.readers import Reader, Rows
+from bertbatch.sources import partitions
+from bertbatch.units import Source, Unit
+
+
+@dataclass
+class Chunk:
+    """The rows of one span: those to score, and the bad ones as a quarantine table."""
+
+    texts: list[str]
+    row: np.ndarray
+    carried: pa.Table
+    bad: pa.Table
+
+
+def read_units(
+    reader: Reader, options: Input, schema: pa.Schema, units: Sequence[Unit]
+) -> Iterator[tuple[Unit, list[Chunk]]]:
+    """Each unit with a chunk for each of its spans; a source's spans are read in one go.
+
+    `schema` has the types of the carried columns. Raises SourceError.
+    """
+    spans = [(unit, span) for unit in units for span in unit.spans]
+    collected: list[Chunk] = []
+    for _, run in groupby(spans, key=lambda pair: pair[1].source.id):
+        pairs = list(run)
+        source = pairs[0][1].source
+        _check_unchanged(source, options)
+        in_file = [c for c in options.carried.values() if c not in partitions(source)]
+        columns = list(dict.fromkeys([options.text, *in_file]))
+        rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
+        for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
+            collected.append(_chunk(options, schema, source, rows))
+            if span is unit.spans[-1]:
+                yield unit, collected
+                collected = []
+        _check_unchanged(source, options)
+
+
+def _check_unchanged(source: Source, options: Input) -> None:
+    """Raises SourceError if the file is no longer the one that was planned."""
+    store, path = storage.connect(source.url, options.storage_options)
+    try:
+        now = store.info(path)
+    except OSError as error:
+        raise SourceError(source.id, f"cannot be opened: {error}") from error
+    if (now.size, now.stamp) != (source.size, source.stamp):
+        raise SourceError(source.id, "has changed since it was planned")
+
+
+def _chunk(options: Input, schema: pa.Schema, source: Source, rows: Rows) -> Chunk:
+    carried = _carried(options, schema, source, rows.table)
+    texts, reasons = _texts(rows.table.column(options.text))
+    bad = np.array([row for row, _ in rows.bad], np.int64)
+    nulls = [pa.nulls(len(bad), field.type) for field in carried.schema]
+    unreadable = quarantine(
+        [source.id] * len(bad),
+        bad,
+        [reason for _, reason in rows.bad],
+        pa.table(nulls, carried.schema) if nulls else carried,
+    )
+    if not reasons:
+        return Chunk(texts, rows.row, carried, unreadable)
+    kept = np.ones(len(texts), bool)
+    kept[list(reasons)] = False
+    unscorable = quarantine(
+        [source.id] * len(reasons),
+        rows.row[~kept],
+        [reasons[i] for i in sorted(reasons)],
+        carried.filter(pa.array(~kept)),
+    )
+    return Chunk(
+        [text for text, keep in zip(texts, kept, strict=True) if keep],
+        rows.row[kept],
+        carried.filter(pa.array(kept)),
+        pa.concat_tables([unscorable, unreadable]),
+    )
+
+
+def _carried(options: Input, schema: pa.Schema, source: Source, table: pa.Table) -> pa.Table:
+    """The carried columns under their output names and types. Raises SourceError."""
+    folders = partitions(source)
+    columns, fields = [], []
+    for new, old in options.carried.items():
+        field = schema.field(new)
+        if old in folders:
+            column = pa.repeat(pa.scalar(folders[old], pa.string()), table.num_rows)
+        else:
+            column = table.column(old)
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                reason = f"column '{old}' is {column.type}, the output's is {field.type}: {error}"
+                raise SourceError(source.id, reason) from error
+        columns.append(column)
+        fields.append(field)
+    if not columns:  # a table without columns would forget how many rows it has
+        return pa.table({"": pa.nulls(table.num_rows)}).select([])
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def _texts(column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
+    """The texts, and for each position that cannot be scored the reason."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not is_text(kind):
+        return [""] * len(column), dict.fromkeys(
+            range(len(column)), f"text is {kind}, not a string"
+        )
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:
+        values = [_decode(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    reasons: dict[int, str] = {}
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            reasons[i] = "text is null" if value is None else "text is not valid UTF-8"
+            values[i] = ""
+    return values, reasons
+
+
+def is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _decode(value: bytes | None) -> str | bytes | None:
+    try:
+        return value.decode() if value is not None else None
+    except UnicodeDecodeError:
+        return value
+
+
+def quarantine(
+    sources: list[str], rows: np.ndarray, reasons: list[str], carried: pa.Table
+) -> pa.Table:
+    """Rows of the quarantine file: source, row, reason, the carried columns."""
+    columns = [pa.array(sources, pa.string()), pa.array(rows, pa.int64())]
+    fields = [pa.field("source", pa.string()), pa.field("row", pa.int64())]
+    return pa.table(
+        [*columns, pa.array(reasons, pa.string()), *carried.columns],
+        schema=pa.schema([*fields, pa.field("reason", pa.string()), *carried.schema]),
+    )
+
+
+def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
+    """The carried columns' fields, under their output names. Raises SourceError if one lacks."""
+    folders = partitions(source)
+    fields = []
+    for new, old in job.input.carried.items():
+        if old not in folders and old not in schema.names:
+            have = ", ".join([*schema.names, *folders])
+            raise SourceError(source.id, f"has no column '{old}' to carry; it has: {have}")
+        fields.append(pa.field(new, pa.string() if old in folders else schema.field(old).type))
+    return pa.schema(fields)

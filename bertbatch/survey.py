@@ -1,0 +1,125 @@
+"""What is known of a job before it starts: model, input and output checked against each other.
+
+A survey writes nothing and imports neither torch nor Ray.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+from bertbatch import model
+from bertbatch.errors import JobError, SourceError
+from bertbatch.job import Job
+from bertbatch.output import Output, compare, make_contract, scoring_fingerprint, stored_schema
+from bertbatch.plan import PlanLog, Planner, cut_size
+from bertbatch.readers import Reader, readers
+from bertbatch.reading import carried_schema, is_text
+from bertbatch.sources import Listing, list_sources
+from bertbatch.stages import Context, output_schema
+from bertbatch.units import Source, Unit
+
+PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
+
+
+@dataclass
+class Survey:
+    """Everything that is known of a job before it starts."""
+
+    job: Job
+    spec: model.ModelSpec
+    listing: Listing
+    reader: Reader
+    output: Output
+    schema: pa.Schema
+    is_new: bool  # the output is not begun yet
+    plan: PlanLog
+    committed: dict[str, str]  # part name by unit id
+
+    @cached_property
+    def listed(self) -> dict[str, Source]:
+        """The listed sources by id."""
+        return {source.id: source for source in self.listing.sources}
+
+    def context(self) -> Context:
+        return Context(self.job, self.spec, self.output, self.listing.format, self.schema)
+
+    def planner(self, store_entries: bool) -> Planner:
+        size = cut_size(self.job.runtime.unit_rows)
+        return Planner(self.plan, self.reader, self.job.input, size, store_entries)
+
+    def fresh(self) -> list[Source]:
+        """Sources that no entry of the plan covers."""
+        return [s for s in self.listing.sources if s.id not in self.plan.sources]
+
+    def pending(self, units: Iterable[Unit]) -> list[Unit]:
+        """Those of the units that are not committed and whose sources are as planned."""
+        return [
+            unit
+            for unit in units
+            if unit.id not in self.committed
+            and all(self.listed.get(span.source.id) == span.source for span in unit.spans)
+        ]
+
+    def tasks(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
+        """Pending units as read tasks: consecutive ones of one source go together."""
+        task: list[Unit] = []
+        for unit in self.pending(units):
+            source = unit.spans[0].source
+            joins = (
+                task
+                and len(unit.spans) == len(task[0].spans) == 1
+                and task[0].spans[0].source == source
+                and len(task) < self.reader.task_cuts(source)
+            )
+            if task and not joins:
+                yield task
+                task = []
+            task.append(unit)
+        if task:
+            yield task
+
+
+def make_survey(job: Job) -> Survey:
+    """Checks a job against its model, its input and its output. Raises JobError."""
+    output = Output.of(job)
+    if job.runtime.runner == "ray" and output.store.protocol == "memory":
+        raise JobError("output.path memory:// lives in one process; use runtime.runner: inline")
+    listing = list_sources(job)
+    spec = model.check(job.model)
+    reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
+    contract = output.contract()
+    urls = {source.id: source.url for source in listing.sources}
+    plan = PlanLog(output.store, output.path, scoring_fingerprint(spec), urls)
+    if contract is None:
+        schema = output_schema(spec, _probe(job, listing, reader))
+    else:
+        schema = stored_schema(contract)
+        compare(contract, make_contract(job, spec, schema), output.path)
+        plan.refresh()
+    committed = output.committed() if contract else {}
+    return Survey(job, spec, listing, reader, output, schema, contract is None, plan, committed)
+
+
+def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
+    """The carried columns' schema, from the first sources. Raises JobError if all are wrong."""
+    problem: SourceError | None = None
+    for source in listing.sources[:PROBED_SOURCES]:
+        try:
+            schema = reader.schema(source, job.input)
+            if not len(schema):
+                continue  # an empty file has nothing to say
+            if job.input.text not in schema.names:
+                have = ", ".join(schema.names)
+                reason = f"has no text column '{job.input.text}'; it has: {have}"
+                raise SourceError(source.id, f"{reason} (choose one with --text or input.text)")
+            kind = schema.field(job.input.text).type
+            if not is_text(kind):
+                raise SourceError(source.id, f"column '{job.input.text}' is {kind}, not text")
+            return carried_schema(job, source, schema)
+        except SourceError as error:
+            problem = problem or error
+    if problem:
+        raise JobError(str(problem))
+    return pa.schema([(new, pa.string()) for new in job.input.carried])
