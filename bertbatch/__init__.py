@@ -9,14 +9,14 @@ table = result.to_pandas()
 
 from typing import TYPE_CHECKING, Any
 
-from bertbatch.errors import JobError, SourceError
+from bertbatch.errors import JobError, RunError, SourceError
 from bertbatch.job import Job
 
 if TYPE_CHECKING:
     from bertbatch.runs import Result, run
 
 __version__ = "0.1.0"
-__all__ = ["Job", "JobError", "Result", "SourceError", "run"]
+__all__ = ["Job", "JobError", "Result", "RunError", "SourceError", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from bertbatch.errors import JobError
+from bertbatch.errors import JobError, RunError
 from bertbatch.job import Job
 
 app = typer.Typer(
@@ -103,6 +103,9 @@ def _guard(command: Any) -> int:
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}\nwhat is committed is kept", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130

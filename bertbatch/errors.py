@@ -1,4 +1,4 @@
-"""The two ways input can be wrong: the job as a whole, or one source.
+"""What can be wrong: the job as a whole, one source, or what a run needs to go on.
 
 Every message says what was wrong, where, and what to do next; the command line prints
 it without a traceback.
@@ -7,6 +7,10 @@ it without a traceback.
 
 class JobError(Exception):
     """The job cannot start or go on as it is written; the command line exits with 2."""
+
+
+class RunError(Exception):
+    """A run cannot go on; what is committed is kept, and the command line exits with 3."""
 
 
 class SourceError(Exception):

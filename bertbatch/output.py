@@ -58,6 +58,8 @@ class Output:
                     "choose an empty folder"
                 ) from None
             return None
+        except OSError as error:
+            raise JobError(f"output.path {self.path}: cannot be read: {error}") from error
         try:
             loaded = yaml.safe_load(data)
         except yaml.YAMLError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
-from bertbatch.errors import SourceError
+from bertbatch.errors import JobError, RunError, SourceError
 from bertbatch.stages import Record
 from bertbatch.units import Unit
 
@@ -21,7 +21,7 @@ log = logging.getLogger("bertbatch")
 
 AHEAD_BYTES = 512 << 20  # read but not yet scored, at most
 PIECES = 16  # a range of rows that kills its worker is split into so many
-DEATHS_IN_A_ROW = 20  # without one success between: the workers, not the rows, are at fault
+FAILURES_IN_A_ROW = 40  # without one success between: the workers, not the rows, are at fault
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
 
 
@@ -105,10 +105,13 @@ class Pipeline:
             deque() for _ in range(executor.workers)
         ]
         self._committing: dict[Hashable, tuple[_Work, int]] = {}
-        self._deaths_in_a_row = 0
+        self._failures_in_a_row = 0
 
     def run(self, tasks: Iterator[Sequence[Unit]]) -> Outcome:
-        """Runs every task to its commit, or its failure."""
+        """Runs every task to its commit, or its failure.
+
+        Raises RunError or JobError if the workers, not the rows, are at fault.
+        """
         more = True
         while True:
             if self._should_stop():
@@ -172,6 +175,8 @@ class Pipeline:
         except SourceError as error:
             self._fail_source(error, units)
             return
+        except JobError:
+            raise  # the tokenizer cannot be loaded there: no unit is to blame
         except Exception as error:
             for unit in units:
                 self._fail_unit(unit, f"reading failed: {_reason(error)}")
@@ -187,9 +192,8 @@ class Pipeline:
         queue = self._queues[worker]
         try:
             result = self._on.result(handle)
-        except WorkerDied as error:
+        except WorkerDied:
             self.outcome.worker_deaths += 1
-            self._deaths_in_a_row += 1
             log.warning("a model worker died; a fresh one takes its place")
             _, work, rows = queue.popleft()
             # Workers answer in order, so the first in the queue was running; what waited
@@ -199,17 +203,15 @@ class Pipeline:
                 waiting.todo.appendleft(its_rows)
                 (self._suspects if waiting.suspect else self._ready).appendleft(waiting)
             self._on.replace(worker)
-            if self._deaths_in_a_row >= DEATHS_IN_A_ROW:
-                raise RuntimeError(
-                    f"{DEATHS_IN_A_ROW} model workers died in a row; is there enough memory?"
-                ) from error
             self._suspect(work, rows, "its model worker died each time")
+        except JobError:
+            raise  # a fresh worker cannot load the model: no row is to blame
         except Exception as error:
             _, work, rows = self._take(queue, handle)
             self._suspect(work, rows, f"scoring failed each time: {_reason(error)}")
         else:
             _, work, rows = self._take(queue, handle)
-            self._deaths_in_a_row = 0
+            self._failures_in_a_row = 0
             work.pieces[rows[0]] = result
             self._go_on(work)
 
@@ -223,6 +225,12 @@ class Pipeline:
 
     def _suspect(self, work: _Work, rows: tuple[int, int], reason: str) -> None:
         """Runs a range that failed again, alone; then splits it, down to the poison rows."""
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+            raise RunError(
+                f"scoring failed {FAILURES_IN_A_ROW} times in a row ({reason}): it is not the "
+                "rows; is there enough memory for the model on each worker?"
+            )
         first, stop = rows
         tries = work.tries.get(rows, 0) + 1
         work.tries[rows] = tries

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.dataset as ds
 
 from bertbatch import mending
-from bertbatch.errors import JobError
+from bertbatch.errors import JobError, RunError
 from bertbatch.job import Job
 from bertbatch.output import Output, make_contract, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline
@@ -107,7 +107,8 @@ class _Run:
         self._scoring_began: float | None = None
         self._last_commit = 0.0
         self._chosen: dict[str, Any] = {}
-        self._begun = False
+        self._begun = False  # whether the output exists
+        self._begun_now = False  # whether this run has begun to write
 
     def run(self) -> Result:
         survey_ = make_survey(self._job)
@@ -138,9 +139,8 @@ class _Run:
         try:
             self._chosen = executor.description
             survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
-            self._begun = True
+            self._begun = self._begun_now = True
             survey_.output.clear_success()
-            mending.settle(survey_.plan, survey_.output, survey_.schema)
             self._watcher.started(self._totals, self._chosen)
             with self._stop_on_signals():
                 self._scoring_began = time.monotonic()
@@ -148,6 +148,8 @@ class _Run:
                 outcome = pipeline.run(self._tasks())
                 while not outcome.stopped and (tasks := self._salvaged(outcome)):
                     outcome = pipeline.run(iter(tasks))
+        except JobError as error:
+            raise RunError(str(error)) if self._begun_now else error from None
         finally:
             executor.close()
         return self._close(outcome)
@@ -164,13 +166,21 @@ class _Run:
     def _tasks(self) -> Iterator[list[Unit]]:
         """Every read task: of units planned earlier, then of new ones as they are planned."""
         survey_ = self._survey
+        self._settle()
         yield from survey_.tasks(list(survey_.plan.units.values()))
         for units in self._planner.extend(survey_.listing.sources):
+            survey_.output.clear_success()  # again: another run may have ended before this entry
+            self._settle()
             self._count_planned(units)
             yield from survey_.tasks(units)
         while units := survey_.plan.refresh():  # what another run has planned meanwhile
+            self._settle()
             self._count_planned(units)
             yield from survey_.tasks(units)
+
+    def _settle(self) -> None:
+        """Before any unit runs that takes the place of one out of force."""
+        mending.settle(self._survey.plan, self._survey.output, self._survey.schema)
 
     def _salvaged(self, outcome: Outcome) -> list[list[Unit]]:
         """Read tasks for the good sources of units that failed by one bad source among them."""
@@ -185,8 +195,9 @@ class _Run:
                 units = mending.regroup(survey_.plan, survey_.output, survey_.schema, unit, rest)
                 del outcome.failed_units[id_]
                 self._count_planned(units)
-                self._totals.units_planned -= 1
-                self._totals.rows_planned -= unit.rows
+                if id_ not in survey_.plan.units:
+                    self._totals.units_planned -= 1
+                    self._totals.rows_planned -= unit.rows
                 tasks += [[unit] for unit in units]
         return tasks
 
@@ -236,7 +247,14 @@ class _Run:
         broken: dict[str, str] = {}
         for record in self._survey.output.runs():
             broken |= {id_: mark for id_, (mark, _) in record["failed_sources"].items()}
-        mended = {s.id for s in changed if broken.get(s.id) == s.fingerprint}
+        unfinished = {
+            span.source.id
+            for unit in plan.units.values()
+            for span in unit.spans
+            if unit.id not in self._survey.committed
+        }
+        # A source that was wholly scored later on had not been broken.
+        mended = {s.id for s in changed if s.id in unfinished and broken.get(s.id) == s.fingerprint}
         if mended:
             log.info("planned anew, mended since they failed: %s", ", ".join(sorted(mended)))
             mending.withdraw(plan, self._survey.output, self._survey.schema, mended)
@@ -244,7 +262,8 @@ class _Run:
 
     def _observe(self, record: Record) -> None:
         totals = self._totals
-        planned = self._survey.plan.units[record.unit].rows
+        unit = self._survey.plan.units.get(record.unit)  # None: another run has withdrawn it
+        planned = unit.rows if unit else record.counts.rows
         if record.ours and record.counts.rows != planned:
             raise RuntimeError(
                 f"unit {record.unit}: {planned} rows in, {record.counts.rows} accounted for"
@@ -290,6 +309,48 @@ class _Run:
 
     def _close(self, outcome: Outcome) -> Result:
         """The run's record, and `_SUCCESS.json` if every planned unit is committed."""
+        survey_ = self._survey
+        code, advice = 0, ""
+        totals: dict[str, Any] = {}
+
+        def judge() -> dict[str, Any] | None:
+            nonlocal code, advice, totals
+            code, advice, totals = self._judge(outcome)
+            if code or not self._begun:
+                return None
+            # If nothing was new, the record of the run that finished the plan stays.
+            success = survey_.output.success()
+            return totals if success is None or success["plan"] != totals["plan"] else None
+
+        mending.conclude(survey_.plan, survey_.output, survey_.schema, judge)
+        failed = {**self._planner.failed, **outcome.failed_sources}
+        if self._begun:
+            record = {
+                **totals,
+                "exit_code": code,
+                "chosen": self._chosen,
+                "this_run": vars(self._totals),
+                "failed_sources": {
+                    id_: [
+                        survey_.plan.sources[id_].fingerprint
+                        if id_ in survey_.plan.sources
+                        else "",
+                        why,
+                    ]
+                    for id_, why in failed.items()
+                },
+                "failed_units": outcome.failed_units,
+                "worker_deaths": outcome.worker_deaths,
+            }
+            survey_.output.write_run(self._id, record)
+        result = Result(
+            code, totals, self._totals, failed, outcome.failed_units, survey_.output, advice
+        )
+        self._watcher.finished(result)
+        return result
+
+    def _judge(self, outcome: Outcome) -> tuple[int, str, dict[str, Any]]:
+        """The exit code, what to do next, and the output's totals, for the plan as it is."""
         survey_, run_totals = self._survey, self._totals
         output, units = survey_.output, survey_.plan.units
         failed = {**self._planner.failed, **outcome.failed_sources}
@@ -333,38 +394,13 @@ class _Run:
             advice = "mend what failed and run the same command again: the rest is kept"
         else:
             code = 0
-        success = output.success() if code == 0 else None
-        # If nothing was new, the record of the run that finished the plan stays.
-        if code == 0 and self._begun and (success is None or success["plan"] != plan_id):
-            output.write_success(totals)
-            if survey_.plan.refresh():  # another run has planned more meanwhile
-                output.clear_success()
-        if self._begun:
-            record = {
-                **totals,
-                "exit_code": code,
-                "chosen": self._chosen,
-                "this_run": vars(run_totals),
-                "failed_sources": {
-                    id_: [
-                        survey_.plan.sources[id_].fingerprint
-                        if id_ in survey_.plan.sources
-                        else "",
-                        why,
-                    ]
-                    for id_, why in failed.items()
-                },
-                "failed_units": outcome.failed_units,
-                "worker_deaths": outcome.worker_deaths,
-            }
-            output.write_run(self._id, record)
-        result = Result(code, totals, run_totals, failed, outcome.failed_units, output, advice)
-        self._watcher.finished(result)
-        return result
+        return code, advice, totals
 
     def _check_books(self, run: Totals, done: Sequence[Unit], quarantined: int) -> None:
         """Rows in = rows scored + rows quarantined, over this run and over the output."""
         rows = sum(unit.rows for unit in done)
+        if self._survey.plan.withdrawn:  # then rows may be gone that came, or were there
+            return
         if run.rows + run.rows_before > rows:
             raise RuntimeError(
                 f"{run.rows_before} rows were there and {run.rows} came, but the parts hold {rows}"

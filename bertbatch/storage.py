@@ -153,7 +153,7 @@ def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str
     Raises JobError for a protocol that is unknown or whose package is not installed, and for
     an environment variable that is not set.
     """
-    given = {key: _expand(value) for key, value in (options or {}).items()}
+    given = expand(options or {})
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in ("s3", "s3a"):
         # Cached listings would miss parts that another process has just committed.
@@ -174,9 +174,14 @@ def is_glob(path: str) -> bool:
     return any(c in path for c in "*?[")
 
 
+def expand(options: dict[str, Any]) -> dict[str, Any]:
+    """Storage options with each `${NAME}` replaced. Raises JobError if one is not set."""
+    return {key: _expand(value) for key, value in options.items()}
+
+
 def _expand(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _expand(inner) for key, inner in value.items()}
+        return expand(value)
     if not isinstance(value, str):
         return value
 
@@ -223,6 +228,14 @@ def _create_local(target: Path, data: bytes) -> None:
     temporary = _write_beside(target, data)
     try:
         os.link(temporary, target)  # fails if the name is taken, unlike a rename
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP):
+            raise OSError(
+                error.errno,
+                "this file system has no hard links, which committing needs; choose another",
+                str(target.parent),
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(target.parent, os.O_RDONLY)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from bertbatch import model
+from bertbatch import model, storage
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job import Job
 from bertbatch.output import Output, compare, make_contract, scoring_fingerprint, stored_schema
@@ -43,7 +43,11 @@ class Survey:
         return {source.id: source for source in self.listing.sources}
 
     def context(self) -> Context:
-        return Context(self.job, self.spec, self.output, self.listing.format, self.schema)
+        # Workers may have another environment: `${NAME}` means the driver's.
+        options = storage.expand(self.job.input.storage_options)
+        input_ = self.job.input.model_copy(update={"storage_options": options})
+        job = self.job.model_copy(update={"input": input_})
+        return Context(job, self.spec, self.output, self.listing.format, self.schema)
 
     def planner(self, store_entries: bool) -> Planner:
         size = cut_size(self.job.runtime.unit_rows)
@@ -87,6 +91,8 @@ def make_survey(job: Job) -> Survey:
     if job.runtime.runner == "ray" and output.store.protocol == "memory":
         raise JobError("output.path memory:// lives in one process; use runtime.runner: inline")
     listing = list_sources(job)
+    if job.runtime.runner == "ray" and any(s.url.startswith("memory:") for s in listing.sources):
+        raise JobError("input.path memory:// lives in one process; use runtime.runner: inline")
     spec = model.check(job.model)
     reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
     contract = output.contract()

@@ -16,7 +16,7 @@ class Source:
 
     `id` is the path relative to the input's root, so that the same corpus mounted elsewhere
     is the same; `url` is where to open it now. `stamp` is the store's etag, or the
-    modification time in nanoseconds.
+    modification time in microseconds.
     """
 
     id: str

@@ -5,7 +5,7 @@ ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/score.p
 
 import sys
 
-from bertbatch import Job, JobError, run
+from bertbatch import Job, JobError, RunError, run
 from bertbatch.terminal import make_watcher
 
 
@@ -15,6 +15,9 @@ def main(path: str, *changes: str) -> int:
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
 
 
 if __name__ == "__main__":

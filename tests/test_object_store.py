@@ -21,7 +21,7 @@ from bertbatch.storage import Store, connect
 from tests.seaweed import BUCKET, KEY, SECRET, seaweed
 from tests.test_storage import race
 
-KEYS = {"input.carry": ["id"], "runtime.unit_rows": 70}
+KEYS = {"input.carry": ["id"], "runtime.unit_rows": 180}
 LABELS = ["source", "row", "id", "label", "score"]
 
 
@@ -57,17 +57,16 @@ def assert_same_answers(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 def test_of_racing_writers_one_wins(place):
     store, folder, _ = place
-    for number in range(3):
-        path = f"{folder}/part-{number}.parquet"
-        (winner,) = race(store, path)
-        assert store.read(path) == winner
+    path = f"{folder}/part.parquet"
+    (winner,) = race(store, path)
+    assert store.read(path) == winner
     with pytest.raises(FileExistsError):
         store.create(path, b"late")
     store.replace(path, b"other")
     assert store.read(path) == b"other"
     store.delete(path)
     store.create(path, b"again")
-    assert store.names(folder) == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
+    assert store.names(folder) == ["part.parquet"]
 
 
 def test_of_racing_large_writers_one_wins(place):
@@ -161,35 +160,31 @@ def test_a_wrong_key_is_said_before_anything_starts(score, corpus, place, s3, ca
     ):
         with pytest.raises(JobError, match=f"s3://{BUCKET}|{folder}") as caught:
             score(f"{url}/in", f"{url}/out", **keys)
-        assert not {"another-secret", SECRET} & set(str(caught.value).split("'"))
-        assert "another-secret" not in str(caught.value) + caplog.text
+        for secret in ("another-secret", SECRET):
+            assert secret not in str(caught.value) + caplog.text
     assert store.names(f"{folder}/out") == []
 
 
-def test_a_missing_bucket_and_a_missing_folder(score, corpus, place, options):
+def test_a_missing_bucket_and_a_missing_folder(score, place, options):
     _, _, url = place
     for path in (f"{url}/nowhere", f"{url}/*.parquet", "s3://nobucket/in"):
-        with pytest.raises(JobError, match="input.path s3://"):
+        with pytest.raises(JobError, match=r"input.path s3://"):
             score(path, f"{url}/out", **options)
-    with pytest.raises(JobError, match="nobucket"):
-        score(corpus, "s3://nobucket/out", **options)
 
 
-def test_secrets_go_nowhere(
-    score, corpus, place, s3, options, runner, caplog, capfd, monkeypatch
-):
+def test_secrets_go_nowhere(score, corpus, place, s3, options, caplog, capfd, monkeypatch):
     store, folder, url = place
     caplog.set_level(logging.DEBUG, logger="bertbatch")
     upload(corpus, store, folder)
     store.replace(f"{folder}/in/part-1.parquet", b"not Parquet")
     monkeypatch.setenv("STORE_SECRET", SECRET)
     options["output.storage_options"] = {**s3, "secret": "${STORE_SECRET}"}
-    result = score(f"{url}/in", f"{url}/out", runner, **KEYS, **options)
+    result = score(f"{url}/in", f"{url}/out", **KEYS, **options)
     assert result.exit_code == 3
     shown = capfd.readouterr()
     texts = [repr(result), caplog.text, shown.out, shown.err]
     files = store.find(f"{folder}/out")
-    assert len(files) > 5
+    assert len(files) >= 5
     for info in files:
         texts.append(store.read(info.path).decode("latin-1"))
         if info.path.endswith(".gz"):
@@ -210,9 +205,12 @@ def test_memory(score, corpus, tmp_path):
     assert score(f"{url}/in/*.parquet", f"{url}/out", **KEYS).run.units == 0
 
 
-def test_memory_is_refused_with_ray(score, corpus, tmp_path):
+def test_memory_output_is_refused_with_ray(score, corpus):
     with pytest.raises(JobError, match="inline"):
         score(corpus, "memory://out", "ray")
+
+
+def test_memory_input_is_refused_with_ray(score, corpus, tmp_path, ray_here):
     store, folder = connect(f"memory://{uuid.uuid4().hex}")
     upload(corpus, store, folder)
     with pytest.raises(JobError, match="inline"):

@@ -3,8 +3,10 @@
 A writer is a function of what its store answers. So it is run with recorded answers up to
 its next store operation, and that operation is kept; the schedules of several writers are
 then a graph of (store, where each writer is), searched whole. At every point any writer may
-go on, or be gone for good; up to `faults` times in a schedule an operation fails without an
-effect, or takes effect but its reply is lost. At every end, a run that starts afresh repairs.
+go on, or be gone for good; up to `faults` times in a schedule a change takes effect but its
+reply is lost, or a read fails (any other failure is like a crash, or a try a little later). At
+every end a run that starts afresh repairs. Nothing is left out of what this describes, but
+with three writers there are no faults, and once no crashes.
 
 Within one writer the order is that of `runs.py` with one commit at a time; workers that a
 dead run has left behind are writers of their own (`left_behind`).
@@ -602,10 +604,10 @@ def test_one_run_plans_more_while_the_other_ends():
 
 
 def test_a_shared_unit_is_divided_while_others_commit_it():
-    Search(SHARED, [*runs(SHARED), cannot_read_b("B", SHARED)]).go()
     world = after(*runs(SHARED), until="quarantine")
     writers = [cannot_read_b("B", SHARED), left_over(world, 0), *runs(SHARED)]
     Search(SHARED, writers, faults=0).go(world)
+    Search(SHARED, [*runs(SHARED), cannot_read_b("B", SHARED)]).go()
 
 
 def test_two_runs_divide_a_shared_unit_and_a_third_plans_what_is_left():
@@ -623,7 +625,8 @@ def test_a_mended_source_is_planned_anew_while_others_commit_the_old(inputs):
     late = left_over(old, len(log_of(old).units) - 1)
     Search(new, [mended[0], late], mended=B).go(old)
     Search(new, mended, mended=B, faults=0).go(old)
-    Search(new, [*mended, late], mended=B, faults=0, crashes=False).go(old)
+    if inputs is MORE:
+        Search(new, [*mended, late], mended=B, faults=0, crashes=False).go(old)
 
 
 def test_a_source_that_changes_back_is_scored_again():

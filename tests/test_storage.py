@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from fsspec import registry
+from fsspec.registry import _registry
 
 from bertbatch import storage
 from bertbatch.errors import JobError
@@ -155,13 +155,13 @@ def test_a_changed_file_has_another_stamp(place):
 def test_protocols_that_cannot_be_reached():
     with pytest.raises(JobError, match="xyz://there: "):
         connect("xyz://there")
-    with pytest.raises(JobError, match="adlfs|abfs"):
+    with pytest.raises(JobError, match=r"adlfs|abfs"):
         connect("abfs://container/folder")
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(registry._registry, "s3", raising=False)
+    monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(JobError, match=r"pip install 'bertbatch\[s3\]'"):
         connect("s3://bucket/folder")
 

@@ -21,7 +21,7 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-@pytest.fixture()
+@pytest.fixture
 def head(tmp_path):
     """A head of its own, beside whatever Ray the other tests use."""
     port, dashboard = free_port(), free_port()
