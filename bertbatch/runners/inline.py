@@ -14,6 +14,7 @@ from bertbatch.engines import describe, load_engine
 from bertbatch.job import Model
 from bertbatch.runners.cores import available_cores
 from bertbatch.stages import Context
+from bertbatch.tokenizer import get_tokenizer
 from bertbatch.units import Unit
 
 
@@ -34,6 +35,7 @@ class InlineExecutor:
             import torch
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._reader.submit(get_tokenizer, context.spec)  # loads while the model does
         self._engine = load_engine(context.spec, settings, device, available_cores())
         self.description = describe(self._engine)
 

@@ -20,7 +20,7 @@ from bertbatch.pipeline import WorkerDied
 from bertbatch.runners.cores import available_cores
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
-from bertbatch.tokenizer import Tokens
+from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")
@@ -64,6 +64,7 @@ class RayExecutor:
         # Not more than there is, or the last workers would wait for cores for ever.
         self._share = min(self._threads, cores / self.workers) * SCORER_SHARE
         self._context_ref = ray.put(context)
+        _warm_up.remote(self._context_ref)
         self._actors = [self._actor() for _ in range(self.workers)]
         self.description = self._first_loaded()
 
@@ -144,6 +145,12 @@ class _Scorer:
     @ray.method(num_returns=2)
     def score(self, tokens: Tokens, first: int, stop: int) -> tuple[None, Scored]:
         return None, stages.score(self._context, self._engine, tokens, first, stop)
+
+
+@ray.remote(num_cpus=TASK_SHARE, max_retries=0)
+def _warm_up(context: Context) -> None:
+    """Loads the tokenizer in a process that a reader will use, while the models load."""
+    get_tokenizer(context.spec)
 
 
 @ray.remote(num_cpus=TASK_SHARE, max_retries=2)
