@@ -126,6 +126,12 @@ def encode_part(predictions: pa.Table, footer: dict[str, Any]) -> bytes:
 
 def encode_side(table: pa.Table) -> bytes:
     """A whole Arrow file, in memory."""
+    # An Arrow file cannot change a dictionary between batches: plain values instead.
+    plain = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    table = table.cast(pa.schema(plain))
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:

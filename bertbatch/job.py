@@ -4,6 +4,7 @@ A job is a complete configuration; the command line's flags and `--set` build th
 model. What each key means is said once, in its description, and error messages quote it.
 """
 
+import copy
 import difflib
 import os
 from pathlib import Path
@@ -72,8 +73,14 @@ class Input(Section):
     @property
     def carried(self) -> dict[str, str]:
         """The input's column of each carried output column, by the output's name."""
-        pairs = [(spec.rpartition(":") if ":" in spec else (spec, "", spec)) for spec in self.carry]
-        return {new: old for old, _, new in pairs}
+        return {new: old for old, new in map(_carry, self.carry)}
+
+    @field_validator("path")
+    @classmethod
+    def not_empty(cls, value: str | list[str]) -> str | list[str]:
+        if not value or (isinstance(value, list) and "" in value):
+            raise ValueError("must name at least one file, folder or glob")
+        return value
 
     @field_validator("carry", mode="before")
     @classmethod
@@ -87,7 +94,7 @@ class Input(Section):
     def no_clash(cls, value: list[str]) -> list[str]:
         seen: set[str] = set()
         for spec in value:
-            old, _, new = spec.rpartition(":") if ":" in spec else (spec, "", spec)
+            old, new = _carry(spec)
             if not old or not new:
                 raise ValueError(f"'{spec}' must be 'column' or 'column:new_name'")
             if new in OUTPUT_COLUMNS or new.startswith("attn_"):
@@ -199,6 +206,7 @@ class Job(Section):
 
         Raises JobError naming each wrong key.
         """
+        data = copy.deepcopy(data)
         for change in changes or []:
             _apply(data, change)
         try:
@@ -208,9 +216,16 @@ class Job(Section):
             raise JobError("\n".join(lines)) from None
 
 
+def _carry(spec: str) -> tuple[str, str]:
+    """The column and its name in the output, of `column` or `column:new_name`."""
+    old, _, new = spec.rpartition(":") if ":" in spec else (spec, "", spec)
+    return old, new
+
+
+# What predictions and quarantine files name themselves.
 OUTPUT_COLUMNS = (
     *("source", "row", "label", "score", "scores", "labels", "value"),
-    *("n_tokens", "truncated", "unk_share"),
+    *("n_tokens", "truncated", "unk_share", "reason"),
 )
 
 
@@ -225,8 +240,8 @@ def _apply(data: dict[str, Any], change: str) -> None:
             raise JobError(f"--set {change}: '{section}' is not a section")
     try:
         data[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise JobError(f"--set {change}: {value!r} is not a YAML value") from error
+    except yaml.YAMLError:
+        data[last] = value  # a comma, a bar or a tab mean themselves
 
 
 def _explain(error: Any) -> str:
@@ -246,6 +261,9 @@ def _explain(error: Any) -> str:
         (k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in known),
         ".".join(location),
     )
+    if error["type"] == "model_type":
+        keys = [k for k in known if k.rpartition(".")[0] == key]
+        return f"'{key}' is a section ({known[key]}) with the keys {', '.join(keys)}"
     what = error["msg"].removeprefix("Value error, ")
     return f"'{key}': {what[0].lower() + what[1:]} ({known.get(key, 'see the documentation')})"
 

@@ -7,6 +7,7 @@ and little memory; what it cannot see, `load` finds before anything is scored.
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ HEADS = {
     "xlm-roberta": ("classifier.dense.weight", "classifier.out_proj.weight"),
 }
 # Positions start after the padding index in these, so the table is longer than the text.
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer")
+OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "ibert"),
+    *("data2vec-text", "roberta-prelayernorm", "luke", "xmod"),
+)
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZER_FILES = (
@@ -49,7 +53,6 @@ class ModelSpec:
 
     name: str
     revision: str | None
-    folder: str  # on the driver; another node locates its own by name and revision
     problem_type: str
     labels: tuple[str, ...]
     threshold: float
@@ -89,17 +92,21 @@ def check(settings: Model) -> ModelSpec:
     labels = _labels(settings, config, count, where)
     most = config.get("max_position_embeddings")
     if most and config.get("model_type") in OFFSET_POSITIONS:
-        most -= (config.get("pad_token_id") or 0) + 1
+        pad = config.get("pad_token_id")
+        most -= (1 if pad is None else pad) + 1
     if settings.max_length and most and settings.max_length > most:
         raise JobError(
             f"model.max_length {settings.max_length}: {settings.name} takes at most {most} tokens"
         )
     default = "regression" if count == 1 else "single_label_classification"
+    problem_type = config.get("problem_type") or default
+    if problem_type == "regression" and count != 1:
+        raise JobError(f"{where}: a regression model with {count} outputs; bertbatch takes one")
     return ModelSpec(
-        name=settings.name,
+        # A relative folder means the driver's: workers have another working directory.
+        name=str(folder) if Path(settings.name).expanduser().is_dir() else settings.name,
         revision=revision,
-        folder=str(folder),
-        problem_type=config.get("problem_type") or default,
+        problem_type=problem_type,
         labels=labels,
         threshold=settings.threshold,
         max_length=settings.max_length or most or _tokenizer_limit(folder) or 512,
@@ -115,7 +122,7 @@ def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
     Raises JobError if there is none.
     """
     packaged = PACKAGED / name.replace("-", "_")
-    if (packaged / "config.json").is_file():
+    if re.fullmatch(r"[\w-]+", name) and (packaged / "config.json").is_file():
         return packaged, None
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -123,7 +123,7 @@ class Output:
     def success(self) -> dict[str, Any] | None:
         try:
             return dict(json.loads(self.store.read(self.at("_SUCCESS.json"))))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # cut off counts as absent
             return None
 
     def write_run(self, run_id: str, record: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")
 
-AHEAD_BYTES = 512 << 20  # read but not yet scored, at most
+AHEAD_BYTES = 512 << 20  # read but not yet committed, beyond which nothing more is read
 PIECES = 16  # a range of rows that kills its worker is split into so many
-FAILURES_IN_A_ROW = 40  # without one success between: the workers, not the rows, are at fault
+FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
 
 
@@ -33,6 +33,9 @@ class Executor(Protocol):
     """Where the stages run. Handles stand for work under way; `wait` tells which is done."""
 
     workers: int
+
+    def ready(self, worker: int) -> bool:
+        """Whether a worker has its model. Raises JobError if it cannot have it."""
 
     def read(self, units: Sequence[Unit]) -> Hashable:
         """Starts a read task. Its result: a list of (tokens, aside, rows to score)."""
@@ -52,7 +55,7 @@ class Executor(Protocol):
         """Raises what the work raised; WorkerDied if its process is gone."""
 
     def replace(self, worker: int) -> None:
-        """Puts a fresh worker in a dead one's place."""
+        """Puts a fresh worker in the place of a dead or a failing one."""
 
 
 @dataclass
@@ -105,7 +108,9 @@ class Pipeline:
             deque() for _ in range(executor.workers)
         ]
         self._committing: dict[Hashable, tuple[_Work, int]] = {}
+        self._failures = [0] * executor.workers  # in a row, of each worker
         self._failures_in_a_row = 0
+        self._given_up = 0  # units, in a row
 
     def run(self, tasks: Iterator[Sequence[Unit]]) -> Outcome:
         """Runs every task to its commit, or its failure.
@@ -125,8 +130,9 @@ class Pipeline:
             self._dispatch()
             handles = self._handles()
             if not handles:
-                if not more:
+                if not (more or self._ready or self._suspects):
                     return self.outcome
+                time.sleep(0.05)  # no worker has its model yet
                 continue
             for handle in self._on.wait(handles, timeout=0.5):
                 self._advance(handle)
@@ -137,18 +143,22 @@ class Pipeline:
 
     def _room(self) -> bool:
         """Whether to read on: two units ready for each worker, within a bound of bytes."""
-        units = [unit for task in self._reading.values() for unit in task]
-        units += [work.unit for work in self._ready]
-        few = len(units) < 2 * len(self._queues) + 1
-        return few and sum(unit.bytes for unit in units) < AHEAD_BYTES
+        ahead = [unit for task in self._reading.values() for unit in task]
+        ahead += [work.unit for work in (*self._ready, *self._suspects)]
+        behind = [work.unit for work, _ in self._committing.values()]
+        few = len(ahead) < 2 * len(self._queues) + 1 and len(behind) < 4 * len(self._queues) + 16
+        return few and sum(unit.bytes for unit in (*ahead, *behind)) < AHEAD_BYTES
 
     def _dispatch(self) -> None:
         """Gives work to workers: one range running, one behind it; suspects run alone."""
-        for worker, queue in enumerate(self._queues):
+        if not (self._suspects or self._ready):
+            return
+        queues = [(w, queue) for w, queue in enumerate(self._queues) if self._on.ready(w)]
+        for worker, queue in queues:
             if self._suspects and not queue:
                 self._score(worker, self._suspects.popleft())
         for depth in (0, 1):
-            for worker, queue in enumerate(self._queues):
+            for worker, queue in queues:
                 alone = any(work.suspect for _, work, _ in queue)
                 if self._ready and len(queue) == depth and not alone:
                     self._score(worker, self._ready.popleft())
@@ -208,10 +218,16 @@ class Pipeline:
             raise  # a fresh worker cannot load the model: no row is to blame
         except Exception as error:
             _, work, rows = self._take(queue, handle)
+            self._failures[worker] += 1
+            if self._failures[worker] >= 2 and not queue:
+                # It may be the worker that is sick (a GPU's context after a fault), so rows
+                # are judged by a fresh one.
+                self._failures[worker] = 0
+                self._on.replace(worker)
             self._suspect(work, rows, f"scoring failed each time: {_reason(error)}")
         else:
             _, work, rows = self._take(queue, handle)
-            self._failures_in_a_row = 0
+            self._failures[worker] = self._failures_in_a_row = self._given_up = 0
             work.pieces[rows[0]] = result
             self._go_on(work)
 
@@ -227,10 +243,15 @@ class Pipeline:
         """Runs a range that failed again, alone; then splits it, down to the poison rows."""
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= FAILURES_IN_A_ROW:
-            raise RunError(
-                f"scoring failed {FAILURES_IN_A_ROW} times in a row ({reason}): it is not the "
-                "rows; is there enough memory for the model on each worker?"
-            )
+            self._failures_in_a_row = 0
+            self._given_up += 1
+            if self._given_up > 1:
+                raise RunError(
+                    f"scoring failed {2 * FAILURES_IN_A_ROW} times in a row ({reason}): it is not "
+                    "the rows; is there enough memory for the model on each worker?"
+                )
+            self._fail_unit(work.unit, f"{FAILURES_IN_A_ROW} failures in a row: {reason}")
+            return
         first, stop = rows
         tries = work.tries.get(rows, 0) + 1
         work.tries[rows] = tries

@@ -97,7 +97,7 @@ class PlanLog:
         added: list[Unit] = []
         for name in self._store.names(self._folder)[self.size :]:
             data = self._store.read(f"{self._folder}/{name}")
-            added += self._apply(Entry.decode(data, self._urls))
+            added += self.apply(Entry.decode(data, self._urls))
         return added
 
     def append(self, entry: Entry) -> tuple[bool, list[Unit]]:
@@ -110,7 +110,7 @@ class PlanLog:
         for attempt in range(3):
             try:
                 self._store.create(path, data)
-                return True, self._apply(entry)
+                return True, self.apply(entry)
             except FileExistsError:
                 break
             except OSError:
@@ -118,13 +118,10 @@ class PlanLog:
                 if attempt == 2:
                     raise
         theirs = self._store.read(path)
-        return theirs == data, self._apply(Entry.decode(theirs, self._urls))
+        return theirs == data, self.apply(Entry.decode(theirs, self._urls))
 
-    def apply_unstored(self, entry: Entry) -> list[Unit]:
-        """Adds an entry to this value only, for a dry run."""
-        return self._apply(entry)
-
-    def _apply(self, entry: Entry) -> list[Unit]:
+    def apply(self, entry: Entry) -> list[Unit]:
+        """Puts an entry in force, in this value only; the units that it adds."""
         for id_ in entry.withdrawn:
             if (unit := self.units.pop(id_, None)) is not None:
                 self.withdrawn[id_] = self.unsettled[id_] = unit
@@ -188,7 +185,7 @@ class Planner:
         while cuts:
             entry = Entry(list(cuts), list(group(cuts, self.size)))
             if not self.store_entries:
-                return self.log.apply_unstored(entry)
+                return self.log.apply(entry)
             stored, units = self.log.append(entry)
             added += units
             if stored:

@@ -32,7 +32,6 @@ log = logging.getLogger("bertbatch")
 
 ENOUGH_ROWS = 100  # before the quarantined share, or that of unknown tokens, says something
 UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit the corpus
-PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
 
 @dataclass
@@ -107,6 +106,7 @@ class _Run:
         self._scoring_began: float | None = None
         self._last_commit = 0.0
         self._chosen: dict[str, Any] = {}
+        self._to_withdraw: set[str] = set()
         self._begun = False  # whether the output exists
         self._begun_now = False  # whether this run has begun to write
 
@@ -127,7 +127,8 @@ class _Run:
                 "%d of %d planned units were already there (%d rows)",
                 *(len(done), len(survey_.plan.units), self._totals.rows_before),
             )
-        if not survey_.fresh() and not survey_.pending(survey_.plan.units.values()):
+        pending = survey_.pending(survey_.plan.units.values())
+        if not (pending or self._to_withdraw or survey_.fresh()):
             return self._close(Outcome())
         if not survey_.output.store.creates_conditionally:
             log.warning(
@@ -141,6 +142,7 @@ class _Run:
             survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
             self._begun = self._begun_now = True
             survey_.output.clear_success()
+            self._withdraw()
             self._watcher.started(self._totals, self._chosen)
             with self._stop_on_signals():
                 self._scoring_began = time.monotonic()
@@ -177,6 +179,14 @@ class _Run:
             self._settle()
             self._count_planned(units)
             yield from survey_.tasks(units)
+
+    def _withdraw(self) -> None:
+        """Takes sources out of the plan that changed or vanished; see `_check_sources`."""
+        survey_ = self._survey
+        if self._to_withdraw:
+            mending.withdraw(survey_.plan, survey_.output, survey_.schema, self._to_withdraw)
+            self._totals.units_planned = self._totals.rows_planned = 0
+            self._count_planned(survey_.plan.units.values())
 
     def _settle(self) -> None:
         """Before any unit runs that takes the place of one out of force."""
@@ -218,47 +228,54 @@ class _Run:
                 f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
                 "input.on_removed_source: keep to keep what is scored of them"
             )
-        changed = self._withdraw_mended(changed)
-        if changed and options.on_changed_source == "fail":
+        mended = self._mended(changed)
+        others = [source for source in changed if source.id not in mended]
+        if others and options.on_changed_source == "fail":
             raise JobError(
-                f"{_some(changed)} changed after being planned for this output, and an output "
+                f"{_some(others)} changed after being planned for this output, and an output "
                 "never mixes answers; score into a new output, such as one with the date, or set "
                 "input.on_changed_source: keep to keep what is scored of the old content"
             )
-        for source in (*gone, *changed):
-            units = [
-                u
-                for u in survey_.plan.units.values()
-                if any(s.source.id == source.id for s in u.spans)
-            ]
-            if any(unit.id not in survey_.committed for unit in units):
-                what = "is gone" if source.id not in listed else "changed"
-                self._planner.failed[source.id] = f"{what} before it was wholly scored"
+        units_of: dict[str, list[Unit]] = {source.id: [] for source in (*gone, *others)}
+        for unit in survey_.plan.units.values():
+            for span in unit.spans:
+                if span.source.id in units_of:
+                    units_of[span.source.id].append(unit)
+        self._to_withdraw = mended
+        for id_, units in units_of.items():
+            scored = [unit.id in survey_.committed for unit in units]
+            what = "changed" if id_ in listed else "is gone"
+            if units and not any(scored):
+                log.info(
+                    "%s %s before anything of it was scored: the plan goes on without", id_, what
+                )
+                self._to_withdraw.add(id_)
+            elif not all(scored):
+                self._planner.failed[id_] = f"{what} before it was wholly scored"
 
-    def _withdraw_mended(self, changed: list[Source]) -> list[Source]:
-        """Plans changed sources anew that an earlier run found broken; gives the others back.
+    def _mended(self, changed: list[Source]) -> set[str]:
+        """Changed sources that an earlier run found broken, and that were never wholly scored.
 
-        What had been scored of a broken source is withdrawn: it is not known whether the
-        mended one has the same rows.
+        What had been scored of them will be withdrawn: it is not known whether the mended
+        source has the same rows.
         """
         if not changed:
-            return []
-        plan = self._survey.plan
+            return set()
         broken: dict[str, str] = {}
         for record in self._survey.output.runs():
             broken |= {id_: mark for id_, (mark, _) in record["failed_sources"].items()}
         unfinished = {
             span.source.id
-            for unit in plan.units.values()
+            for unit in self._survey.plan.units.values()
             for span in unit.spans
             if unit.id not in self._survey.committed
         }
-        # A source that was wholly scored later on had not been broken.
-        mended = {s.id for s in changed if s.id in unfinished and broken.get(s.id) == s.fingerprint}
-        if mended:
-            log.info("planned anew, mended since they failed: %s", ", ".join(sorted(mended)))
-            mending.withdraw(plan, self._survey.output, self._survey.schema, mended)
-        return [source for source in changed if source.id not in mended]
+        planned = self._survey.plan.sources
+        return {
+            s.id
+            for s in changed
+            if s.id in unfinished and broken.get(s.id) == planned[s.id].fingerprint
+        }
 
     def _observe(self, record: Record) -> None:
         totals = self._totals

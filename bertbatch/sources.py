@@ -36,8 +36,6 @@ def list_sources(job: Job) -> Listing:
     """
     options = job.input
     paths = [options.path] if isinstance(options.path, str) else options.path
-    if not paths:
-        raise JobError("input.path is an empty list: name at least one file, folder or glob")
     found: dict[str, tuple[Source, str]] = {}
     left_out: Counter[str] = Counter()
     youngest = time.time() - options.min_age
@@ -81,16 +79,16 @@ def partitions(source: Source) -> dict[str, str]:
 def _files(given: str, job: Job) -> Iterator[tuple[Source, float | None, bool]]:
     """The files that one given path means, with ids relative to its root."""
     store, path = storage.connect(given, job.input.storage_options)
-    glob = storage.is_glob(path)
     try:
         files = store.find(path)
     except FileNotFoundError as error:
         raise JobError(f"input.path {given}: no such file or folder") from error
-    except OSError as error:
+    except Exception as error:  # botocore's and other clients' errors are of any type
         raise JobError(f"input.path {given}: cannot be listed: {error}") from error
+    single = [f.path for f in files] == [path]
+    glob = storage.is_glob(path) and not single
     if glob and not files:
         raise JobError(f"input.path {given}: no file matches this glob")
-    single = [f.path for f in files] == [path]
     root = path
     if glob:
         root = path[: next(i for i, c in enumerate(path) if c in "*?[")].rpartition("/")[0]

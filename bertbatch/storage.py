@@ -86,14 +86,20 @@ class Store:
         """
         fs = self.fs
         fs.invalidate_cache()
-        if is_glob(path):
+        if is_glob(path) and not (self.is_local and Path(path).exists()):
             found = fs.glob(path, detail=True)
         else:
             info = fs.info(path)
             found = {path: info} if info["type"] == "file" else fs.find(path, detail=True)
-        return sorted(
-            (_file_info(i) for i in found.values() if i["type"] == "file"), key=lambda i: i.path
-        )
+        entries = list(found.values())
+        if self.is_local:  # listings tell links apart, and the files behind them count
+            entries = [self.fs.info(e["name"]) if e["type"] == "other" else e for e in entries]
+        files = [_file_info(entry) for entry in entries if entry["type"] == "file"]
+        for entry in entries:
+            linked = entry["type"] == "directory" and entry["name"] != path
+            if linked and not Path(path).resolve().is_relative_to(Path(entry["name"]).resolve()):
+                files += self.find(entry["name"])
+        return sorted(files, key=lambda file: file.path)
 
     def create(self, path: str, data: bytes) -> None:
         """Put a whole file if there is none, in one step that only one writer can win.
@@ -159,13 +165,16 @@ def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str
         # Cached listings would miss parts that another process has just committed.
         given.setdefault("use_listings_cache", False)
     try:
+        if protocol == "file" and "://" not in url:  # so that `::` in a name means itself
+            local = fsspec.filesystem("file", **given)
+            return Store("file", given), local._strip_protocol(url).rstrip("/") or "/"
         fs, path = url_to_fs(url, **given)
     except ImportError as error:
         extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
         advice = f"pip install 'bertbatch[{extra}]'" if extra else str(error)
         raise JobError(f"{url}: cannot reach {protocol}:// storage: {advice}") from error
-    except ValueError as error:
-        raise JobError(f"{url}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise JobError(f"{url}: {error}; are the storage_options right?") from error
     name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return Store(name, given), path.rstrip("/") or "/"
 

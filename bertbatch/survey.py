@@ -55,6 +55,9 @@ class Survey:
 
     def fresh(self) -> list[Source]:
         """Sources that no entry of the plan covers."""
+        limit = self.job.input.limit
+        if limit is not None and sum(unit.rows for unit in self.plan.units.values()) >= limit:
+            return []
         return [s for s in self.listing.sources if s.id not in self.plan.sources]
 
     def pending(self, units: Iterable[Unit]) -> list[Unit]:
@@ -111,6 +114,8 @@ def make_survey(job: Job) -> Survey:
 def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
     """The carried columns' schema, from the first sources. Raises JobError if all are wrong."""
     problem: SourceError | None = None
+    known: dict[str, pa.DataType] = {}
+    readable = False
     for source in listing.sources[:PROBED_SOURCES]:
         try:
             schema = reader.schema(source, job.input)
@@ -123,9 +128,19 @@ def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
             kind = schema.field(job.input.text).type
             if not is_text(kind):
                 raise SourceError(source.id, f"column '{job.input.text}' is {kind}, not text")
-            return carried_schema(job, source, schema)
+            carried = carried_schema(job, source, schema)
+            readable = True
+            for field in carried:
+                # A column of nulls does not tell its type; a later source may.
+                if not pa.types.is_null(known.get(field.name, pa.null())):
+                    continue
+                known[field.name] = field.type
+            if not any(pa.types.is_null(kind) for kind in known.values()):
+                break
         except SourceError as error:
             problem = problem or error
-    if problem:
+    if problem and not readable:
         raise JobError(str(problem))
-    return pa.schema([(new, pa.string()) for new in job.input.carried])
+    untold = pa.string()
+    types = {new: known.get(new, untold) for new in job.input.carried}
+    return pa.schema([(n, untold if pa.types.is_null(t) else t) for n, t in types.items()])

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from bertbatch.runs import Result, Totals, Watcher
 from bertbatch.survey import Survey
@@ -142,45 +143,48 @@ def show_summary(result: Result) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
+
+    def row(name: str, text: str) -> None:
+        # As Text, so that brackets in a path or a reason are no markup.
+        table.add_row(Text(name, style="red" if name == "failed" else ""), Text(text))
+
     if run.units_before:
-        table.add_row("there already", f"{run.units_before:,} units, {run.rows_before:,} rows")
-    table.add_row(
+        row("there already", f"{run.units_before:,} units, {run.rows_before:,} rows")
+    row(
         "this run",
         f"{run.units:,} units, {run.rows_scored:,} rows scored, "
         f"{run.rows_quarantined:,} quarantined, {run.tokens:,} tokens",
     )
     if not totals["rows_in"] and not run.units_planned:
-        table.add_row("", "nothing to do: no rows in the input")
+        row("", "nothing to do: no rows in the input")
     elif not run.units and not result.exit_code:
-        table.add_row("", "nothing new: every row was there already")
+        row("", "nothing new: every row was there already")
     if run.rows_scored:
         counted = sum(run.labels.values())
         for label, count in run.labels.most_common(10):
-            table.add_row(f"  {label}", f"{count:,} ({100 * count / counted:.1f} %)")
-        table.add_row(
-            "truncated", f"{run.truncated:,} ({100 * run.truncated / run.rows_scored:.1f} %)"
-        )
+            row(f"  {label}", f"{count:,} ({100 * count / counted:.1f} %)")
+        row("truncated", f"{run.truncated:,} ({100 * run.truncated / run.rows_scored:.1f} %)")
         if run.computed_tokens:
             padding = 100 * (1 - run.real_tokens / run.computed_tokens)
-            table.add_row("padding", f"{padding:.1f} % of the computed tokens")
-        table.add_row(
+            row("padding", f"{padding:.1f} % of the computed tokens")
+        row(
             "rate",
             f"{totals['rows_per_second']:,} rows/s over {totals['scoring_seconds']:.1f} s; "
             f"{totals['seconds']:.1f} s with start-up",
         )
     for reason, count in run.reasons.most_common(10):
-        table.add_row("quarantined", f"{count:,}: {reason}")
+        row("quarantined", f"{count:,}: {reason}")
     for source, reason in list(result.failed_sources.items())[:10]:
-        table.add_row("[red]failed[/red]", f"{source}: {reason}")
+        row("failed", f"{source}: {reason}")
     for unit, reason in list(result.failed_units.items())[:10]:
         if not any(reason.startswith(source) for source in result.failed_sources):
-            table.add_row("[red]failed[/red]", f"unit {unit}: {reason}")
-    table.add_row(
+            row("failed", f"unit {unit}: {reason}")
+    row(
         "the output",
         f"{totals['rows_in']:,} rows in = {totals['rows_scored']:,} scored + "
         f"{totals['rows_quarantined']:,} quarantined, in {totals['units']:,} units",
     )
-    table.add_row("", result.output.path)
+    row("", result.output.path)
     console = Console()
     console.print(table, highlight=False, soft_wrap=True)
     if result.advice:
@@ -206,7 +210,7 @@ def show_plan(survey: Survey) -> None:
         done, pending = counts["rows done"], counts["rows pending"]
         reason = planner.failed.get(id_)
         cells = [f"{n:,}" for n in (counts["units"], done + pending, done, pending)]
-        table.add_row(id_, *(["[red]failed[/red]", reason] if reason else cells))
+        table.add_row(*map(Text, [id_, *(["failed", reason] if reason else cells)]))
     console = Console()
     console.print(table, highlight=False, soft_wrap=True)
     if len(per_source) > PLAN_LINES:

@@ -28,6 +28,26 @@ class TorchEngine:
         budget = settings.tokens_per_batch
         self.tokens_per_batch = TOKENS_PER_BATCH[device] if budget == "auto" else budget
         self._model = load(spec, device, self.dtype)
+        try:
+            self._try_out(spec)
+        except RuntimeError as error:
+            if settings.dtype != "auto" or self.dtype == "float32":
+                raise JobError(f"model.name {spec.name}: cannot score: {error}") from error
+            # Some architectures mix precisions in their own code.
+            self.dtype = "float32"
+            self._model = load(spec, device, self.dtype)
+            self._try_out(spec)
+
+    def _try_out(self, spec: ModelSpec) -> None:
+        """One forward pass of full length: what fails here would fail for every long row."""
+        ids = np.full((1, spec.max_length), spec.pad_id + 1, np.int64)
+        try:
+            self.logits(ids, np.ones(ids.shape, bool))
+        except IndexError as error:
+            raise JobError(
+                f"model.name {spec.name}: cannot take {spec.max_length} tokens: {error}; set a "
+                "smaller model.max_length"
+            ) from error
 
     @torch.inference_mode()
     def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:

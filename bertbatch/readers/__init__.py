@@ -1,6 +1,7 @@
 """Readers: cut a source into consecutive rows when planning, read such cuts when scoring.
 
-A format is one module with one class that follows `Reader`, and one line in `READERS`.
+A format is one module with one class that follows `Reader`, and one line each in `readers()`
+and `READER_SUFFIXES`.
 Readers know files and columns; they know nothing of units, tokens or models.
 """
 

@@ -180,7 +180,7 @@ def _fields(n: int) -> str:
 
 
 def _codec(source: Source) -> str | None:
-    return next((codec for end, codec in _CODECS.items() if source.url.endswith(end)), None)
+    return next((codec for end, codec in _CODECS.items() if source.url.lower().endswith(end)), None)
 
 
 def _blocks(fetch: Fetch, source: Source) -> Iterator[bytes]:
@@ -218,7 +218,9 @@ def _open(source: Source, options: Input) -> Iterator[Fetch]:
                 pa.CompressedInputStream(pa.PythonFile(file), codec) as s,
             ):
                 yield _forward(s)
-    except (pa.ArrowException, OSError) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # whatever a broken file makes the storage or a codec raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(source.id, f"cannot be read as CSV: {reason}") from error
 

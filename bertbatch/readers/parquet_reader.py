@@ -75,9 +75,16 @@ def _open(source: Source, options: Input) -> Iterator[pq.ParquetFile]:
         else:
             with store.open(path) as handle, pq.ParquetFile(handle, pre_buffer=True) as file:
                 yield file
-    except (pa.ArrowException, OSError) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # whatever a broken file makes pyarrow or the storage raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(source.id, f"cannot be read as Parquet: {reason}") from error
+
+
+def _is_of(path: str, column: str) -> bool:
+    """Whether a leaf's path belongs to a column, which may be nested or have dots in its name."""
+    return path == column or path.startswith(f"{column}.")
 
 
 def _cut(metadata: pq.FileMetaData, size: CutSize, options: Input) -> Iterator[Cut]:
@@ -90,9 +97,11 @@ def _cut(metadata: pq.FileMetaData, size: CutSize, options: Input) -> Iterator[C
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)
         chunks = [group.column(c) for c in range(group.num_columns)]
-        top = [(c.path_in_schema.split(".")[0], c.total_uncompressed_size) for c in chunks]
-        text_bytes = sum(b for name, b in top if name == text)
-        carried_bytes = sum(b for name, b in top if name in carried)
+        sizes = [(c.path_in_schema, c.total_uncompressed_size) for c in chunks]
+        text_bytes = sum(size for path, size in sizes if _is_of(path, text))
+        carried_bytes = sum(
+            size for path, size in sizes if any(_is_of(path, name) for name in carried)
+        )
         n = group.num_rows
         pieces = max(
             math.ceil(text_bytes / size.text_bytes),

@@ -35,9 +35,12 @@ class InlineExecutor:
             import torch
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._reader.submit(get_tokenizer, context.spec)  # loads while the model does
         self._engine = load_engine(context.spec, settings, device, available_cores())
+        get_tokenizer(context.spec)  # so that a broken one is known before the first write
         self.description = describe(self._engine)
+
+    def ready(self, worker: int) -> bool:
+        return True
 
     def read(self, units: Sequence[Unit]) -> Hashable:
         return self._reader.submit(self._read, units)
@@ -67,7 +70,7 @@ class InlineExecutor:
         return handle.result()
 
     def replace(self, worker: int) -> None:
-        raise AssertionError("a thread does not die alone")
+        """There is only this process: nothing to replace."""
 
     def close(self) -> None:
         self._stop.set()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from bertbatch import stages
 from bertbatch.engines import describe, load_engine
@@ -29,6 +29,8 @@ log = logging.getLogger("bertbatch")
 # which need little and must not wait until a model worker is gone.
 SCORER_SHARE = 0.75
 TASK_SHARE = 0.25
+PATIENCE_SECONDS = 60  # for Ray to place the first worker, before the log says why it waits
+LOADS = 10  # workers that die while loading, before the run gives up
 
 
 @dataclass(frozen=True)
@@ -45,28 +47,37 @@ class RayExecutor:
         self._mine = not ray.is_initialized()
         if self._mine:
             _start_ray(verbose)
-        runtime = context.job.runtime
-        resources = ray.cluster_resources()
-        gpus = resources.get("GPU", 0)
-        if runtime.device == "cuda" and not gpus:
+        self._actors: list[Any] = []
+        try:
+            self._size_workers()
+            self._context_ref = ray.put(context)
+            warm = _warm_up.remote(self._context_ref)
+            self._actors = [self._actor() for _ in range(self.workers)]
+            self._loading = {w: a.describe.remote() for w, a in enumerate(self._actors)}
+            self._loads_failed = 0
+            self.description = self._first_loaded()
+            self._get(warm)  # a broken tokenizer is known before the first write
+        except BaseException:
+            self.close()
+            raise
+
+    def _size_workers(self) -> None:
+        """How many model workers, and what of a node each takes."""
+        runtime = self._context.job.runtime
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = [node.get("GPU", 0) for node in nodes]
+        cores = [int(node.get("CPU", 0)) for node in nodes]
+        if runtime.device == "cuda" and not any(gpus):
             raise JobError("runtime.device is cuda, but Ray has no GPU; see `ray status`")
-        self._device = "cuda" if gpus and runtime.device != "cpu" else "cpu"
-        if runtime.workers != "auto":
-            self.workers = runtime.workers
-        elif self._device == "cuda":
-            self.workers = max(int(gpus / runtime.gpus_per_worker), 1)
-        else:
-            self.workers = max(int(resources.get("CPU", 1)), 1)
-        # One thread for each core, shared out: several one-thread workers beat one
-        # many-thread worker by a few percent.
-        cores = int(resources.get("CPU", 1))
-        self._threads = max(cores // self.workers, 1) if self._device == "cpu" else 1
-        # Not more than there is, or the last workers would wait for cores for ever.
-        self._share = min(self._threads, cores / self.workers) * SCORER_SHARE
-        self._context_ref = ray.put(context)
-        _warm_up.remote(self._context_ref)
-        self._actors = [self._actor() for _ in range(self.workers)]
-        self.description = self._first_loaded()
+        self._device = "cuda" if any(gpus) and runtime.device != "cpu" else "cpu"
+        # One worker for each core: several one-thread workers beat one many-thread worker by
+        # a few percent. A worker cannot span nodes.
+        fit = sum(int(gpu / runtime.gpus_per_worker) for gpu in gpus)
+        auto = fit if self._device == "cuda" else sum(cores)
+        self.workers = max(auto, 1) if runtime.workers == "auto" else runtime.workers
+        share = min(sum(cores) / self.workers, max(cores)) if self._device == "cpu" else 1.0
+        self._threads = max(int(share), 1)
+        self._share = min(self._threads, share) * SCORER_SHARE
 
     def _actor(self) -> Any:
         gpus = self._context.job.runtime.gpus_per_worker if self._device == "cuda" else 0
@@ -77,16 +88,38 @@ class RayExecutor:
 
     def _first_loaded(self) -> dict[str, Any]:
         """Waits for one worker to have its model. Raises JobError if it cannot have it."""
-        pending = [actor.describe.remote() for actor in self._actors]
-        ready, _ = ray.wait(pending, num_returns=1)
+        pending = list(self._loading.values())
+        ready, _ = ray.wait(pending, num_returns=1, timeout=PATIENCE_SECONDS)
+        while not ready:
+            log.warning(
+                "no model worker has begun after %d s; each asks Ray for %.2f CPUs%s: is the "
+                "cluster busy? See `ray status`",
+                *(PATIENCE_SECONDS, self._share, " and a GPU" if self._device == "cuda" else ""),
+            )
+            ready, _ = ray.wait(pending, num_returns=1, timeout=PATIENCE_SECONDS)
         try:
-            chosen: dict[str, Any] = ray.get(ready[0])
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, JobError) else error from None
-        except RayActorError as error:
-            cause = _constructor_error(error)
-            raise JobError(cause or f"a model worker died while loading: {error}") from None
+            chosen: dict[str, Any] = self._get(ready[0])
+        except WorkerDied as error:
+            raise JobError(f"a model worker died while loading: {error}") from None
         return {"workers": self.workers, "threads": self._threads, **chosen}
+
+    def ready(self, worker: int) -> bool:
+        if worker not in self._loading:
+            return True
+        done, _ = ray.wait([self._loading[worker]], timeout=0)
+        if not done:
+            return False
+        try:
+            self._get(self._loading.pop(worker))
+        except WorkerDied:
+            self._loads_failed += 1
+            if self._loads_failed >= LOADS:
+                raise JobError(
+                    f"{LOADS} model workers died while loading; is there enough memory?"
+                ) from None
+            self.replace(worker)
+            return False
+        return True
 
     def read(self, units: Sequence[Unit]) -> Hashable:
         count = 1 + 2 * len(units)
@@ -109,21 +142,28 @@ class RayExecutor:
 
     def result(self, handle: Any) -> Any:
         """What reading, scoring or committing gave, data as references."""
-        try:
-            value = ray.get(handle.done)
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, Exception) else error from None
-        except RayActorError as error:
-            reason = _constructor_error(error)
-            raise (JobError(reason) if reason else WorkerDied(str(error))) from None
+        value = self._get(handle.done)
         if isinstance(value, list):  # rows to score of each unit that was read
             pairs = zip(handle.data[::2], handle.data[1::2], value, strict=True)
             return list(pairs)
         return value if value is not None else handle.data[0]
 
+    def _get(self, ref: Any) -> Any:
+        """The value. Raises what the work raised, as itself; WorkerDied if its process is gone."""
+        try:
+            return ray.get(ref)
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except RayActorError as error:
+            reason = _constructor_error(error)
+            raise (JobError(reason) if reason else WorkerDied(str(error))) from None
+        except RayError as error:  # killed for memory, or what it had on a node is lost
+            raise WorkerDied(str(error)) from None
+
     def replace(self, worker: int) -> None:
         ray.kill(self._actors[worker])
         self._actors[worker] = self._actor()
+        self._loading[worker] = self._actors[worker].describe.remote()
 
     def close(self) -> None:
         for actor in self._actors:
