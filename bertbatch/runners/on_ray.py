@@ -7,6 +7,7 @@ scoring are the pipeline's, which knows what was running; Ray only restarts task
 import logging
 import os
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,8 @@ class RayExecutor:
             self._loading = {w: a.describe.remote() for w, a in enumerate(self._actors)}
             self._loads_failed = 0
             self.description = self._first_loaded()
-            self._get(warm)  # a broken tokenizer is known before the first write
+            with suppress(WorkerDied):  # readers have retries of their own
+                self._get(warm)  # a broken tokenizer is known before the first write
         except BaseException:
             self.close()
             raise
