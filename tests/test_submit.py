@@ -29,6 +29,7 @@ def head(tmp_path):
         [
             *(RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
             *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
+            f"--dashboard-agent-listen-port={free_port()}",  # another Ray has the default
             "--object-store-memory=200000000",
         ],
         stdout=subprocess.DEVNULL,
