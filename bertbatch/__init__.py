@@ -13,7 +13,8 @@ from bertbatch.errors import JobError, RunError, SourceError
 from bertbatch.job import Job
 
 if TYPE_CHECKING:
-    from bertbatch.runs import Result, run
+    from bertbatch.results import Result
+    from bertbatch.runs import run
 
 __version__ = "0.1.0"
 __all__ = ["Job", "JobError", "Result", "RunError", "SourceError", "run"]

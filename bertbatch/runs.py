@@ -10,78 +10,26 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-import pyarrow.dataset as ds
 
 from bertbatch import mending
 from bertbatch.errors import JobError, RunError
 from bertbatch.job import Job
-from bertbatch.output import Output, make_contract, scoring_fingerprint
+from bertbatch.output import make_contract, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline
-from bertbatch.stages import Context, Counts, Record
+from bertbatch.results import Result, Totals, Watcher
+from bertbatch.stages import Context, Record
 from bertbatch.survey import make_survey
 from bertbatch.units import Source, Unit, digest
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 log = logging.getLogger("bertbatch")
 
 ENOUGH_ROWS = 100  # before the quarantined share, or that of unknown tokens, says something
 UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit the corpus
-
-
-@dataclass
-class Totals(Counts):
-    """What a run has done so far, beside what it found planned and done."""
-
-    units: int = 0
-    units_before: int = 0
-    rows_before: int = 0
-    units_planned: int = 0  # in the whole output
-    rows_planned: int = 0
-
-
-class Watcher:
-    """Hears what a run does; this one keeps silent."""
-
-    def started(self, totals: Totals, chosen: dict[str, Any]) -> None: ...
-
-    def progressed(self, totals: Totals) -> None: ...
-
-    def finished(self, result: "Result") -> None: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class Result:
-    """How a run ended. `totals` is what `_SUCCESS.json` holds when the run succeeds.
-
-    exit_code: 0 all is committed, 3 something failed or too much is in quarantine,
-    130 after Ctrl-C, 143 after SIGTERM.
-    """
-
-    exit_code: int
-    totals: dict[str, Any]
-    run: Totals
-    failed_sources: dict[str, str]
-    failed_units: dict[str, str]
-    output: Output
-    advice: str = ""
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """All predictions of the output, ordered by source and row."""
-        parts = sorted(self.output.committed().values())
-        if not parts:
-            raise JobError(f"{self.output.path} holds no predictions yet")
-        data = ds.dataset([self.output.at(part) for part in parts], filesystem=self.output.store.fs)
-        table: pd.DataFrame = data.to_table().to_pandas()
-        by_name = table.assign(source=table["source"].astype(str))
-        return table.loc[by_name.sort_values(["source", "row"]).index].reset_index(drop=True)
 
 
 def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Result:

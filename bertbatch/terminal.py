@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from bertbatch.runs import Result, Totals, Watcher
+from bertbatch.results import Result, Totals, Watcher
 from bertbatch.survey import Survey
 
 LINE_SECONDS = 10.0

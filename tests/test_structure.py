@@ -23,9 +23,8 @@ README = (ROOT / "README.md").read_text()
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["terminal"],
-    ["runs"],
-    ["survey"],
+    ["terminal", "runs"],
+    ["survey", "results"],
     ["runners"],
     ["pipeline"],
     ["stages"],

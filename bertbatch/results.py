@@ -1,0 +1,63 @@
+"""What a run tells: totals while it goes on, watchers that hear of them, and the result."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.dataset as ds
+
+from bertbatch.errors import JobError
+from bertbatch.output import Output
+from bertbatch.stages import Counts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Totals(Counts):
+    """What a run has done so far, beside what it found planned and done."""
+
+    units: int = 0
+    units_before: int = 0
+    rows_before: int = 0
+    units_planned: int = 0  # in the whole output
+    rows_planned: int = 0
+
+
+class Watcher:
+    """Hears what a run does; this one keeps silent."""
+
+    def started(self, totals: Totals, chosen: dict[str, Any]) -> None: ...
+
+    def progressed(self, totals: Totals) -> None: ...
+
+    def finished(self, result: "Result") -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Result:
+    """How a run ended. `totals` is what `_SUCCESS.json` holds when the run succeeds.
+
+    exit_code: 0 all is committed, 3 something failed or too much is in quarantine,
+    130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    exit_code: int
+    totals: dict[str, Any]
+    run: Totals
+    failed_sources: dict[str, str]
+    failed_units: dict[str, str]
+    output: Output
+    advice: str = ""
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """All predictions of the output, ordered by source and row."""
+        parts = sorted(self.output.committed().values())
+        if not parts:
+            raise JobError(f"{self.output.path} holds no predictions yet")
+        data = ds.dataset([self.output.at(part) for part in parts], filesystem=self.output.store.fs)
+        table: pd.DataFrame = data.to_table().to_pandas()
+        by_name = table.assign(source=table["source"].astype(str))
+        return table.loc[by_name.sort_values(["source", "row"]).index].reset_index(drop=True)
