@@ -46,7 +46,7 @@ def list_sources(job: Job) -> Listing:
                 kind = options.format
             if kind is None:
                 if explicit:
-                    raise JobError(_unreadable(given, [source.url]))
+                    raise JobError(_unreadable(given, source.url))
                 left_out[f"not {' or '.join(READER_SUFFIXES)}"] += 1
             elif options.min_age and modified is not None and modified > youngest:
                 left_out[f"younger than input.min_age ({options.min_age:g} s)"] += 1
@@ -132,8 +132,8 @@ def _format(url: str) -> str | None:
     return None
 
 
-def _unreadable(given: str, urls: list[str]) -> str:
-    name = PurePosixPath(urls[0]).name
+def _unreadable(given: str, url: str) -> str:
+    name = PurePosixPath(url).name
     suffix = "".join(PurePosixPath(name).suffixes) or "no suffix"
     known = ", ".join(s for suffixes in READER_SUFFIXES.values() for s in suffixes)
     return (
