@@ -128,12 +128,17 @@ class Model(Section):
     threshold: float = Field(
         0.5, gt=0, lt=1, description="multi-label models: the probability that makes a label"
     )
-    engine: Literal["auto", "torch"] = Field("auto", description="what runs the forward pass")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="what runs the forward pass; auto: the fastest that is installed"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="the precision of the forward pass; auto: bfloat16 where it is fast"
     )
     tokens_per_batch: int | Literal["auto"] = Field(
-        "auto", description="the token budget of one forward pass"
+        "auto", description="the token budget of one forward pass; auto: what measures fastest"
+    )
+    compile: bool = Field(
+        False, description="torch.compile on GPUs: minutes at the start for a faster forward pass"
     )
 
     @field_validator("tokens_per_batch")

@@ -152,8 +152,8 @@ def tokenizer_hash(folder: Path) -> str:
     return _hash_files(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
 
 
-def load(spec: ModelSpec, device: str, dtype: str) -> Any:
-    """The transformers model, on its device, in eval mode.
+def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None) -> Any:
+    """The transformers model, on its device, in eval mode; `attention`: its implementation.
 
     Raises JobError if this node's copy differs from the checked one, or if the checkpoint
     lacks tensors.
@@ -175,6 +175,7 @@ def load(spec: ModelSpec, device: str, dtype: str) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            attn_implementation=attention,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise JobError(f"{where}: cannot be loaded: {error}") from error

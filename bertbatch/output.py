@@ -129,10 +129,10 @@ class Output:
     def write_run(self, run_id: str, record: dict[str, Any]) -> None:
         self.store.create(self.at("_bertbatch", "runs", f"{run_id}.json"), to_json(record))
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The records of earlier runs, oldest first."""
+    def runs(self, last: int | None = None) -> list[dict[str, Any]]:
+        """The records of earlier runs, oldest first; of the last few only, if so asked."""
         folder = self.at("_bertbatch", "runs")
-        names = self.store.names(folder)
+        names = self.store.names(folder)[-last if last else None :]
         return [json.loads(self.store.read(f"{folder}/{name}")) for name in names]
 
 

@@ -53,7 +53,7 @@ class _Run:
         self._warned = False
         self._scoring_began: float | None = None
         self._last_commit = 0.0
-        self._chosen: dict[str, Any] = {}
+        self._chosen: dict[str, Any] = {}  # by each kind of worker; see worker.py
         self._to_withdraw: set[str] = set()
         self._begun = False  # whether the output exists
         self._begun_now = False  # whether this run has begun to write
@@ -86,12 +86,11 @@ class _Run:
             )
         executor = self._start(survey_.context())
         try:
-            self._chosen = executor.description
             survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
             self._begun = self._begun_now = True
             survey_.output.clear_success()
             self._withdraw()
-            self._watcher.started(self._totals, self._chosen)
+            self._watcher.started(self._totals, executor.workers, executor.kinds)
             with self._stop_on_signals():
                 self._scoring_began = time.monotonic()
                 pipeline = Pipeline(executor, self._observe, self._should_stop)
@@ -101,6 +100,7 @@ class _Run:
         except JobError as error:
             raise RunError(str(error)) if self._begun_now else error from None
         finally:
+            self._chosen = {"workers": executor.workers, "kinds": executor.kinds}
             executor.close()
         return self._close(outcome)
 

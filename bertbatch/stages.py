@@ -1,19 +1,19 @@
-"""The three stages of every unit: read and tokenize, score, commit.
+"""What happens to every unit before and after the model: read and tokenize, commit.
 
 Each is a plain function of its arguments and a `Context`; both runners call these and add
 nothing but where they run.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from bertbatch import commit as protocol
-from bertbatch import reading, scoring
-from bertbatch.engines import Engine
+from bertbatch import reading
 from bertbatch.job import Job
 from bertbatch.model import ModelSpec
 from bertbatch.output import Output
@@ -33,6 +33,7 @@ class Context:
     output: Output
     format: str
     schema: pa.Schema  # of the output
+    known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
 
 
 @dataclass
@@ -128,18 +129,6 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
         )
         prepared.append(Prepared(unit, tokens, aside))
     return prepared
-
-
-def score(
-    context: Context,
-    engine: Engine,
-    tokens: Tokens,
-    first: int,
-    stop: int,
-    go_on: Callable[[], None] = lambda: None,
-) -> Scored:
-    """Scores rows of a prepared unit."""
-    return scoring.score(engine, tokens, first, stop, context.spec.pad_id, go_on)
 
 
 def commit(

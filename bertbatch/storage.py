@@ -122,9 +122,12 @@ class Store:
             self.fs.pipe_file(path, data)
 
     def _put_if_absent(self, path: str, data: bytes) -> None:
+        # One request, however large (a store's limit is 5 GB): above its chunk size s3fs
+        # would upload in pieces, and not every store completes those atomically.
+        whole = {"chunksize": len(data) + 1} if self.protocol in ("s3", "s3a") else {}
         for attempt in range(5):
             try:
-                self.fs.pipe_file(path, data, mode="create")
+                self.fs.pipe_file(path, data, mode="create", **whole)
                 return
             except FileExistsError:
                 raise

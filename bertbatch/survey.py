@@ -6,6 +6,7 @@ A survey writes nothing and imports neither torch nor Ray.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ from bertbatch.sources import Listing, list_sources
 from bertbatch.stages import Context, output_schema
 from bertbatch.units import Source, Unit
 
+KNOWN_RUNS = 10  # earlier runs whose calibration is looked at
 PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
 
@@ -47,7 +49,11 @@ class Survey:
         options = storage.expand(self.job.input.storage_options)
         input_ = self.job.input.model_copy(update={"storage_options": options})
         job = self.job.model_copy(update={"input": input_})
-        return Context(job, self.spec, self.output, self.listing.format, self.schema)
+        known: dict[str, dict[str, Any]] = {}
+        for record in self.output.runs(KNOWN_RUNS):
+            kinds = record.get("chosen", {}).get("kinds", {})
+            known |= {kind: choice for kind, choice in kinds.items() if choice["measured"]}
+        return Context(job, self.spec, self.output, self.listing.format, self.schema, known)
 
     def planner(self, store_entries: bool) -> Planner:
         size = cut_size(self.job.runtime.unit_rows)

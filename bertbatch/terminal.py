@@ -58,10 +58,14 @@ def _json_line(event: str, content: dict[str, Any]) -> None:
 class _Rates(Watcher):
     """Rates over the run so far, for every way of showing them."""
 
-    def started(self, totals: Totals, chosen: dict[str, Any]) -> None:
+    def started(self, totals: Totals, workers: int, kinds: dict[str, dict[str, Any]]) -> None:
         self._began = time.monotonic()
-        words = ", ".join(f"{key} {value}" for key, value in chosen.items())
-        logging.getLogger("bertbatch").info("model ready: %s", words)
+        for kind, choice in kinds.items():
+            logging.getLogger("bertbatch").info(
+                "model ready: %s on %s, %d tokens a batch; %d worker%s (%s)",
+                *(f"{choice['engine']} {choice['dtype']}", choice["device"]),
+                *(choice["tokens_per_batch"], workers, "" if workers == 1 else "s", kind),
+            )
 
     def figures(self, totals: Totals) -> dict[str, Any]:
         seconds = max(time.monotonic() - self._began, 1e-9)
@@ -110,8 +114,8 @@ class Display(_Rates):
         self._task = self._progress.add_task("starting", total=None)
         self._progress.start()
 
-    def started(self, totals: Totals, chosen: dict[str, Any]) -> None:
-        super().started(totals, chosen)
+    def started(self, totals: Totals, workers: int, kinds: dict[str, dict[str, Any]]) -> None:
+        super().started(totals, workers, kinds)
         self.progressed(totals)
 
     def progressed(self, totals: Totals) -> None:

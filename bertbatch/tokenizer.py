@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bertbatch.batching import twins
 from bertbatch.errors import JobError
 from bertbatch.model import ModelSpec, locate, tokenizer_hash
 
@@ -22,6 +23,7 @@ class Tokens:
 
     ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
     counts unknown tokens, content: int32 [n] counts tokens that are not special.
+    twins: int64 [n], the first text with the same ids.
     """
 
     ids: np.ndarray
@@ -29,6 +31,7 @@ class Tokens:
     truncated: np.ndarray
     unknown: np.ndarray
     content: np.ndarray
+    twins: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
@@ -57,6 +60,7 @@ class Tokenizer:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise JobError(f"{where}: its tokenizer cannot be loaded: {reason}") from error
         self._max_length = spec.max_length
+        self._pad_id = spec.pad_id
         self._special = self._python.num_special_tokens_to_add()
         self._rust: Any = getattr(self._python, "backend_tokenizer", None)
         if self._rust is not None:
@@ -71,16 +75,17 @@ class Tokenizer:
             truncated = np.fromiter((bool(e.overflowing) for e in encodings), bool, len(texts))
         else:
             ids, truncated = self._encode_in_python(texts)
+        # Without special tokens an empty text has no tokens at all; padded, it has one.
+        ids = [row or [self._pad_id] for row in ids]
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(row) for row in ids], out=offsets[1:])
         flat = np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1]))
         unknown = np.zeros(len(ids), np.int32)
         if len(ids) and self._python.unk_token_id is not None:
-            is_unknown = np.append(flat == self._python.unk_token_id, False)
+            is_unknown = flat == self._python.unk_token_id
             unknown = np.add.reduceat(is_unknown, offsets[:-1], dtype=np.int32)
-            unknown[np.diff(offsets) == 0] = 0  # reduceat gives an element for an empty range
         content = np.maximum(np.diff(offsets) - self._special, 0).astype(np.int32)
-        return Tokens(flat, offsets, truncated, unknown, content)
+        return Tokens(flat, offsets, truncated, unknown, content, twins(flat, offsets))
 
     def _encode_in_python(self, texts: list[str]) -> tuple[list[list[int]], np.ndarray]:
         if not texts:

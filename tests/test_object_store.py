@@ -70,7 +70,7 @@ def test_of_racing_writers_one_wins(place):
 
 
 def test_of_racing_large_writers_one_wins(place):
-    """Above 100 MB s3fs writes in several requests, the last of which is the conditional one."""
+    """Above 100 MB s3fs would upload in pieces, and their completion is not atomic here."""
     store, folder, _ = place
     path = f"{folder}/large.parquet"
     (winner,) = race(store, path, writers=2, size=101 << 20)

@@ -1,38 +1,71 @@
-"""Engines run the forward pass: a padded batch in, logits out.
+"""Engines run the forward pass: a batch of token ids in, logits out.
 
-An engine is one module with one class that follows `Engine`, and one line in `load_engine`.
+An engine is one module with one class that follows `Engine`, and one line in `ENGINES`.
 """
 
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from bertbatch.batching import packed_batches, padded_batches
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec
 
+ENGINES = {
+    "torch": ("bertbatch.engines.torch_engine", "TorchEngine"),
+    "openvino": ("bertbatch.engines.openvino_engine", "OpenVinoEngine"),
+}
+
+
+class OutOfMemory(Exception):
+    """The device had no room for a batch."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A batch under way.
+
+    `logits` waits for its answer, float32 [rows, classes], and may raise OutOfMemory.
+    `computed_tokens` counts padding, too.
+    """
+
+    computed_tokens: int
+    logits: Callable[[], np.ndarray]
+
 
 class Engine(Protocol):
+    """A loaded model. `packs`: its batches need no padding, so only their sum counts.
+
+    `budgets` are the tokens per batch that a calibration should try, the default first.
+    """
+
     name: str
     device: str
     dtype: str
+    packs: bool
     tokens_per_batch: int
+    budgets: tuple[int, ...]
 
-    def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Logits float32 [rows, classes] of ids int64 [rows, length] and mask, bool, likewise."""
+    def start(self, ids: np.ndarray, lengths: np.ndarray) -> Running:
+        """Starts a batch: the rows' ids end to end, int32 [total], and lengths [rows].
 
-
-def load_engine(spec: ModelSpec, settings: Model, device: str, threads: int) -> Engine:
-    """The engine that a worker keeps for the whole run. Raises JobError if it cannot load."""
-    from bertbatch.engines.torch_engine import TorchEngine
-
-    return TorchEngine(spec, settings, device, threads)
+        Raises OutOfMemory.
+        """
 
 
-def describe(engine: Engine) -> dict[str, str | int]:
-    """What was chosen, for the log and the run's record."""
-    return {
-        "engine": engine.name,
-        "device": engine.device,
-        "dtype": engine.dtype,
-        "tokens_per_batch": engine.tokens_per_batch,
-    }
+def load_engine(name: str, spec: ModelSpec, settings: Model, device: str, threads: int) -> Engine:
+    """An engine with the model loaded. Raises JobError if it cannot be had."""
+    module, class_ = ENGINES["torch" if name == "auto" else name]
+    engine: Engine = getattr(importlib.import_module(module), class_)(
+        spec, settings, device, threads
+    )
+    return engine
+
+
+def batches(engine: Engine, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Row indices of each batch, as the engine takes them."""
+    split = packed_batches if engine.packs else padded_batches
+    return split(lengths, engine.tokens_per_batch)

@@ -1,14 +1,35 @@
-"""The forward pass in PyTorch, through transformers' own model code."""
+"""The forward pass in PyTorch, through transformers' own model code.
+
+Batches are packed where the architecture allows, else padded. Whether packing and fusing
+left the answers as they are is checked on every load, against the model as it was.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from bertbatch.batching import padded
+from bertbatch.engines import OutOfMemory, Running, packed
+from bertbatch.engines.fused import compile_parts, fuse
 from bertbatch.errors import JobError
 from bertbatch.job import Model
-from bertbatch.model import ModelSpec, load
+from bertbatch.model import OFFSET_POSITIONS, ModelSpec, load
+
+log = logging.getLogger("bertbatch")
 
 # Small batches stay in a CPU's cache; a GPU needs large ones to be busy.
-TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
+BUDGETS = {"cpu": (2048, 1024, 4096), "cuda": (32768, 16384, 65536, 131072)}
+# On CPUs every new number of tokens makes oneDNN generate its kernels anew (some 50 ms), so
+# a batch is filled up to one of these many sizes.
+SIZES = 16
+# How far packed answers may be from the model's own, as a share of the largest logit.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
+HALF = ("bfloat16", "float16")  # what the kernel for sequences of different lengths takes
 
 
 class TorchEngine:
@@ -24,44 +45,128 @@ class TorchEngine:
             )
         torch.set_num_threads(threads)
         self.device = device
-        self.dtype = settings.dtype if settings.dtype != "auto" else _fast_dtype(device)
+        self.dtype = settings.dtype if settings.dtype != "auto" else fast_dtype(device)
+        self.budgets = BUDGETS[device]
         budget = settings.tokens_per_batch
-        self.tokens_per_batch = TOKENS_PER_BATCH[device] if budget == "auto" else budget
-        self._model = load(spec, device, self.dtype)
+        self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
+        self._spec = spec
+        self._compile = settings.compile
         try:
-            self._try_out(spec)
+            self._load()
         except RuntimeError as error:
             if settings.dtype != "auto" or self.dtype == "float32":
                 raise JobError(f"model.name {spec.name}: cannot score: {error}") from error
             # Some architectures mix precisions in their own code.
             self.dtype = "float32"
-            self._model = load(spec, device, self.dtype)
-            self._try_out(spec)
+            self._load()
 
-    def _try_out(self, spec: ModelSpec) -> None:
-        """One forward pass of full length: what fails here would fail for every long row."""
-        ids = np.full((1, spec.max_length), spec.pad_id + 1, np.int64)
+    def _load(self) -> None:
+        """Loads the model, and packs it if that leaves its answers alone.
+
+        The rows tried have full length: what fails for them would fail for every long row.
+        """
+        spec = self._spec
+        self.packs = False
+        self._model = load(spec, self.device, self.dtype)
+        self._vocabulary = int(self._model.config.vocab_size)
+        ids = np.random.default_rng(0).integers(spec.pad_id + 1, self._vocabulary, spec.max_length)
+        lengths = np.array([spec.max_length, 1 + spec.max_length // 3, 3])
+        ids = np.concatenate([ids[:length] for length in lengths]).astype(np.int32)
         try:
-            self.logits(ids, np.ones(ids.shape, bool))
+            wanted = self.start(ids, lengths).logits()
         except IndexError as error:
             raise JobError(
                 f"model.name {spec.name}: cannot take {spec.max_length} tokens: {error}; set a "
                 "smaller model.max_length"
             ) from error
+        try:
+            self._pack()
+            off = float(np.abs(self.start(ids, lengths).logits() - wanted).max())
+            if off <= TOLERANCE[self.dtype] * float(np.abs(wanted).max()):
+                return
+            reason = f"its logits would be off by {off:.2g}"
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        log.info("%s cannot be packed (%s): its batches are padded", spec.name, reason)
+        self.packs = False
+        self._model = load(spec, self.device, self.dtype)
+
+    def _pack(self) -> None:
+        encoder = packed.pack(self._model)
+        if self.device == "cpu":
+            fuse(encoder)
+        elif self._compile:
+            compile_parts(encoder)
+        config = self._model.config
+        self._offset = config.model_type in OFFSET_POSITIONS
+        variable = self.device == "cuda" and self.dtype in HALF
+        self._layout = packed.variable if variable else packed.by_length
+        self.packs = True
 
     @torch.inference_mode()
-    def logits(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        answer = self._model(
-            input_ids=torch.from_numpy(ids).to(self.device),
-            attention_mask=torch.from_numpy(mask).to(self.device, torch.int64),
-        )
-        logits: np.ndarray = answer.logits.float().cpu().numpy()
-        return logits
+    def start(self, ids: np.ndarray, lengths: np.ndarray) -> Running:
+        with _memory():
+            inputs, computed = (self._packed if self.packs else self._padded)(ids, lengths)
+            logits = self._model(**inputs).logits.float()
+            if self.device == "cpu":
+                return Running(computed, lambda: logits.numpy())
+            answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+            answer.copy_(logits, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+        return Running(computed, lambda: _fetch(answer, done))
+
+    def _packed(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[dict[str, Any], int]:
+        total = self._size(len(ids))
+        inputs = np.full((2, total), self._spec.pad_id, np.int64)
+        inputs[0, : len(ids)] = ids
+        inputs[1, : len(ids)] = packed.positions(ids, lengths, self._spec.pad_id, self._offset)
+        inputs[1, len(ids) :] = inputs[1, 0]
+        both = packed.there(inputs, self.device)
+        return {
+            "input_ids": both[:1],
+            "position_ids": both[1:],
+            "layout": self._layout(lengths, total, self.device),
+            "first": packed.there(np.cumsum(lengths) - lengths, self.device),
+        }, total
+
+    def _padded(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[dict[str, Any], int]:
+        filled, mask = padded(ids, lengths, self._spec.pad_id)
+        inputs = {"input_ids": packed.there(filled, self.device)}
+        if not mask.all():
+            inputs["attention_mask"] = packed.there(mask.astype(np.int64), self.device)
+        return inputs, mask.size
+
+    def _size(self, tokens: int) -> int:
+        """How many tokens a packed batch is filled up to."""
+        step = max(self.tokens_per_batch // SIZES, 1) if self.device == "cpu" else 1
+        return -(-tokens // step) * step
 
 
-def _fast_dtype(device: str) -> str:
+def fast_dtype(device: str) -> str:
     """bfloat16 where the processor computes in it, else float32."""
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if fast else "float32"
+
+
+def _fetch(answer: Tensor, done: Any) -> np.ndarray:
+    with _memory():
+        done.synchronize()
+    logits: np.ndarray = answer.numpy()
+    return logits
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Turns both devices' ways of having no memory left into OutOfMemory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory(str(error)) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(str(error)) from None

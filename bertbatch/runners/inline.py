@@ -10,12 +10,12 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from bertbatch import stages
-from bertbatch.engines import describe, load_engine
-from bertbatch.job import Model
 from bertbatch.runners.cores import available_cores
+from bertbatch.scoring import Scored
 from bertbatch.stages import Context
-from bertbatch.tokenizer import get_tokenizer
+from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
+from bertbatch.worker import ModelWorker, note
 
 
 class Stopped(Exception):
@@ -29,15 +29,15 @@ class InlineExecutor:
         self._context = context
         self._stop = threading.Event()
         self._reader, self._scorer, self._committer = (ThreadPoolExecutor(1) for _ in range(3))
-        settings: Model = context.job.model
         device = context.job.runtime.device
         if device == "auto":
             import torch
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._engine = load_engine(context.spec, settings, device, available_cores())
+        threads = available_cores()
+        self._worker = ModelWorker(context.spec, context.job.model, device, threads, context.known)
         get_tokenizer(context.spec)  # so that a broken one is known before the first write
-        self.description = describe(self._engine)
+        self.kinds = note({}, self._worker.describe())
 
     def ready(self, worker: int) -> bool:
         return True
@@ -50,9 +50,12 @@ class InlineExecutor:
         return [(unit.tokens, unit.aside, unit.rows) for unit in prepared]
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
-        return self._scorer.submit(
-            stages.score, self._context, self._engine, tokens, first, stop, self._go_on
-        )
+        return self._scorer.submit(self._score, tokens, first, stop)
+
+    def _score(self, tokens: Tokens, first: int, stop: int) -> Scored:
+        scored = self._worker.score(tokens, first, stop, self._go_on)
+        note(self.kinds, self._worker.describe())
+        return scored
 
     def _go_on(self) -> None:
         if self._stop.is_set():

@@ -15,7 +15,6 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from bertbatch import stages
-from bertbatch.engines import describe, load_engine
 from bertbatch.errors import JobError
 from bertbatch.pipeline import WorkerDied
 from bertbatch.runners.cores import available_cores
@@ -23,6 +22,7 @@ from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
 from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
+from bertbatch.worker import ModelWorker, note
 
 log = logging.getLogger("bertbatch")
 
@@ -56,7 +56,7 @@ class RayExecutor:
             self._actors = [self._actor() for _ in range(self.workers)]
             self._loading = {w: a.describe.remote() for w, a in enumerate(self._actors)}
             self._loads_failed = 0
-            self.description = self._first_loaded()
+            self.kinds = note({}, self._first_loaded())
             with suppress(WorkerDied):  # readers have retries of their own
                 self._get(warm)  # a broken tokenizer is known before the first write
         except BaseException:
@@ -103,7 +103,7 @@ class RayExecutor:
             chosen: dict[str, Any] = self._get(ready[0])
         except WorkerDied as error:
             raise JobError(f"a model worker died while loading: {error}") from None
-        return {"workers": self.workers, "threads": self._threads, **chosen}
+        return chosen
 
     def ready(self, worker: int) -> bool:
         if worker not in self._loading:
@@ -148,7 +148,10 @@ class RayExecutor:
         if isinstance(value, list):  # rows to score of each unit that was read
             pairs = zip(handle.data[::2], handle.data[1::2], value, strict=True)
             return list(pairs)
-        return value if value is not None else handle.data[0]
+        if isinstance(value, dict):  # what the worker that scored has chosen
+            note(self.kinds, value)
+            return handle.data[0]
+        return value
 
     def _get(self, ref: Any) -> Any:
         """The value. Raises what the work raised, as itself; WorkerDied if its process is gone."""
@@ -178,15 +181,15 @@ class _Scorer:
     """One model worker: loads its model once, for the whole run."""
 
     def __init__(self, context: Context, device: str, threads: int):
-        self._context = context
-        self._engine = load_engine(context.spec, context.job.model, device, threads)
+        self._worker = ModelWorker(context.spec, context.job.model, device, threads, context.known)
 
     def describe(self) -> dict[str, Any]:
-        return describe(self._engine)
+        return self._worker.describe()
 
     @ray.method(num_returns=2)
-    def score(self, tokens: Tokens, first: int, stop: int) -> tuple[None, Scored]:
-        return None, stages.score(self._context, self._engine, tokens, first, stop)
+    def score(self, tokens: Tokens, first: int, stop: int) -> tuple[dict[str, Any], Scored]:
+        scored = self._worker.score(tokens, first, stop)
+        return self._worker.describe(), scored
 
 
 @ray.remote(num_cpus=TASK_SHARE, max_retries=0)

@@ -1,0 +1,77 @@
+"""Which engine and token budget are fastest for a corpus on this worker: measured on it."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from bertbatch.batching import gather
+from bertbatch.engines import Engine, OutOfMemory, batches, load_engine
+from bertbatch.errors import JobError
+from bertbatch.job import Model
+from bertbatch.model import ModelSpec
+from bertbatch.tokenizer import Tokens
+
+log = logging.getLogger("bertbatch")
+
+ENOUGH_TOKENS = 50_000  # in a unit: less is scored sooner than anything can be measured
+SECONDS = 0.4  # of batches for each candidate
+HOPELESS = 0.7  # of the best rate: an engine so far behind will not catch up by its budget
+
+
+def calibrate(
+    engine: Engine, spec: ModelSpec, settings: Model, threads: int, tokens: Tokens
+) -> tuple[Engine, dict[str, float]]:
+    """The fastest engine, set to its fastest budget, and the tokens/s of every candidate.
+
+    Batches are drawn from the unit's own rows; the job's settings are not reconsidered.
+    """
+    lengths = tokens.lengths
+    rates: dict[str, float] = {}
+    best, chosen, chosen_budget = 0.0, engine, engine.tokens_per_batch
+    for candidate in _candidates(engine, spec, settings, threads):
+        budgets = candidate.budgets
+        if settings.tokens_per_batch != "auto":
+            budgets = (settings.tokens_per_batch,)
+        for budget in budgets:
+            candidate.tokens_per_batch = budget
+            try:
+                rate = _rate(candidate, tokens, lengths)
+            except OutOfMemory:
+                continue
+            rates[f"{candidate.name} {candidate.dtype} {budget}"] = round(rate)
+            if rate > best:
+                best, chosen, chosen_budget = rate, candidate, budget
+            elif rate < HOPELESS * best:
+                break
+    chosen.tokens_per_batch = chosen_budget
+    return chosen, rates
+
+
+def _candidates(engine: Engine, spec: ModelSpec, settings: Model, threads: int) -> Iterator[Engine]:
+    yield engine
+    if settings.engine == "auto" and engine.device == "cpu":
+        try:
+            # What torch fell back to is what the model can take.
+            fixed = settings.model_copy(update={"dtype": engine.dtype})
+            yield load_engine("openvino", spec, fixed, engine.device, threads)
+        except JobError as error:
+            log.debug("not a candidate: %s", error)
+
+
+def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
+    """Real tokens per second of batches drawn at random."""
+    plan = list(batches(engine, lengths))
+    order = np.random.default_rng(0).permutation(len(plan))
+    done, began = 0, 0.0
+    for count, i in enumerate(order):
+        rows = plan[i]
+        if count == 1:
+            done, began = 0, time.perf_counter()  # the first one also sets things up
+        ids = gather(tokens.ids, tokens.offsets, rows)
+        engine.start(ids, lengths[rows]).logits()
+        done += len(ids)
+        if count and time.perf_counter() - began > SECONDS:
+            break
+    return done / max(time.perf_counter() - began, 1e-9) if began else 0.0

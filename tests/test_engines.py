@@ -1,0 +1,263 @@
+"""Engines agree with transformers, with each other, and survive a device without memory."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.attention.varlen
+import transformers
+
+from bertbatch import calibration, run, worker
+from bertbatch.engines import OutOfMemory, load_engine, packed
+from bertbatch.engines.fused import compile_parts
+from bertbatch.engines.torch_engine import TorchEngine
+from bertbatch.errors import JobError
+from bertbatch.job import Model
+from bertbatch.model import ModelSpec, check
+from bertbatch.scoring import score
+from bertbatch.tokenizer import Tokens, get_tokenizer
+from tests.conftest import make_job, write_parquet
+from tests.test_models import SMALL
+from tests.tiny import make_model, make_texts
+
+PACKED = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"]
+PADDED = ["deberta-v2"]
+LENGTHS = np.array([50, 33, 17, 17, 16, 5, 3, 1])
+
+
+def save(folder: Path, kind: str) -> ModelSpec:
+    """A tiny classifier of some architecture; ids up to 90, the padding id is 0 or 1."""
+    make_model(folder)  # for its tokenizer
+    settings = {**SMALL, "vocab_size": 90, "max_position_embeddings": 70}
+    if kind == "distilbert":
+        settings = {**settings, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    elif kind in ("electra", "albert"):
+        settings["embedding_size"] = 16
+    config = transformers.AutoConfig.for_model(kind, **settings)
+    torch.manual_seed(3)
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return check(Model(name=str(folder), max_length=60))
+
+
+def some_ids(lengths: np.ndarray, first: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).integers(first, 90, lengths.sum()).astype(np.int32)
+
+
+def one_by_one(spec: ModelSpec, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """What transformers answers in fp32, without any padding."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        spec.name, dtype=torch.float32
+    ).eval()
+    rows = np.split(ids.astype(np.int64), np.cumsum(lengths)[:-1])
+    with torch.inference_mode():
+        return np.concatenate(
+            [
+                model(
+                    input_ids=torch.from_numpy(row)[None],
+                    attention_mask=torch.ones(1, len(row), dtype=torch.int64),
+                ).logits.numpy()
+                for row in rows
+            ]
+        )
+
+
+@pytest.mark.parametrize("kind", [*PACKED, *PADDED])
+def test_torch_agrees_with_transformers(kind, tmp_path):
+    spec = save(tmp_path / kind, kind)
+    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    assert engine.packs == (kind in PACKED)
+    ids = some_ids(LENGTHS)
+    wanted = one_by_one(spec, ids, LENGTHS)
+    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+    half = load_engine("torch", spec, Model(dtype="bfloat16"), "cpu", 1)
+    off = np.abs(half.start(ids, LENGTHS).logits() - wanted).max()
+    assert off < 0.1 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_text_may_spell_out_the_padding_token(kind, tmp_path):
+    spec = save(tmp_path / kind, kind)
+    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    ids = some_ids(LENGTHS)
+    ids[[4, 60, 61, 90]] = spec.pad_id
+    wanted = one_by_one(spec, ids, LENGTHS)
+    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+
+
+def reference_varlen(query, key, value, bounds, _, longest, __, scale=None):
+    """What the CUDA kernel computes, one sequence after the other."""
+    assert bounds.dtype == torch.int32
+    assert longest == np.diff(bounds.numpy()).max()
+    out = torch.empty_like(query)
+    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        q, k, v = (x[start:stop].transpose(0, 1) for x in (query, key, value))
+        weights = torch.softmax(q @ k.transpose(1, 2) * scale, -1)
+        out[start:stop] = (weights @ v).transpose(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
+    spec = save(tmp_path / kind, kind)
+    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", reference_varlen)
+    monkeypatch.setattr(engine, "_layout", packed.variable)
+    ids = some_ids(LENGTHS)
+    wanted = one_by_one(spec, ids, LENGTHS)
+    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+
+
+def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):
+    spec = save(tmp_path / "bert", "bert")
+    monkeypatch.setattr(packed, "positions", lambda ids, *_: np.zeros(len(ids), np.int64))
+    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    assert not engine.packs
+    ids = some_ids(LENGTHS)
+    wanted = one_by_one(spec, ids, LENGTHS)
+    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_openvino_agrees(kind, dtype, tmp_path):
+    spec = save(tmp_path / kind, kind)
+    engine = load_engine("openvino", spec, Model(dtype=dtype), "cpu", 1)
+    ids = some_ids(LENGTHS)
+    wanted = one_by_one(spec, ids, LENGTHS)
+    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
+    assert off < {"float32": 1e-4, "bfloat16": 0.05}[dtype] * np.abs(wanted).max()
+
+
+def test_openvino_not_installed(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    write_parquet(tmp_path / "in.parquet", make_texts(5))
+    job = make_job(
+        tiny_model, tmp_path / "in.parquet", tmp_path / "out", **{"model.engine": "openvino"}
+    )
+    with pytest.raises(JobError, match=r"bertbatch\[openvino\]"):
+        run(job)
+
+
+def test_compiled_parts_agree(tmp_path):
+    spec = save(tmp_path / "bert", "bert")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(spec.name).eval()
+    ids = torch.randint(3, 90, (2, 20))
+    with torch.inference_mode():
+        wanted = model(input_ids=ids).logits
+        compile_parts(model.base_model.encoder)
+        layer = model.base_model.encoder.layer[0]
+        assert layer.output._compiled_call_impl is not None
+        assert layer.intermediate._compiled_call_impl is not None
+        torch.testing.assert_close(model(input_ids=ids).logits, wanted, atol=1e-4, rtol=0)
+
+
+def tokens_of(model: str, texts: list[str]) -> Tokens:
+    return get_tokenizer(check(Model(name=model))).encode(texts)
+
+
+@pytest.fixture
+def small_device(monkeypatch):
+    """Makes the torch engine fail as CUDA does when a batch is over some number of tokens."""
+
+    def limit(tokens: int) -> None:
+        packed_batch = TorchEngine._packed
+
+        def with_limit(self: Any, ids: np.ndarray, lengths: np.ndarray) -> Any:
+            if len(ids) > tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return packed_batch(self, ids, lengths)
+
+        monkeypatch.setattr(TorchEngine, "_packed", with_limit)
+
+    return limit
+
+
+def test_out_of_memory_halves_the_budget(tiny_model, small_device):
+    tokens = tokens_of(tiny_model, make_texts(300))
+    settings = Model(dtype="float32", tokens_per_batch=4096)
+    engine = load_engine("torch", check(Model(name=tiny_model)), settings, "cpu", 1)
+    wanted = score(engine, tokens, 0, 300)
+    small_device(700)
+    got = score(engine, tokens, 0, 300)
+    assert engine.tokens_per_batch == 512  # and remembers
+    np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-5)
+    small_device(10)
+    with pytest.raises(OutOfMemory):
+        score(engine, tokens, 0, 300)
+
+
+def test_a_row_too_large_for_the_device_is_quarantined(tiny_model, tmp_path, small_device):
+    texts = ["a b c", "a " * 60, *make_texts(40)]
+    write_parquet(tmp_path / "in.parquet", texts)
+    lengths = tokens_of(tiny_model, texts).lengths
+    # The load itself tries a full batch; only what comes after it fails.
+    job = make_job(
+        tiny_model, tmp_path / "in.parquet", tmp_path / "out",
+        **{"limits.max_quarantined": 1, "runtime.runner": "inline"},
+    )  # fmt: skip
+    load = TorchEngine._load
+    try:
+        TorchEngine._load = lambda self: (load(self), small_device(55))[0]
+        result = run(job)
+    finally:
+        TorchEngine._load = load
+    too_long = int((lengths > 55).sum())
+    assert too_long > 0
+    assert result.totals["rows_quarantined"] == too_long
+    assert result.totals["rows_scored"] == len(texts) - too_long
+    assert all("OutOfMemory" in reason for reason in result.run.reasons)
+
+
+def test_what_was_measured_is_used_again(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "ENOUGH_TOKENS", 100)
+    monkeypatch.setattr(calibration, "SECONDS", 0.01)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_parquet(folder / "a.parquet", make_texts(200))
+    job = make_job(
+        tiny_model, folder, tmp_path / "out",
+        **{"runtime.runner": "inline", "model.dtype": "auto", "model.tokens_per_batch": "auto"},
+    )  # fmt: skip
+    first = run(job)
+    record = json.loads(first.output.store.read(_only_run(tmp_path)))
+    (kind, choice), *none = record["chosen"]["kinds"].items()
+    assert not none
+    assert "threads" in kind
+    best = max(choice["measured"], key=choice["measured"].get)
+    assert best == f"{choice['engine']} {choice['dtype']} {choice['tokens_per_batch']}"
+    assert any(name.startswith("openvino") for name in choice["measured"])
+    assert len(choice["measured"]) >= 3
+
+    def not_again(*_: Any) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(worker, "calibrate", not_again)
+    write_parquet(folder / "b.parquet", make_texts(200, seed=1))
+    assert run(job).exit_code == 0
+    last = json.loads(first.output.store.read(sorted(_runs(tmp_path))[-1]))
+    assert last["chosen"]["kinds"][kind] == choice
+
+
+def test_what_the_job_fixes_is_not_measured(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "ENOUGH_TOKENS", 100)
+    monkeypatch.setattr(calibration, "SECONDS", 0.01)
+    tokens = tokens_of(tiny_model, make_texts(100))
+    settings = Model(engine="torch", dtype="float32", tokens_per_batch=300)
+    made = worker.ModelWorker(check(Model(name=tiny_model)), settings, "cpu", 1, {})
+    made.score(tokens, 0, 100)
+    said = made.describe()
+    assert (said["engine"], said["dtype"], said["tokens_per_batch"]) == ("torch", "float32", 300)
+    assert said["measured"] == {}
+
+
+def _runs(folder: Path) -> list[str]:
+    return [str(path) for path in (folder / "out" / "_bertbatch" / "runs").iterdir()]
+
+
+def _only_run(folder: Path) -> str:
+    (path,) = _runs(folder)
+    return path
