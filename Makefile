@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check bench bench-gpu gpu-check format clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -30,6 +30,20 @@ check: .venv/test  ## lint, format check, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+.venv/bench: .venv/test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+bench: .venv/bench  ## compare with the alternatives, side by side (half an hour)
+	$(BIN)/python -m benchmarks.compare
+
+gpu-check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
+	$(BIN)/python -m benchmarks.gpu --quick
+
+bench-gpu: .venv/test  ## on a GPU: tokens/s by model, workload and budget
+	$(BIN)/python -m benchmarks.gpu
 
 format: .venv/test  ## format the code
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,29 @@
+"""A careful loop by hand: all rows sorted by length, a token budget, bf16, all threads, no Ray."""
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from benchmarks.alternatives import plumbing
+
+
+@torch.inference_mode()
+def main() -> None:
+    clock = plumbing.Clock()
+    name, source, target = plumbing.arguments()
+    model = AutoModelForSequenceClassification.from_pretrained(name, dtype=plumbing.fast_dtype())
+    model.eval()
+
+    def logits(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        answer = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        return answer.logits.float().numpy()
+
+    tokens = plumbing.tokenize(plumbing.load_tokenizer(name), plumbing.read(source))
+    budget = plumbing.best_budget(logits, tokens)
+    clock.ready()
+    plumbing.write(target, *plumbing.named(name, plumbing.score(logits, tokens, budget)))
+    clock.report(len(tokens))
+
+
+if __name__ == "__main__":
+    main()
