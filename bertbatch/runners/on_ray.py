@@ -219,7 +219,15 @@ def _start_ray(verbose: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
-        options = {"address": "local", "num_cpus": available_cores(), "include_dashboard": False}
+        # By default Ray ends a process that has had no task for a second if there are more
+        # than cores, and the next read would import and load its tokenizer anew.
+        keep = {"idle_worker_killing_time_threshold_ms": 600_000}
+        options = {
+            "address": "local",
+            "num_cpus": available_cores(),
+            "include_dashboard": False,
+            "_system_config": keep,
+        }
     ray.init(
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
