@@ -34,6 +34,7 @@ class Context:
     format: str
     schema: pa.Schema  # of the output
     known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
+    large: bool  # whether there is so much input that calibrating pays
 
 
 @dataclass

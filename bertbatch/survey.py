@@ -22,6 +22,7 @@ from bertbatch.stages import Context, output_schema
 from bertbatch.units import Source, Unit
 
 KNOWN_RUNS = 10  # earlier runs whose calibration is looked at
+LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
 
@@ -53,7 +54,16 @@ class Survey:
         for record in self.output.runs(KNOWN_RUNS):
             kinds = record.get("chosen", {}).get("kinds", {})
             known |= {kind: choice for kind, choice in kinds.items() if choice["measured"]}
-        return Context(job, self.spec, self.output, self.listing.format, self.schema, known)
+        size = sum(source.size for source in self.listing.sources)
+        return Context(
+            job=job,
+            spec=self.spec,
+            output=self.output,
+            format=self.listing.format,
+            schema=self.schema,
+            known=known,
+            large=size >= LARGE_INPUT,
+        )
 
     def planner(self, store_entries: bool) -> Planner:
         size = cut_size(self.job.runtime.unit_rows)

@@ -21,7 +21,7 @@ CHOSEN = ("engine", "dtype", "tokens_per_batch")  # what a calibration decides
 
 
 class ModelWorker:
-    """Loads the model, once; calibrates on the first unit that is large enough.
+    """Loads the model, once; if the input is large, calibrates on the first unit that is, too.
 
     `known` is what earlier runs on this output chose, by kind of worker: then that holds.
     Raises JobError if the model cannot be had.
@@ -34,6 +34,7 @@ class ModelWorker:
         device: str,
         threads: int,
         known: Mapping[str, Mapping[str, Any]],
+        large: bool,
     ):
         self._spec = spec
         self._threads = threads
@@ -52,7 +53,7 @@ class ModelWorker:
             self._settings, self._rates, before = settings, {}, {}
             self._engine = load_engine(settings.engine, spec, settings, device, threads)
         fixed = all(getattr(self._settings, key) != "auto" for key in CHOSEN)
-        self._settled = bool(before) or fixed
+        self._settled = bool(before) or fixed or not large
 
     def score(
         self, tokens: Tokens, first: int, stop: int, go_on: Callable[[], None] = lambda: None

@@ -11,7 +11,7 @@ import torch
 import torch.nn.attention.varlen
 import transformers
 
-from bertbatch import calibration, run, worker
+from bertbatch import calibration, run, survey, worker
 from bertbatch.engines import OutOfMemory, load_engine, packed
 from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
@@ -213,6 +213,7 @@ def test_a_row_too_large_for_the_device_is_quarantined(tiny_model, tmp_path, sma
 
 
 def test_what_was_measured_is_used_again(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "LARGE_INPUT", 100)
     monkeypatch.setattr(worker, "ENOUGH_TOKENS", 100)
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
     folder = tmp_path / "in"
@@ -247,7 +248,7 @@ def test_what_the_job_fixes_is_not_measured(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
     tokens = tokens_of(tiny_model, make_texts(100))
     settings = Model(engine="torch", dtype="float32", tokens_per_batch=300)
-    made = worker.ModelWorker(check(Model(name=tiny_model)), settings, "cpu", 1, {})
+    made = worker.ModelWorker(check(Model(name=tiny_model)), settings, "cpu", 1, {}, large=True)
     made.score(tokens, 0, 100)
     said = made.describe()
     assert (said["engine"], said["dtype"], said["tokens_per_batch"]) == ("torch", "float32", 300)

@@ -181,7 +181,9 @@ class _Scorer:
     """One model worker: loads its model once, for the whole run."""
 
     def __init__(self, context: Context, device: str, threads: int):
-        self._worker = ModelWorker(context.spec, context.job.model, device, threads, context.known)
+        self._worker = ModelWorker(
+            context.spec, context.job.model, device, threads, context.known, context.large
+        )
 
     def describe(self) -> dict[str, Any]:
         return self._worker.describe()
