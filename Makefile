@@ -35,7 +35,7 @@ check: .venv/test  ## lint, format check, types
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
-bench: .venv/bench  ## compare with the alternatives, side by side (half an hour)
+bench: .venv/bench  ## compare with the alternatives, side by side (long)
 	$(BIN)/python -m benchmarks.compare
 
 gpu-check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s

@@ -129,13 +129,15 @@ class Model(Section):
         0.5, gt=0, lt=1, description="multi-label models: the probability that makes a label"
     )
     engine: Literal["auto", "torch", "openvino"] = Field(
-        "auto", description="what runs the forward pass; auto: the fastest that is installed"
+        "auto",
+        description="what runs the forward pass; auto: torch, or the fastest on large inputs",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="the precision of the forward pass; auto: bfloat16 where it is fast"
     )
     tokens_per_batch: int | Literal["auto"] = Field(
-        "auto", description="the token budget of one forward pass; auto: what measures fastest"
+        "auto",
+        description="the token budget of a forward pass; auto: measured on large inputs",
     )
     compile: bool = Field(
         False, description="torch.compile on GPUs: minutes at the start for a faster forward pass"

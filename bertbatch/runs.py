@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bertbatch import mending
 from bertbatch.errors import JobError, RunError
@@ -22,9 +22,6 @@ from bertbatch.results import Result, Totals, Watcher
 from bertbatch.stages import Context, Record
 from bertbatch.survey import make_survey
 from bertbatch.units import Source, Unit, digest
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("bertbatch")
 

@@ -21,7 +21,7 @@ from bertbatch.sources import Listing, list_sources
 from bertbatch.stages import Context, output_schema
 from bertbatch.units import Source, Unit
 
-KNOWN_RUNS = 10  # earlier runs whose calibration is looked at
+KNOWN_RUNS = 3  # earlier runs whose calibration is looked at
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 

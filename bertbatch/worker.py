@@ -84,13 +84,14 @@ def note(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[
     choice = dict(description)
     kind = choice.pop("kind")
     measured = choice["measured"]
-    if measured and not kinds.get(kind, {}).get("measured"):
+    unmeasured = not kinds.get(kind, {}).get("measured")
+    if measured and unmeasured:
         log.info(
             "measured on %s: %s; going on with %s %s, %d tokens a batch",
             *(kind, ", ".join(f"{what}: {rate:g} tokens/s" for what, rate in measured.items())),
             *(choice[key] for key in CHOSEN),
         )
-    if measured or not kinds.get(kind, {}).get("measured"):
+    if measured or unmeasured:
         kinds[kind] = choice
     return kinds
 

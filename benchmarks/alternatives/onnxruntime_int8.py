@@ -27,11 +27,7 @@ def main() -> None:
     def logits(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
 
-    tokens = plumbing.tokenize(plumbing.load_tokenizer(name), plumbing.read(source))
-    budget = plumbing.best_budget(logits, tokens)
-    clock.ready()
-    plumbing.write(target, *plumbing.named(name, plumbing.score(logits, tokens, budget)))
-    clock.report(len(tokens))
+    plumbing.loop(clock, name, source, target, logits)
 
 
 def quantized(folder: Path) -> Path:

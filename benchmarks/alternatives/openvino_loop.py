@@ -33,11 +33,7 @@ def main() -> None:
     def logits(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return np.array(request.infer([ids, mask], share_inputs=True)[0])
 
-    tokens = plumbing.tokenize(plumbing.load_tokenizer(name), plumbing.read(source))
-    budget = plumbing.best_budget(logits, tokens)
-    clock.ready()
-    plumbing.write(target, *plumbing.named(name, plumbing.score(logits, tokens, budget)))
-    clock.report(len(tokens))
+    plumbing.loop(clock, name, source, target, logits)
 
 
 if __name__ == "__main__":

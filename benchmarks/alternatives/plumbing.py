@@ -121,3 +121,12 @@ def best_budget(forward: Forward, tokens: list[list[int]]) -> int:
             seconds.append(time.perf_counter() - began)
         rates[budget] = ids.size / min(seconds)
     return max(rates, key=rates.__getitem__)
+
+
+def loop(clock: Clock, model: str, source: str, target: str, forward: Forward) -> None:
+    """What follows loading the model: tokenize, find a budget, score, write, report."""
+    tokens = tokenize(load_tokenizer(model), read(source))
+    budget = best_budget(forward, tokens)
+    clock.ready()
+    write(target, *named(model, score(forward, tokens, budget)))
+    clock.report(len(tokens))

@@ -18,11 +18,7 @@ def main() -> None:
         answer = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
         return answer.logits.float().numpy()
 
-    tokens = plumbing.tokenize(plumbing.load_tokenizer(name), plumbing.read(source))
-    budget = plumbing.best_budget(logits, tokens)
-    clock.ready()
-    plumbing.write(target, *plumbing.named(name, plumbing.score(logits, tokens, budget)))
-    clock.report(len(tokens))
+    plumbing.loop(clock, name, source, target, logits)
 
 
 if __name__ == "__main__":

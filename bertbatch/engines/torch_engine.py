@@ -68,8 +68,8 @@ class TorchEngine:
         spec = self._spec
         self.packs = False
         self._model = load(spec, self.device, self.dtype)
-        self._vocabulary = int(self._model.config.vocab_size)
-        ids = np.random.default_rng(0).integers(spec.pad_id + 1, self._vocabulary, spec.max_length)
+        vocabulary = int(self._model.config.vocab_size)
+        ids = np.random.default_rng(0).integers(spec.pad_id + 1, vocabulary, spec.max_length)
         lengths = np.array([spec.max_length, 1 + spec.max_length // 3, 3])
         ids = np.concatenate([ids[:length] for length in lengths]).astype(np.int32)
         try:
