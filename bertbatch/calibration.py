@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
 from bertbatch.batching import gather
 from bertbatch.engines import Engine, OutOfMemory, batches, load_engine
 from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec
+from bertbatch.scoring import score
+from bertbatch.tasks import task_of
 from bertbatch.tokenizer import Tokens
 
 log = logging.getLogger("bertbatch")
@@ -18,6 +21,9 @@ log = logging.getLogger("bertbatch")
 ENOUGH_TOKENS = 50_000  # in a unit: less is scored sooner than anything can be measured
 SECONDS = 0.4  # of batches for each candidate
 HOPELESS = 0.7  # of the best rate: an engine so far behind will not catch up by its budget
+SAMPLE_TOKENS = 8192  # of the rows whose scores are compared
+# How far scores may be from torch's for another engine to be chosen by its speed.
+SCORE_TOLERANCE = 0.02
 
 
 def calibrate(
@@ -25,12 +31,21 @@ def calibrate(
 ) -> tuple[Engine, dict[str, float]]:
     """The fastest engine, set to its fastest budget, and the tokens/s of every candidate.
 
-    Batches are drawn from the unit's own rows; the job's settings are not reconsidered.
+    Batches are drawn from the unit's own rows; the job's settings are not reconsidered. An
+    engine whose scores are not those of the first is no candidate, however fast.
     """
     lengths = tokens.lengths
+    expected = _scores(engine, spec, tokens)
     rates: dict[str, float] = {}
     best, chosen, chosen_budget = 0.0, engine, engine.tokens_per_batch
     for candidate in _candidates(engine, spec, settings, threads):
+        off = float(np.abs(_scores(candidate, spec, tokens) - expected).max())
+        if off > SCORE_TOLERANCE:
+            log.info(
+                "%s %s is no candidate: its scores are off by %.2g",
+                *(candidate.name, candidate.dtype, off),
+            )
+            continue
         budgets = candidate.budgets
         if settings.tokens_per_batch != "auto":
             budgets = (settings.tokens_per_batch,)
@@ -58,6 +73,15 @@ def _candidates(engine: Engine, spec: ModelSpec, settings: Model, threads: int) 
             yield load_engine("openvino", spec, fixed, engine.device, threads)
         except JobError as error:
             log.debug("not a candidate: %s", error)
+
+
+def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
+    """What the task makes of the first rows' logits: every class's probability, or the value."""
+    some = max(int(np.searchsorted(tokens.offsets, SAMPLE_TOKENS)) - 1, 1)
+    logits = score(engine, tokens, 0, some).logits
+    column = task_of(spec).columns(logits)[-1]
+    flat: np.ndarray = (column.flatten() if pa.types.is_list(column.type) else column).to_numpy()
+    return flat
 
 
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:

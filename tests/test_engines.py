@@ -221,7 +221,7 @@ def test_what_was_measured_is_used_again(tiny_model, tmp_path, monkeypatch):
     write_parquet(folder / "a.parquet", make_texts(200))
     job = make_job(
         tiny_model, folder, tmp_path / "out",
-        **{"runtime.runner": "inline", "model.dtype": "auto", "model.tokens_per_batch": "auto"},
+        **{"runtime.runner": "inline", "model.dtype": "float32", "model.tokens_per_batch": "auto"},
     )  # fmt: skip
     first = run(job)
     record = json.loads(first.output.store.read(_only_run(tmp_path)))
@@ -253,6 +253,28 @@ def test_what_the_job_fixes_is_not_measured(tiny_model, tmp_path, monkeypatch):
     said = made.describe()
     assert (said["engine"], said["dtype"], said["tokens_per_batch"]) == ("torch", "float32", 300)
     assert said["measured"] == {}
+
+
+def test_an_engine_with_other_answers_is_not_chosen(tiny_model, monkeypatch, caplog):
+    monkeypatch.setattr(calibration, "SECONDS", 0.01)
+    spec, tokens = check(Model(name=tiny_model)), tokens_of(tiny_model, make_texts(100))
+    settings = Model(dtype="float32")
+    engine = load_engine("torch", spec, settings, "cpu", 1)
+    _, rates = calibration.calibrate(engine, spec, settings, 1, tokens)
+    assert any(name.startswith("openvino") for name in rates)
+    with torch.no_grad():  # as if torch had it right, and OpenVINO rounded too much
+        engine._model.classifier.bias[0] += 1
+    with caplog.at_level("INFO", "bertbatch"):
+        chosen, rates = calibration.calibrate(engine, spec, settings, 1, tokens)
+    assert chosen is engine
+    assert not any(name.startswith("openvino") for name in rates)
+    assert "openvino float32 is no candidate: its scores are off by 0." in caplog.text
+
+
+def test_no_memory_for_the_model_is_said(tiny_model, small_device):
+    small_device(10)
+    with pytest.raises(JobError, match="no memory on cpu for the model and 64 tokens"):
+        load_engine("torch", check(Model(name=tiny_model)), Model(), "cpu", 1)
 
 
 def _runs(folder: Path) -> list[str]:

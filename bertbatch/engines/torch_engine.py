@@ -53,6 +53,11 @@ class TorchEngine:
         self._compile = settings.compile
         try:
             self._load()
+        except OutOfMemory as error:
+            raise JobError(
+                f"model.name {spec.name}: no memory on {device} for the model and "
+                f"{spec.max_length} tokens: {error}; free some, or set a smaller model.max_length"
+            ) from error
         except RuntimeError as error:
             if settings.dtype != "auto" or self.dtype == "float32":
                 raise JobError(f"model.name {spec.name}: cannot score: {error}") from error
