@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.attention.varlen
 import transformers
 
 from bertbatch import calibration, run, survey, worker
-from bertbatch.engines import OutOfMemory, load_engine, packed
+from bertbatch.engines import OutOfMemory, load_engine, packed, products
 from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError
@@ -109,6 +110,24 @@ def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1 << 19, 3 * 4 * 17 * 17, 2 * 70 * 70, 1])
+@torch.inference_mode()
+def test_attention_by_products_agrees(chunk, tmp_path, monkeypatch):
+    spec = save(tmp_path / "bert", "bert")
+    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    monkeypatch.setattr(products, "CHUNK", chunk)
+    dense = products.Products(1)
+    monkeypatch.setattr(engine, "_layout", partial(packed.by_length, dense=dense))
+    # 70 is over SHORT; rows of 17 and fewer share calls, some whole and some by their heads
+    lengths = np.concatenate([[70, 66], LENGTHS, [1] * 20])
+    ids = some_ids(lengths)
+    wanted = one_by_one(spec, ids, lengths)
+    np.testing.assert_allclose(engine.start(ids, lengths).logits(), wanted, atol=1e-4)
+    some = torch.randn(2, 4, 9, 8)
+    expected = torch.nn.functional.scaled_dot_product_attention(some, some, some)
+    np.testing.assert_allclose(dense(some, some, some, None, None), expected, atol=1e-5)
 
 
 def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):

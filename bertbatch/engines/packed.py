@@ -6,6 +6,7 @@ encoder that uses it can be packed, and the head sees each sequence's first toke
 which is all that classifiers of the family look at.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,13 @@ class Group:
 class ByLength:
     """Attention by groups of nearly equal lengths, each a plain dense call.
 
-    `restore` [total] finds each packed token in the groups' outputs laid end to end.
+    `restore` [total] finds each packed token in the groups' outputs laid end to end. `dense`
+    is called as `scaled_dot_product_attention` is, with a scale.
     """
 
     groups: list[Group]
     restore: Tensor | None
+    dense: Callable[..., Tensor]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """Attention [total, heads, size] of query, key and value of the same shape."""
@@ -52,7 +55,7 @@ class ByLength:
         for group in self.groups:
             shape = (group.rows, group.length, heads, size)
             q, k, v = (_take(x, group).view(shape).transpose(1, 2) for x in (query, key, value))
-            answer = scaled_dot_product_attention(q, k, v, attn_mask=group.mask, scale=scale)
+            answer = self.dense(q, k, v, attn_mask=group.mask, scale=scale)
             outputs.append(answer.transpose(1, 2).reshape(-1, heads * size))
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         if self.restore is not None:
@@ -77,7 +80,12 @@ class Variable:
         return answer
 
 
-def by_length(lengths: np.ndarray, total: int, device: str) -> ByLength:
+def by_length(
+    lengths: np.ndarray,
+    total: int,
+    device: str,
+    dense: Callable[..., Tensor] = scaled_dot_product_attention,
+) -> ByLength:
     """How sequences of these lengths, packed in this order into `total` tokens, attend.
 
     Neighbours whose lengths round up to the same multiple of `ALIGNED` share a group.
@@ -102,7 +110,7 @@ def by_length(lengths: np.ndarray, total: int, device: str) -> ByLength:
         restore[first : int(starts[rows[-1] + 1])] = offset + np.flatnonzero(keep)
         offset += keep.size
     plain = len(lengths) and all(group.index is None for group in groups) and total == starts[-1]
-    return ByLength(groups, None if plain else there(restore, device))
+    return ByLength(groups, None if plain else there(restore, device), dense)
 
 
 def variable(lengths: np.ndarray, total: int, device: str) -> Variable:

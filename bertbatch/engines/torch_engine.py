@@ -7,6 +7,7 @@ left the answers as they are is checked on every load, against the model as it w
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from bertbatch.batching import padded
 from bertbatch.engines import OutOfMemory, Running, packed
 from bertbatch.engines.fused import compile_parts, fuse
+from bertbatch.engines.products import Products
 from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import OFFSET_POSITIONS, ModelSpec, load
@@ -106,6 +108,8 @@ class TorchEngine:
         self._offset = config.model_type in OFFSET_POSITIONS
         variable = self.device == "cuda" and self.dtype in HALF
         self._layout = packed.variable if variable else packed.by_length
+        if self.device == "cpu" and self.dtype == "bfloat16" and not _has_tiles():
+            self._layout = partial(packed.by_length, dense=Products(torch.get_num_threads()))
         self.packs = True
 
     @torch.inference_mode()
@@ -152,8 +156,12 @@ def fast_dtype(device: str) -> str:
     """bfloat16 where the processor computes in it, else float32."""
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = torch.cpu._is_avx512_bf16_supported() or _has_tiles()
     return "bfloat16" if fast else "float32"
+
+
+def _has_tiles() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _fetch(answer: Tensor, done: Any) -> np.ndarray:
