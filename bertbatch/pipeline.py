@@ -111,26 +111,27 @@ class Pipeline:
         self._failures = [0] * executor.workers  # in a row, of each worker
         self._failures_in_a_row = 0
         self._given_up = 0  # units, in a row
+        self._more = True  # tasks that nobody reads yet
 
     def run(self, tasks: Iterator[Sequence[Unit]]) -> Outcome:
         """Runs every task to its commit, or its failure.
 
         Raises RunError or JobError if the workers, not the rows, are at fault.
         """
-        more = True
+        self._more = True
         while True:
             if self._should_stop():
                 self._wind_down()
                 return self.outcome
-            while more and self._room():
+            while self._more and self._room():
                 task = next(tasks, None)
-                more = task is not None
+                self._more = task is not None
                 if task:
                     self._reading[self._on.read(task)] = task
             self._dispatch()
             handles = self._handles()
             if not handles:
-                if not (more or self._ready or self._suspects):
+                if not (self._more or self._ready or self._suspects):
                     return self.outcome
                 time.sleep(0.05)  # no worker has its model yet
                 continue
@@ -150,7 +151,11 @@ class Pipeline:
         return few and sum(unit.bytes for unit in (*ahead, *behind)) < AHEAD_BYTES
 
     def _dispatch(self) -> None:
-        """Gives work to workers: one range running, one behind it; suspects run alone."""
+        """Gives work to workers: one range running, one behind it; suspects run alone.
+
+        The last units wait for whichever worker is free first, or one worker would end with
+        two of them while others have none.
+        """
         if not (self._suspects or self._ready):
             return
         queues = [(w, queue) for w, queue in enumerate(self._queues) if self._on.ready(w)]
@@ -158,6 +163,8 @@ class Pipeline:
             if self._suspects and not queue:
                 self._score(worker, self._suspects.popleft())
         for depth in (0, 1):
+            if depth and not (self._more or self._reading) and len(self._ready) < len(queues):
+                return
             for worker, queue in queues:
                 alone = any(work.suspect for _, work, _ in queue)
                 if self._ready and len(queue) == depth and not alone:

@@ -82,24 +82,25 @@ class _Run:
                 survey_.output.store.protocol,
             )
         executor = self._start(survey_.context())
-        try:
-            survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
-            self._begun = self._begun_now = True
-            survey_.output.clear_success()
-            self._withdraw()
-            self._watcher.started(self._totals, executor.workers, executor.kinds)
-            with self._stop_on_signals():
+        # To the end: what comes while the books are closed must not leave them half written.
+        with self._stop_on_signals():
+            try:
+                survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
+                self._begun = self._begun_now = True
+                survey_.output.clear_success()
+                self._withdraw()
+                self._watcher.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 pipeline = Pipeline(executor, self._observe, self._should_stop)
                 outcome = pipeline.run(self._tasks())
                 while not outcome.stopped and (tasks := self._salvaged(outcome)):
                     outcome = pipeline.run(iter(tasks))
-        except JobError as error:
-            raise RunError(str(error)) if self._begun_now else error from None
-        finally:
-            self._chosen = {"workers": executor.workers, "kinds": executor.kinds}
-            executor.close()
-        return self._close(outcome)
+            except JobError as error:
+                raise RunError(str(error)) if self._begun_now else error from None
+            finally:
+                self._chosen = {"workers": executor.workers, "kinds": executor.kinds}
+                executor.close()
+            return self._close(outcome)
 
     def _start(self, context: Context) -> Any:
         if self._job.runtime.runner == "inline":

@@ -148,6 +148,17 @@ def test_stopped_by_a_signal_says_how_to_go_on(
     same_answers(answers(out), expected)
 
 
+def test_sigterm_while_the_books_are_closed(corpus, tmp_path, tiny_model):
+    out = tmp_path / "out"
+    process = start(tiny_model, corpus, out, "--unit-rows", "100")
+    wait_for_parts(out, 7, process)  # all of them
+    process.send_signal(signal.SIGTERM)
+    code, text = finish(process)
+    assert code in (0, 143), text  # 0: it was over before
+    assert "Traceback" not in text
+    assert (out / "_SUCCESS.json").exists() == (code == 0)
+
+
 def test_ctrl_c_on_ray(corpus, tmp_path, tiny_model):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "10", FAULT_SLEEP="0.3")
