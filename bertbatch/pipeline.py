@@ -21,7 +21,6 @@ log = logging.getLogger("bertbatch")
 
 AHEAD_BYTES = 512 << 20  # read but not yet committed, beyond which nothing more is read
 PIECES = 16  # a range of rows that kills its worker is split into so many
-LEAST_ROWS = 64  # in a part of a unit that several workers share
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
 
@@ -80,26 +79,10 @@ class _Work:
     pieces: dict[int, Any] = field(default_factory=dict)  # first row → scored range
     poison: list[tuple[int, str]] = field(default_factory=list)
     tries: dict[tuple[int, int], int] = field(default_factory=dict)
-    running: int = 0  # ranges given to workers
-    failed: bool = False
 
     @property
     def suspect(self) -> bool:
         return bool(self.tries)
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing of it was begun."""
-        return len(self.todo) == 1 and not (self.running or self.pieces or self.suspect)
-
-    def split(self, count: int, least: int) -> list[tuple[int, int]]:
-        """Cuts the first range to do into `count`, of `least` rows or more; what came of it."""
-        first, stop = self.todo.popleft()
-        count = max(min(count, (stop - first) // least), 1)
-        bounds = [first + (stop - first) * i // count for i in range(count + 1)]
-        ranges = list(pairwise(bounds))
-        self.todo.extendleft(reversed(ranges))
-        return ranges
 
 
 class Pipeline:
@@ -170,9 +153,8 @@ class Pipeline:
     def _dispatch(self) -> None:
         """Gives work to workers: one range running, one behind it; suspects run alone.
 
-        The last units, too few for every worker, are split, and their parts wait for whichever
-        worker is free first: else all but one would stand idle at the end, or all the time if
-        the input is small.
+        The last units wait for whichever worker is free first, or one worker would end with
+        two of them while others have none.
         """
         if not (self._suspects or self._ready):
             return
@@ -181,22 +163,15 @@ class Pipeline:
             if self._suspects and not queue:
                 self._score(worker, self._suspects.popleft())
         for depth in (0, 1):
-            last = not (self._more or self._reading) and len(self._ready) < len(self._queues)
-            if depth and last:
+            if depth and not (self._more or self._reading) and len(self._ready) < len(queues):
                 return
             for worker, queue in queues:
                 alone = any(work.suspect for _, work, _ in queue)
                 if self._ready and len(queue) == depth and not alone:
-                    work = self._ready.popleft()
-                    if last and work.whole:
-                        work.split(len(self._queues), LEAST_ROWS)
-                    self._score(worker, work)
-                    if work.todo:
-                        self._ready.appendleft(work)
+                    self._score(worker, self._ready.popleft())
 
     def _score(self, worker: int, work: _Work) -> None:
         first, stop = work.todo.popleft()
-        work.running += 1
         handle = self._on.score(worker, work.tokens, first, stop)
         self._queues[worker].append((handle, work, (first, stop)))
 
@@ -237,13 +212,13 @@ class Pipeline:
         except WorkerDied:
             self.outcome.worker_deaths += 1
             log.warning("a model worker died; a fresh one takes its place")
-            _, work, rows = self._take(queue, queue[0][0])
+            _, work, rows = queue.popleft()
             # Workers answer in order, so the first in the queue was running; what waited
             # behind it has done nothing.
             while queue:
-                _, waiting, its_rows = self._take(queue, queue[-1][0])
+                _, waiting, its_rows = queue.pop()
                 waiting.todo.appendleft(its_rows)
-                self._put_back(waiting)
+                (self._suspects if waiting.suspect else self._ready).appendleft(waiting)
             self._on.replace(worker)
             self._suspect(work, rows, "its model worker died each time")
         except JobError:
@@ -269,13 +244,10 @@ class Pipeline:
     ) -> tuple[Hashable, _Work, tuple[int, int]]:
         entry = next(entry for entry in queue if entry[0] == handle)
         queue.remove(entry)
-        entry[1].running -= 1
         return entry
 
     def _suspect(self, work: _Work, rows: tuple[int, int], reason: str) -> None:
         """Runs a range that failed again, alone; then splits it, down to the poison rows."""
-        if work.failed:
-            return
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= FAILURES_IN_A_ROW:
             self._failures_in_a_row = 0
@@ -286,10 +258,6 @@ class Pipeline:
                     "the rows; is there enough memory for the model on each worker?"
                 )
             self._fail_unit(work.unit, f"{FAILURES_IN_A_ROW} failures in a row: {reason}")
-            work.failed = True
-            for waiting in (self._ready, self._suspects):
-                if work in waiting:
-                    waiting.remove(work)
             return
         first, stop = rows
         tries = work.tries.get(rows, 0) + 1
@@ -300,28 +268,19 @@ class Pipeline:
             work.poison.append((first, reason))
             log.warning("%s: one row goes to quarantine: %s", work.unit.part, reason)
         else:
-            work.todo.appendleft(rows)
-            pieces = work.split(PIECES, 1)
+            count = min(PIECES, stop - first)
+            bounds = [first + (stop - first) * i // count for i in range(count + 1)]
+            pieces = list(pairwise(bounds))
+            work.todo.extendleft(reversed(pieces))
             # One failure is known of each piece: that of the whole.
             work.tries |= dict.fromkeys(pieces, 1)
         self._go_on(work)
 
     def _go_on(self, work: _Work) -> None:
-        if work.failed:
-            return
         if work.todo:
-            self._put_back(work)
-        elif not work.running:
-            self._commit(work)
-
-    def _put_back(self, work: _Work) -> None:
-        """Lets what is left of a unit wait for a worker, among the suspects if it failed."""
-        if work.suspect and work in self._ready:
-            self._ready.remove(work)
-        if work.suspect and work not in self._suspects:
             self._suspects.append(work)
-        elif not work.suspect and work not in self._ready:
-            self._ready.appendleft(work)
+        else:
+            self._commit(work)
 
     def _commit(self, work: _Work, tries: int = 1) -> None:
         pieces = [work.pieces[first] for first in sorted(work.pieces)]

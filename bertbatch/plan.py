@@ -27,14 +27,20 @@ log = logging.getLogger("bertbatch")
 UNIT_TEXT_BYTES = 1 << 20
 UNIT_CARRIED_BYTES = 64 << 20
 UNIT_ROWS = 1 << 16
+# A small input is cut finer, so that many workers can share it and end together; but no
+# finer than what still fills batches well.
+UNITS = 64
+LEAST_TEXT_BYTES = 1 << 16
 
 # What one entry of the log covers at most: bounds what is planned before any of it runs.
 ENTRY_SOURCES = 2000
 ENTRY_BYTES = 1 << 30
 
 
-def cut_size(unit_rows: int | None) -> CutSize:
-    return CutSize(UNIT_TEXT_BYTES, UNIT_CARRIED_BYTES, unit_rows or UNIT_ROWS)
+def cut_size(unit_rows: int | None, input_bytes: int) -> CutSize:
+    """How large units of an input of so many bytes may grow."""
+    text_bytes = min(max(input_bytes // UNITS, LEAST_TEXT_BYTES), UNIT_TEXT_BYTES)
+    return CutSize(text_bytes, UNIT_CARRIED_BYTES, unit_rows or UNIT_ROWS)
 
 
 @dataclass

@@ -45,6 +45,11 @@ class Survey:
         """The listed sources by id."""
         return {source.id: source for source in self.listing.sources}
 
+    @cached_property
+    def _bytes(self) -> int:
+        """The size of the whole input, as it is stored."""
+        return sum(source.size for source in self.listing.sources)
+
     def context(self) -> Context:
         # Workers may have another environment: `${NAME}` means the driver's.
         options = storage.expand(self.job.input.storage_options)
@@ -54,7 +59,6 @@ class Survey:
         for record in self.output.runs(KNOWN_RUNS):
             kinds = record.get("chosen", {}).get("kinds", {})
             known |= {kind: choice for kind, choice in kinds.items() if choice["measured"]}
-        size = sum(source.size for source in self.listing.sources)
         return Context(
             job=job,
             spec=self.spec,
@@ -62,11 +66,11 @@ class Survey:
             format=self.listing.format,
             schema=self.schema,
             known=known,
-            large=size >= LARGE_INPUT,
+            large=self._bytes >= LARGE_INPUT,
         )
 
     def planner(self, store_entries: bool) -> Planner:
-        size = cut_size(self.job.runtime.unit_rows)
+        size = cut_size(self.job.runtime.unit_rows, self._bytes)
         return Planner(self.plan, self.reader, self.job.input, size, store_entries)
 
     def fresh(self) -> list[Source]:

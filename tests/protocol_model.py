@@ -264,7 +264,7 @@ def run(
     plan.refresh()
     committed = output.committed()
     sources = listed(inputs)
-    planner = Planner(plan, Cutter(inputs), Input(path="in"), cut_size(None))
+    planner = Planner(plan, Cutter(inputs), Input(path="in"), cut_size(None, 1 << 30))
     changed = {s.id for s in sources if plan.sources.get(s.id, s) != s}
     if changed & mended:
         mending.withdraw(plan, output, SCHEMA, changed & mended)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertbatch import run
+from bertbatch.survey import make_survey
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_model, make_texts
 
@@ -54,6 +55,19 @@ def test_runners_agree_bit_for_bit(score, corpus, tmp_path, ray_here):
     inline = score(corpus, tmp_path / "a", "inline", **keys).to_pandas()
     on_ray = score(corpus, tmp_path / "b", "ray", **keys).to_pandas()
     pd.testing.assert_frame_equal(inline, on_ray)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "least", "most"), [(0.05, 1, 1), (1, 14, 20), (10, 55, 80), (100, 90, 120)]
+)
+def test_a_small_input_is_cut_finer(megabytes, least, most, tmp_path, tiny_model):
+    noise = np.random.default_rng(0).integers(97, 123, int(megabytes * 1e6), np.uint8)
+    texts = [noise[i : i + 1000].tobytes().decode() for i in range(0, len(noise), 1000)]
+    write_parquet(tmp_path / "in.parquet", texts, compression="none", use_dictionary=False)
+    found = make_survey(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out"))
+    units = [u for us in found.planner(False).extend(found.listing.sources) for u in us]
+    assert least <= len(units) <= most
+    assert sum(unit.rows for unit in units) == len(texts)
 
 
 def test_success_record_and_resume(score, corpus, tmp_path, runner):
