@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -84,8 +83,10 @@ class Pair:
 def main() -> None:
     options = arguments()
     report = Report("bertbatch and its alternatives", options.out)
-    matrix = matrix_rate()
-    report.lines(f"- matrix products: {matrix / 1e9:,.0f} GFLOP/s with all threads")
+    rates = matrix_rates()
+    matrix = max(rates.values())
+    told = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in rates.items())
+    report.lines(f"- matrix products with all threads: {told}")
     for model in NAMES if options.model == "all" else (options.model,):
         for workload in WORKLOADS if options.workload == "all" else (options.workload,):
             with tempfile.TemporaryDirectory(prefix="bertbatch-compare-") as scratch:
@@ -113,8 +114,8 @@ def compare(
                 continue
             corpus = slow if name in SLOW else fast
             target = scratch / name
-            small = run(name, folder, corpus.small, target, corpus.rows)
-            large = run(name, folder, corpus.large, target, corpus.rows)
+            small = run(name, folder, corpus.small, target)
+            large = run(name, folder, corpus.large, target)
             pairs[name].append(Pair(corpus, small, large))
             print(f"{number + 1}/{options.pairs} {name}: {small:.1f} s, {large:.1f} s", flush=True)
     rows = [row(name, pairs, folder, matrix, scratch) for name in turns(options.against, 0)]
@@ -145,7 +146,7 @@ def make_corpus(
     return Corpus(small, large, lengths)
 
 
-def run(name: str, model: Path, source: Path, target: Path, rows: int) -> float:
+def run(name: str, model: Path, source: Path, target: Path) -> float:
     """Seconds of one process from start to end, into a fresh output."""
     if target.is_dir():
         shutil.rmtree(target)
@@ -153,12 +154,9 @@ def run(name: str, model: Path, source: Path, target: Path, rows: int) -> float:
     command = [sys.executable, "-m", f"benchmarks.alternatives.{name}", model, source, target]
     if name.startswith("bertbatch"):
         runner = "inline" if name == "bertbatch_inline" else "ray"
-        # So few rows would be one or two units of the usual size, and a unit keeps one core
-        # busy; a real corpus has many for each core.
-        unit_rows = max(rows // (2 * len(os.sched_getaffinity(0))), 1)
         command = [
             *(sys.executable, "-m", "bertbatch", "score", source, target, "--model", model),
-            *("--runner", runner, "--unit-rows", unit_rows, "--log", "json"),
+            *("--runner", runner, "--log", "json"),
         ]
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
@@ -248,22 +246,17 @@ def answers(path: Path) -> np.ndarray:
     return np.where(positive, score, 1 - score)
 
 
-def matrix_rate() -> float:
-    """Operations a second of plain matrix products, the best of several: what could be reached."""
+def matrix_rates() -> dict[str, float]:
+    """Operations a second of plain matrix products in each precision, the best of several."""
     import torch
 
-    from benchmarks.alternatives.plumbing import fast_dtype
-
-    def rates(rows: int, inner: int, columns: int) -> Iterator[float]:
-        a = torch.randn(rows, inner, dtype=fast_dtype())
-        b = torch.randn(inner, columns, dtype=fast_dtype())
-        for _ in range(40):
-            began = time.perf_counter()
-            a @ b
-            yield 2 * rows * inner * columns / (time.perf_counter() - began)
+    from benchmarks.alternatives.plumbing import product_rates
 
     shapes = ((2048, 768, 3072), (1024, 768, 768), (1024, 384, 1536))
-    return max(rate for shape in shapes for rate in rates(*shape))
+    return {
+        name: max(max(product_rates(getattr(torch, name), shape)) for shape in shapes)
+        for name in ("bfloat16", "float32")
+    }
 
 
 def arguments() -> argparse.Namespace:

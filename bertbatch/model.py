@@ -60,6 +60,7 @@ class ModelSpec:
     pad_id: int
     weights: str  # SHA-256 of weights and configuration
     tokenizer: str  # SHA-256 of the tokenizer's files
+    quantization: str | None  # "int8", which changes answers; other precisions do not
 
     @property
     def answers(self) -> dict[str, Any]:
@@ -67,6 +68,7 @@ class ModelSpec:
         return {
             "weights": self.weights,
             "tokenizer": self.tokenizer,
+            "quantization": self.quantization,
             "max_length": self.max_length,
             "problem_type": self.problem_type,
             "labels": list(self.labels),
@@ -113,6 +115,7 @@ def check(settings: Model) -> ModelSpec:
         pad_id=config.get("pad_token_id") or 0,
         weights=_weights_hash(folder, config),
         tokenizer=tokenizer_hash(folder),
+        quantization="int8" if settings.dtype == "int8" else None,
     )
 
 

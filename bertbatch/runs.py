@@ -61,6 +61,11 @@ class _Run:
         self._begun = not survey_.is_new
         for reason, count in survey_.listing.left_out.items():
             log.info("left out %d files: %s", count, reason)
+        if survey_.spec.quantization:
+            log.warning(
+                "model.dtype %s changes answers: some labels will not be those of float32",
+                survey_.spec.quantization,
+            )
         self._planner = survey_.planner(store_entries=True)
         self._check_sources()
         done = [u for u in survey_.plan.units.values() if u.id in survey_.committed]

@@ -13,8 +13,8 @@ import torch.nn.attention.varlen
 import transformers
 
 from bertbatch import calibration, run, survey, worker
-from bertbatch.engines import OutOfMemory, load_engine, packed, products
-from bertbatch.engines.fused import compile_parts
+from bertbatch.engines import OutOfMemory, load_engine, packed, products, torch_engine
+from bertbatch.engines.fused import Int8Linear, compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError
 from bertbatch.job import Model
@@ -128,6 +128,67 @@ def test_attention_by_products_agrees(chunk, tmp_path, monkeypatch):
     some = torch.randn(2, 4, 9, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(some, some, some)
     np.testing.assert_allclose(dense(some, some, some, None, None), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("half", "wanted"), [(1.0, "float32"), (0.9, "float32"), (0.5, "half")])
+def test_bfloat16_only_where_it_is_faster(half, wanted, monkeypatch):
+    seconds = {torch.bfloat16: half, torch.float32: 1.0}
+    monkeypatch.setattr(torch_engine, "_product_seconds", seconds.__getitem__)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert torch_engine.fast_dtype("cpu") == wanted.replace("half", "bfloat16")
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_int8_is_near(kind, tmp_path):
+    spec = save(tmp_path / kind, kind)
+    engine = load_engine("torch", spec, Model(dtype="int8"), "cpu", 1)
+    rounded = [m for m in engine._model.modules() if isinstance(m, Int8Linear)]
+    assert len(rounded) == 12  # six to a layer
+    ids = some_ids(LENGTHS)
+    wanted = one_by_one(spec, ids, LENGTHS)
+    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
+    assert 0 < off < 0.2 * np.abs(wanted).max()
+
+
+def test_int8_of_one_layer_is_its_formula():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(24, 40)
+    with torch.no_grad():
+        linear.weight[3] = 0  # a row that needs no scale
+    x, residual = torch.randn(1, 7, 24), torch.randn(1, 7, 40)
+    scales = linear.weight.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
+    weight = (linear.weight / scales).round() * scales
+    step = (x.max() - x.min()) / 254
+    zero = (-x.min() / step).round()
+    rounded = ((x / step + zero).round() - zero) * step
+    wanted = torch.nn.functional.linear(rounded, weight, linear.bias)
+    made = Int8Linear(linear)
+    torch.testing.assert_close(made(x), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(made.plus(x, residual), made(x) + residual)
+    torch.testing.assert_close(Int8Linear(linear, "gelu")(x), torch.nn.functional.gelu(made(x)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "message"),
+    [("deberta-v2", "cpu", "cannot have it"), ("bert", "cuda", "is for CPUs|sees no GPU")],
+)
+def test_int8_where_it_cannot_be(kind, device, message, tmp_path):
+    spec = save(tmp_path / kind, kind)
+    with pytest.raises(JobError, match=message):
+        load_engine("torch", spec, Model(dtype="int8"), device, 1)
+
+
+def test_int8_is_another_output(tiny_model, tmp_path, caplog):
+    write_parquet(tmp_path / "in.parquet", make_texts(40))
+
+    def go(dtype: str) -> Any:
+        keys = {"model.dtype": dtype}
+        return run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+
+    assert go("int8").exit_code == 0
+    assert "int8 changes answers" in caplog.text
+    with pytest.raises(JobError, match=r"quantization: 'int8' there, None now"):
+        go("float32")
 
 
 def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Linear layers with what follows them fused in.
+"""Linear layers with what follows them fused in, or in int8.
 
 On CPUs oneDNN multiplies fastest from its own blocked layout of the weights, and adds bias,
 GELU or the residual while a result is still in a register. These are the operators that
@@ -38,12 +38,47 @@ class FusedLinear(nn.Module):
         return y
 
 
+class Int8Linear(nn.Module):
+    """The same in int8: weights rounded once, x at each call.
+
+    Weights have one scale for each output, so that its largest is 127; x [tokens, in] has one
+    in all, over 254 steps from its least to its largest, which leaves room for rounding zero.
+    """
+
+    def __init__(self, linear: nn.Linear, activation: str = "none"):
+        super().__init__()
+        weight = linear.weight.detach()
+        self._scales = weight.abs().amax(1).clamp(min=1e-8) / 127
+        rounded = (weight / self._scales[:, None]).round().to(torch.int8)
+        self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._bias = linear.bias.detach()
+        self._activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        least, most = (float(end) for end in torch.aminmax(x))
+        least, most = min(least, 0.0), max(most, 1e-8)
+        scale = (most - least) / 254
+        zero = round(-least / scale)
+        x = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).to(torch.uint8)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            *(x, scale, zero, self._weight, self._scales, self._zeros, self._bias),
+            *(1.0, 0, torch.float32, self._activation, [], "none"),
+        )
+        return y
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """forward(x) + residual"""
+        y: Tensor = self(x).add_(residual)
+        return y
+
+
 class FusedResidual(nn.Module):
     """LayerNorm(x Wᵀ + b + residual), the end of both halves of a BERT layer."""
 
-    def __init__(self, linear: nn.Linear, norm: nn.Module):
+    def __init__(self, linear: "FusedLinear | Int8Linear", norm: nn.Module):
         super().__init__()
-        self._linear = FusedLinear(linear)
+        self._linear = linear
         self._norm = norm
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
@@ -51,8 +86,8 @@ class FusedResidual(nn.Module):
         return y
 
 
-def fuse(module: Any) -> None:
-    """Replaces the linear layers below a module, in place.
+def fuse(module: Any, layer: "type[FusedLinear | Int8Linear]") -> None:
+    """Replaces the linear layers below a module by such layers, in place.
 
     Which layers can be fused is read off the modules' shapes; whether the answers stayed the
     same is for the caller to check.
@@ -60,17 +95,17 @@ def fuse(module: Any) -> None:
     for name, child in module.named_children():
         parts = {part for part, _ in child.named_children()}
         if parts == {"dense", "LayerNorm", "dropout"}:
-            setattr(module, name, FusedResidual(child.dense, child.LayerNorm))
+            setattr(module, name, FusedResidual(layer(child.dense), child.LayerNorm))
             continue
         for linear, activation in ACTIVATED:
             act = getattr(child, activation, None)
             if linear in parts and type(act).__name__ in EXACT_GELU:
-                setattr(child, linear, FusedLinear(getattr(child, linear), "gelu"))
+                setattr(child, linear, layer(getattr(child, linear), "gelu"))
                 setattr(child, activation, nn.Identity())
         if isinstance(child, nn.Linear) and child.bias is not None:
-            setattr(module, name, FusedLinear(child))
+            setattr(module, name, layer(child))
         else:
-            fuse(child)
+            fuse(child, layer)
 
 
 def compile_parts(module: Any) -> None:

@@ -36,12 +36,12 @@ class OpenVinoEngine:
         if device != "cpu":
             raise JobError("model.engine openvino runs on CPUs; set runtime.device: cpu")
         if settings.dtype not in ("auto", *PRECISION):
-            raise JobError(f"model.engine openvino has no dtype {settings.dtype}; use bfloat16")
+            raise JobError(f"model.engine openvino has no dtype {settings.dtype}; use auto")
+        torch.set_num_threads(threads)
         self.dtype = fast_dtype(device) if settings.dtype == "auto" else settings.dtype
         budget = settings.tokens_per_batch
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         self._pad_id = spec.pad_id
-        torch.set_num_threads(threads)
         example = torch.full((2, 8), spec.pad_id + 1)
         inputs = {"input_ids": example, "attention_mask": torch.ones_like(example)}
         try:

@@ -5,6 +5,7 @@ left the answers as they are is checked on every load, against the model as it w
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from bertbatch.batching import padded
 from bertbatch.engines import OutOfMemory, Running, packed
-from bertbatch.engines.fused import compile_parts, fuse
+from bertbatch.engines.fused import FusedLinear, Int8Linear, compile_parts, fuse
 from bertbatch.engines.products import Products
 from bertbatch.errors import JobError
 from bertbatch.job import Model
@@ -31,6 +32,7 @@ BUDGETS = {"cpu": (2048, 1024, 4096), "cuda": (32768, 16384, 65536, 131072)}
 SIZES = 16
 # How far packed answers may be from the model's own, as a share of the largest logit.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
+GAIN = 1.2  # times faster than float32 that bfloat16 must be: it is less exact
 HALF = ("bfloat16", "float16")  # what the kernel for sequences of different lengths takes
 
 
@@ -45,6 +47,8 @@ class TorchEngine:
                 "model.dtype float16 is some hundred times slower than float32 on CPUs; "
                 "use auto, float32 or bfloat16"
             )
+        if device == "cuda" and settings.dtype == "int8":
+            raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
         torch.set_num_threads(threads)
         self.device = device
         self.dtype = settings.dtype if settings.dtype != "auto" else fast_dtype(device)
@@ -73,8 +77,9 @@ class TorchEngine:
         The rows tried have full length: what fails for them would fail for every long row.
         """
         spec = self._spec
+        exact = "float32" if self.dtype == "int8" else self.dtype
         self.packs = False
-        self._model = load(spec, self.device, self.dtype)
+        self._model = load(spec, self.device, exact)
         vocabulary = int(self._model.config.vocab_size)
         ids = np.random.default_rng(0).integers(spec.pad_id + 1, vocabulary, spec.max_length)
         lengths = np.array([spec.max_length, 1 + spec.max_length // 3, 3])
@@ -89,21 +94,26 @@ class TorchEngine:
         try:
             self._pack()
             off = float(np.abs(self.start(ids, lengths).logits() - wanted).max())
-            if off <= TOLERANCE[self.dtype] * float(np.abs(wanted).max()):
+            if off <= TOLERANCE[exact] * float(np.abs(wanted).max()):
+                if self.dtype == "int8":
+                    fuse(self._encoder, Int8Linear)
+                    self.start(ids, lengths).logits()  # what cannot run fails here
                 return
             reason = f"its logits would be off by {off:.2g}"
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if self.dtype == "int8":
+            raise JobError(f"model.dtype int8: {spec.name} cannot have it ({reason}); use auto")
         log.info("%s cannot be packed (%s): its batches are padded", spec.name, reason)
         self.packs = False
-        self._model = load(spec, self.device, self.dtype)
+        self._model = load(spec, self.device, exact)
 
     def _pack(self) -> None:
-        encoder = packed.pack(self._model)
-        if self.device == "cpu":
-            fuse(encoder)
+        self._encoder = packed.pack(self._model)
+        if self.device == "cpu" and self.dtype != "int8":  # rounded once packing is checked
+            fuse(self._encoder, FusedLinear)
         elif self._compile:
-            compile_parts(encoder)
+            compile_parts(self._encoder)
         config = self._model.config
         self._offset = config.model_type in OFFSET_POSITIONS
         variable = self.device == "cuda" and self.dtype in HALF
@@ -153,11 +163,29 @@ class TorchEngine:
 
 
 def fast_dtype(device: str) -> str:
-    """bfloat16 where the processor computes in it, else float32."""
+    """bfloat16 where this machine is clearly faster in it, else float32.
+
+    On CPUs that is measured, in some 50 ms: a processor that has instructions for bfloat16
+    may still be half as fast with them (Xeons whose AMX the virtual machine does not show).
+    """
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    fast = torch.cpu._is_avx512_bf16_supported() or _has_tiles()
-    return "bfloat16" if fast else "float32"
+    if not (torch.cpu._is_avx512_bf16_supported() or _has_tiles()):
+        return "float32"
+    half, single = (_product_seconds(dtype) for dtype in (torch.bfloat16, torch.float32))
+    return "bfloat16" if GAIN * half < single else "float32"
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """The least seconds of several for a linear layer of bert-base over 512 tokens."""
+    x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
+
+    def once() -> float:
+        began = time.perf_counter()
+        torch.mm(x, weight)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(6))
 
 
 def _has_tiles() -> bool:
