@@ -112,6 +112,7 @@ class Pipeline:
         self._failures_in_a_row = 0
         self._given_up = 0  # units, in a row
         self._more = True  # tasks that nobody reads yet
+        self._read = False  # whether a read task has ended
 
     def run(self, tasks: Iterator[Sequence[Unit]]) -> Outcome:
         """Runs every task to its commit, or its failure.
@@ -143,7 +144,13 @@ class Pipeline:
         return [*self._reading, *scoring, *self._committing]
 
     def _room(self) -> bool:
-        """Whether to read on: two units ready for each worker, within a bound of bytes."""
+        """Whether to read on: two units ready for each worker, within a bound of bytes.
+
+        The first read task is alone: a second one beside it would only make another process
+        import and load its tokenizer, on cores that still load the model.
+        """
+        if self._reading and not self._read:
+            return False
         ahead = [unit for task in self._reading.values() for unit in task]
         ahead += [work.unit for work in (*self._ready, *self._suspects)]
         behind = [work.unit for work, _ in self._committing.values()]
@@ -187,6 +194,7 @@ class Pipeline:
                     return
 
     def _after_read(self, handle: Hashable, units: Sequence[Unit]) -> None:
+        self._read = True
         try:
             prepared = self._on.result(handle)
         except SourceError as error:

@@ -125,6 +125,22 @@ def test_every_row_once_whatever_dies(seed):
     assert simulation.deepest <= 2
 
 
+def test_the_first_read_task_is_alone():
+    reading: list[int] = []
+
+    class Watched(Simulation):
+        def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
+            reading.append(sum(self._work[handle][0] == "read" for handle in handles))
+            return super().wait(handles, timeout)
+
+    units = make_units(30, 10)
+    Pipeline(Watched(1, 4, 0.0, set()), lambda r: None, lambda: False).run(
+        iter([[unit] for unit in units])
+    )
+    assert reading[0] == 1
+    assert max(reading) > 1
+
+
 def test_one_wholly_poisonous_unit_fails_alone():
     units = make_units(6, 200)
     poison = {("u2", row) for row in range(200)}
