@@ -28,8 +28,8 @@ from benchmarks.report import Report
 FAST = ("openvino_loop", "torch_loop", "ray_data_tuned", "onnxruntime_int8", "bertbatch_inline")
 SLOW = ("transformers_pipeline", "ray_data")  # would take all day over the rows of the others
 
-# N, for about 15 s between N and 4N on two cores; bert-base gets an eighth.
-ROWS = {"short": 7200, "mixed": 1600, "long": 400}
+# N, for 6 to 25 s between N and 4N on two cores; bert-base gets an eighth.
+ROWS = {"short": 4800, "mixed": 1200, "long": 300}
 SLOW_ROWS = {"short": 400, "mixed": 48, "long": 16}
 SLOW_PAIRS = 2
 TIMEOUT = 1800  # seconds for one process
