@@ -170,7 +170,7 @@ class Pipeline:
             if self._suspects and not queue:
                 self._score(worker, self._suspects.popleft())
         for depth in (0, 1):
-            if depth and not (self._more or self._reading) and len(self._ready) < len(queues):
+            if depth and not (self._more or self._reading) and len(self._ready) < len(self._queues):
                 return
             for worker, queue in queues:
                 alone = any(work.suspect for _, work, _ in queue)

@@ -30,7 +30,7 @@ UNIT_ROWS = 1 << 16
 # A small input is cut finer, so that many workers can share it and end together; but no
 # finer than what still fills batches well.
 UNITS = 64
-LEAST_TEXT_BYTES = 1 << 17
+LEAST_TEXT_BYTES = 1 << 16
 
 # What one entry of the log covers at most: bounds what is planned before any of it runs.
 ENTRY_SOURCES = 2000

@@ -125,6 +125,19 @@ def test_every_row_once_whatever_dies(seed):
     assert simulation.deepest <= 2
 
 
+def test_the_last_units_wait_for_workers_that_still_load():
+    class Late(Simulation):
+        """The second worker has its model only after the first has scored something."""
+
+        def ready(self, worker: int) -> bool:
+            return worker == 0 or bool(self.committed)
+
+    simulation = Late(1, 2, 0.0, set())
+    Pipeline(simulation, lambda r: None, lambda: False).run(iter([make_units(2, 10)]))
+    assert len(simulation.committed) == 2
+    assert simulation.deepest == 1
+
+
 def test_the_first_read_task_is_alone():
     reading: list[int] = []
 

@@ -58,7 +58,7 @@ def test_runners_agree_bit_for_bit(score, corpus, tmp_path, ray_here):
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "least", "most"), [(0.1, 1, 1), (1, 7, 10), (10, 55, 80), (100, 90, 120)]
+    ("megabytes", "least", "most"), [(0.05, 1, 1), (1, 14, 20), (10, 55, 80), (100, 90, 120)]
 )
 def test_a_small_input_is_cut_finer(megabytes, least, most, tmp_path, tiny_model):
     noise = np.random.default_rng(0).integers(97, 123, int(megabytes * 1e6), np.uint8)
