@@ -1,5 +1,5 @@
-"""Ray Data by someone who knows: an actor for each core, with one thread and bf16 or fp32, whichever
-is faster, that sorts the rows of a large block by length and batches them under a token budget."""
+"""Ray Data by someone who knows: an actor for each core, with one thread and the faster of bf16
+and fp32, that sorts a large block's rows by length and batches them under a token budget."""
 
 import os
 
