@@ -248,14 +248,12 @@ def answers(path: Path) -> np.ndarray:
 
 def matrix_rates() -> dict[str, float]:
     """Operations a second of plain matrix products in each precision, the best of several."""
-    import torch
-
-    from benchmarks.alternatives.plumbing import product_rates
+    from benchmarks.alternatives.plumbing import precisions, product_rates
 
     shapes = ((2048, 768, 3072), (1024, 768, 768), (1024, 384, 1536))
     return {
-        name: max(max(product_rates(getattr(torch, name), shape)) for shape in shapes)
-        for name in ("bfloat16", "float32")
+        str(dtype).removeprefix("torch."): max(max(product_rates(dtype, s)) for s in shapes)
+        for dtype in precisions()
     }
 
 

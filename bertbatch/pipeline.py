@@ -112,7 +112,7 @@ class Pipeline:
         self._failures_in_a_row = 0
         self._given_up = 0  # units, in a row
         self._more = True  # tasks that nobody reads yet
-        self._read = False  # whether a read task has ended
+        self._any_read = False  # whether a read task has ended
 
     def run(self, tasks: Iterator[Sequence[Unit]]) -> Outcome:
         """Runs every task to its commit, or its failure.
@@ -149,7 +149,7 @@ class Pipeline:
         The first read task is alone: a second one beside it would only make another process
         import and load its tokenizer, on cores that still load the model.
         """
-        if self._reading and not self._read:
+        if self._reading and not self._any_read:
             return False
         ahead = [unit for task in self._reading.values() for unit in task]
         ahead += [work.unit for work in (*self._ready, *self._suspects)]
@@ -194,7 +194,7 @@ class Pipeline:
                     return
 
     def _after_read(self, handle: Hashable, units: Sequence[Unit]) -> None:
-        self._read = True
+        self._any_read = True
         try:
             prepared = self._on.result(handle)
         except SourceError as error:

@@ -170,7 +170,7 @@ def test_int8_of_one_layer_is_its_formula():
 
 @pytest.mark.parametrize(
     ("kind", "device", "message"),
-    [("deberta-v2", "cpu", "cannot have it"), ("bert", "cuda", "is for CPUs|sees no GPU")],
+    [("deberta-v2", "cpu", "cannot have it"), ("bert", "cuda", "is for CPUs")],
 )
 def test_int8_where_it_cannot_be(kind, device, message, tmp_path):
     spec = save(tmp_path / kind, kind)

@@ -101,10 +101,10 @@ def make_units(count: int, rows: int) -> list[Unit]:
     return [Unit(f"u{i}", (Span(source, Cut(i * rows, rows, 0, 0, 100)),)) for i in range(count)]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(120))
 def test_every_row_once_whatever_dies(seed):
     rng = random.Random(seed)
-    units = make_units(rng.randint(1, 12), rng.choice([1, 2, 17, 40]))
+    units = make_units(rng.randint(1, 12), rng.choice([1, 2, 17, 40, 300]))
     every = [(unit.id, row) for unit in units for row in range(unit.rows)]
     poison = set(rng.sample(every, min(len(every), rng.choice([0, 0, 1, 3]))))
     faults = rng.choice([0.0, 0.02, 0.1])
@@ -154,10 +154,11 @@ def test_the_first_read_task_is_alone():
     assert max(reading) > 1
 
 
-def test_one_wholly_poisonous_unit_fails_alone():
+@pytest.mark.parametrize("workers", [1, 3])
+def test_one_wholly_poisonous_unit_fails_alone(workers):
     units = make_units(6, 200)
     poison = {("u2", row) for row in range(200)}
-    simulation = Simulation(1, 1, 0.0, poison)
+    simulation = Simulation(1, workers, 0.0, poison)
     outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert set(simulation.committed) == {unit.id for unit in units} - set(outcome.failed_units)
     assert set(outcome.failed_units) <= {"u2"}

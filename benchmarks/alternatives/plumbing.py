@@ -61,9 +61,15 @@ def named(model: str, logits: np.ndarray) -> tuple[list[str], list[float]]:
     return [names[str(i)] for i in shares.argmax(axis=1)], shares.max(axis=1).tolist()
 
 
+def precisions() -> list[torch.dtype]:
+    """What this processor has instructions for; bfloat16 by emulation would take minutes."""
+    half = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return [torch.bfloat16, torch.float32] if half else [torch.float32]
+
+
 def fast_dtype() -> torch.dtype:
-    """bfloat16 or float32: what this processor multiplies faster, as who measured would choose."""
-    return max((torch.bfloat16, torch.float32), key=lambda dtype: max(product_rates(dtype)))
+    """The precision in which this processor multiplies fastest, as who measured would choose."""
+    return max(precisions(), key=lambda dtype: max(product_rates(dtype)))
 
 
 def product_rates(dtype: torch.dtype, size: tuple[int, int, int] = (512, 768, 768)) -> list[float]:

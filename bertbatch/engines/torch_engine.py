@@ -42,6 +42,8 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, spec: ModelSpec, settings: Model, device: str, threads: int):
+        if device == "cuda" and settings.dtype == "int8":
+            raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
         if device == "cuda" and not torch.cuda.is_available():
             raise JobError("runtime.device is cuda, but torch sees no GPU on this machine")
         if device == "cpu" and settings.dtype == "float16":
@@ -49,8 +51,6 @@ class TorchEngine:
                 "model.dtype float16 is some hundred times slower than float32 on CPUs; "
                 "use auto, float32 or bfloat16"
             )
-        if device == "cuda" and settings.dtype == "int8":
-            raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
         torch.set_num_threads(threads)
         self.device = device
         self.dtype = settings.dtype if settings.dtype != "auto" else fast_dtype(device)
