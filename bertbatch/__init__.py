@@ -7,23 +7,38 @@ print(result.totals["rows_scored"])
 table = result.to_pandas()
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from bertbatch.errors import JobError, RunError, SourceError
 from bertbatch.job import Job
 
 if TYPE_CHECKING:
-    from bertbatch.results import Result
+    from bertbatch.attention.columns import attention_array
+    from bertbatch.results import Result, load_attention
     from bertbatch.runs import run
 
 __version__ = "0.1.0"
-__all__ = ["Job", "JobError", "Result", "RunError", "SourceError", "run"]
+__all__ = [
+    "Job",
+    "JobError",
+    "Result",
+    "RunError",
+    "SourceError",
+    "attention_array",
+    "load_attention",
+    "run",
+]
+LATER = {
+    "Result": "bertbatch.results",
+    "attention_array": "bertbatch.attention.columns",
+    "load_attention": "bertbatch.results",
+    "run": "bertbatch.runs",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`run` and `Result` on first use: they import pyarrow, which a job file does not need."""
-    if name in ("run", "Result"):
-        from bertbatch import runs
-
-        return getattr(runs, name)
+    """What imports pyarrow, which a job file does not need, on first use."""
+    if name in LATER:
+        return getattr(importlib.import_module(LATER[name]), name)
     raise AttributeError(f"module 'bertbatch' has no attribute '{name}'")

@@ -78,12 +78,21 @@ def padded(ids: np.ndarray, lengths: np.ndarray, pad_id: int) -> tuple[np.ndarra
     return out, mask
 
 
-def twins(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """For each row the first one with the same token ids: int64 [rows]."""
-    first: dict[bytes, int] = {}
-    raw, bounds = ids.tobytes(), (offsets * ids.itemsize).tolist()
+def segments(mask: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Token types int64 [rows, longest] of padded rows whose second texts start at `seconds`."""
+    place = np.arange(mask.shape[1])
+    return (mask & (place >= seconds[:, None])).astype(np.int64)
+
+
+def twins(ids: np.ndarray, offsets: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """For each row the first one with the same token ids, split into texts alike: int64 [rows]."""
+    first: dict[tuple[int, bytes], int] = {}
+    raw, bounds, splits = ids.tobytes(), (offsets * ids.itemsize).tolist(), seconds.tolist()
     return np.fromiter(
-        (first.setdefault(raw[bounds[i] : bounds[i + 1]], i) for i in range(len(offsets) - 1)),
+        (
+            first.setdefault((splits[i], raw[bounds[i] : bounds[i + 1]]), i)
+            for i in range(len(offsets) - 1)
+        ),
         np.int64,
         len(offsets) - 1,
     )

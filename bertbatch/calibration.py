@@ -87,6 +87,7 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
     """Real tokens per second of batches drawn at random."""
     plan = list(batches(engine, lengths))
+    watch = bool(tokens.watched.all())
     order = np.random.default_rng(0).permutation(len(plan))
     done, began = 0, 0.0
     for count, i in enumerate(order):
@@ -94,7 +95,8 @@ def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
         if count == 1:
             done, began = 0, time.perf_counter()  # the first one also sets things up
         ids = gather(tokens.ids, tokens.offsets, rows)
-        engine.start(ids, lengths[rows]).logits()
+        running = engine.start(ids, lengths[rows], tokens.seconds[rows], watch)
+        running.logits()
         done += len(ids)
         if count and time.perf_counter() - began > SECONDS:
             break

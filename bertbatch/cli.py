@@ -41,6 +41,9 @@ def score(
     runner: Annotated[str | None, typer.Option(help="ray or inline [ray]")] = None,
     format: Annotated[str | None, typer.Option(help="auto, parquet or csv [auto]")] = None,
     limit: Annotated[int | None, typer.Option(help="score only the first N rows")] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="statistics of every attention head, too")
+    ] = False,
     set: Set = None,
     log: Log = "auto",
     verbose: Verbose = False,
@@ -52,7 +55,11 @@ def score(
         "model": {"name": model, "max_length": max_length},
         "runtime": {"runner": runner, "unit_rows": unit_rows},
     }
-    data = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in given.items()}
+    data: dict[str, Any] = {
+        s: {k: v for k, v in keys.items() if v is not None} for s, keys in given.items()
+    }
+    if attention:
+        data["attention"] = {}
     _run(lambda: Job.build(data, "command line", set), log, verbose)
 
 
@@ -79,6 +86,68 @@ def plan(
         from bertbatch.terminal import show_plan
 
         show_plan(make_survey(Job.load(job, set)))
+        return 0
+
+    sys.exit(_guard(show))
+
+
+@app.command()
+def attention(
+    output: Annotated[str, typer.Argument(help="an output scored with attention statistics")],
+    to: Annotated[
+        Path | None, typer.Option(help="the Parquet file to write [attention.parquet]")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="another output: how its heads differ, at equal lengths")
+    ] = None,
+    across_models: Annotated[
+        bool, typer.Option("--across-models", help="compare different weights, too")
+    ] = False,
+) -> None:
+    """Write the corpus's statistics of every head as one table, or compare two corpora."""
+
+    def show() -> int:
+        from bertbatch.attention.comparison import compare_outputs
+        from bertbatch.attention.corpus import read_corpus
+        from bertbatch.output import open_output
+        from bertbatch.terminal import show_comparison, show_corpus, write_table
+
+        this = open_output(output)
+        if against is None:
+            corpus = read_corpus(this)
+            show_corpus(corpus)
+            table, path = corpus.tidy(), to or Path("attention.parquet")
+        else:
+            table = compare_outputs(this, open_output(against), across_models)
+            show_comparison(table)
+            path = to or Path("comparison.parquet")
+        write_table(table, path)
+        return 0
+
+    sys.exit(_guard(show))
+
+
+@app.command()
+def peek(
+    text: Annotated[str, typer.Argument(help="one text")],
+    second: Annotated[str | None, typer.Argument(help="the second text of a pair")] = None,
+    model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="whose attention: one of the tokens [the first]")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(min=1, help="one layer's heads")] = None,
+    head: Annotated[int | None, typer.Option(min=1, help="one head of each layer")] = None,
+    heads: Annotated[int, typer.Option(min=1, help="how many heads, the most telling")] = 3,
+) -> None:
+    """Show one text's tokens, its prediction, and where its attention goes."""
+
+    def show() -> int:
+        from bertbatch.attention.peek import look
+        from bertbatch.job import Model
+        from bertbatch.terminal import show_glance
+
+        settings = Model(name=model) if model else Model()
+        show_glance(look(settings, text, second), token, layer, head, heads)
         return 0
 
     sys.exit(_guard(show))

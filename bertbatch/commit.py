@@ -9,6 +9,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -35,11 +36,13 @@ def commit(
     predictions: pa.Table,
     quarantine: pa.Table,
     facts: dict[str, Any],
+    attention: pa.Table | None = None,
     pause: float = 0.5,
 ) -> Committed:
     """Commits a unit once, whoever else is trying.
 
-    `facts` go to the footer with the row counts. Raises ValueError if rows are missing or
+    `facts` go to the footer with the row counts, `attention` are its cells of statistics.
+    Raises ValueError if rows are missing or
     doubled, and the store's error if it fails for good; then nothing is committed, or a
     later attempt will find that it was.
     """
@@ -50,10 +53,11 @@ def commit(
         )
     attempt = uuid.uuid4().hex
     side: dict[str, str] = {}
-    if quarantine.num_rows:
-        side["quarantine"] = f"_bertbatch/quarantine/{unit.id}-{attempt}.arrow"
-        data = encode_side(quarantine)
-        _retry(lambda: _create_side(output, side["quarantine"], data), pause)
+    for name, table in (("quarantine", quarantine), ("attention", attention)):
+        if table is not None and table.num_rows:
+            side[name] = f"_bertbatch/{name}/{unit.id}-{attempt}.arrow"
+            step = partial(_create_side, output, side[name], encode_side(table))
+            _retry(step, pause)
     footer = {
         "unit": unit.id,
         "attempt": attempt,

@@ -8,12 +8,13 @@ import copy
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bertbatch.errors import JobError
+from bertbatch.statistics import DEFAULT, STATISTICS
 
 
 class Section(BaseModel):
@@ -85,9 +86,7 @@ class Input(Section):
     @field_validator("carry", mode="before")
     @classmethod
     def split_commas(cls, value: Any) -> Any:
-        return (
-            [c.strip() for c in value.split(",") if c.strip()] if isinstance(value, str) else value
-        )
+        return _split_commas(value)
 
     @field_validator("carry")
     @classmethod
@@ -153,6 +152,41 @@ class Model(Section):
         return value
 
 
+class Attention(Section):
+    statistics: list[str] = Field(
+        DEFAULT, description=f"what is computed of every head: {', '.join(STATISTICS)}"
+    )
+    queries: Literal["all", "content"] = Field(
+        "all", description="whose attention counts: all tokens, or content: no special tokens"
+    )
+    sample: float = Field(
+        1.0, gt=0, le=1, description="the share of the rows to look at; all are scored"
+    )
+    per_row: bool = Field(
+        True, description="whether each row gets its statistics, beside the corpus's own"
+    )
+    group_by: str | None = Field(
+        None, description="a carried column (its output name) to group the corpus's by, too"
+    )
+
+    @field_validator("statistics", mode="before")
+    @classmethod
+    def split_commas(cls, value: Any) -> Any:
+        return _split_commas(value)
+
+    @field_validator("statistics")
+    @classmethod
+    def known(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in STATISTICS:
+                near = difflib.get_close_matches(name, STATISTICS, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise ValueError(f"there is no statistic '{name}'{hint}")
+        if not value or len(set(value)) < len(value):
+            raise ValueError("must name at least one statistic, and none twice")
+        return value
+
+
 class Limits(Section):
     max_quarantined: float = Field(
         0.05, ge=0, le=1, description="the share of rows in quarantine above which a run stops"
@@ -188,8 +222,28 @@ class Job(Section):
     input: Input = Field(description="what is read")
     output: Output = Field(description="where predictions go")
     model: Model = Field(Model(), description="what scores the text")
+    attention: Attention | None = Field(
+        None, description="statistics of every attention head; `attention: {}` for the usual ones"
+    )
     limits: Limits = Field(Limits(), description="when to stop early")
     runtime: Runtime = Field(Runtime(), description="how and where it runs; never changes answers")
+
+    @model_validator(mode="after")
+    def groups_exist(self) -> "Job":
+        column = self.attention.group_by if self.attention else None
+        if column is not None and column not in self.input.carried:
+            raise ValueError(
+                f"attention.group_by: '{column}' is not carried; add it to input.carry"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def can_watch(self) -> "Job":
+        if self.attention and self.model.engine == "openvino":
+            raise ValueError(
+                "attention: model.engine openvino gives no statistics; use torch or auto"
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], changes: list[str] | None = None) -> "Job":
@@ -223,6 +277,10 @@ class Job(Section):
         except ValidationError as error:
             lines = [f"{where}: {_explain(e)}" for e in error.errors(include_url=False)]
             raise JobError("\n".join(lines)) from None
+
+
+def _split_commas(value: Any) -> Any:
+    return [c.strip() for c in value.split(",") if c.strip()] if isinstance(value, str) else value
 
 
 def _carry(spec: str) -> tuple[str, str]:
@@ -282,6 +340,7 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
     known: dict[str, str] = {}
     for name, info in model.model_fields.items():
         known[prefix + name] = info.description or ""
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            known |= _known_keys(info.annotation, f"{prefix}{name}.")
+        for kind in (info.annotation, *get_args(info.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                known |= _known_keys(kind, f"{prefix}{name}.")
     return known

@@ -61,6 +61,8 @@ class ModelSpec:
     weights: str  # SHA-256 of weights and configuration
     tokenizer: str  # SHA-256 of the tokenizer's files
     quantization: str | None  # "int8", which changes answers; other precisions do not
+    layers: int
+    heads: int  # of each layer
 
     @property
     def answers(self) -> dict[str, Any]:
@@ -116,6 +118,8 @@ def check(settings: Model) -> ModelSpec:
         weights=_weights_hash(folder, config),
         tokenizer=tokenizer_hash(folder),
         quantization="int8" if settings.dtype == "int8" else None,
+        layers=int(config.get("num_hidden_layers") or config.get("n_layers") or 0),
+        heads=int(config.get("num_attention_heads") or config.get("n_heads") or 0),
     )
 
 

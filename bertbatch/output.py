@@ -3,7 +3,8 @@
 part-<source stem>-<first row>-<unit id>.parquet   predictions
 _SUCCESS.json                                      only while every planned unit is committed
 _bertbatch/job.yaml                                the contract
-_bertbatch/plan/, runs/, quarantine/               see plan.py, here, commit.py
+_bertbatch/plan/, runs/                            see plan.py, here
+_bertbatch/quarantine/, attention/                 side files of parts: see commit.py
 """
 
 import base64
@@ -21,6 +22,7 @@ from bertbatch import storage
 from bertbatch.errors import JobError
 from bertbatch.job import Job
 from bertbatch.model import ModelSpec
+from bertbatch.statistics import make_statistics
 from bertbatch.storage import Store
 from bertbatch.units import Unit, digest
 
@@ -37,10 +39,10 @@ class Output:
 
     @staticmethod
     def of(job: Job) -> "Output":
-        store, path = storage.connect(job.output.path, job.output.storage_options)
-        if store.is_local and store.fs.isfile(path):
+        output = open_output(job.output.path, job.output.storage_options)
+        if output.store.is_local and output.store.fs.isfile(output.path):
             raise JobError(f"output.path {job.output.path} is a file; name a folder")
-        return Output(store, path)
+        return output
 
     def at(self, *names: str) -> str:
         return "/".join((self.path, *names))
@@ -136,6 +138,11 @@ class Output:
         return [json.loads(self.store.read(f"{folder}/{name}")) for name in names]
 
 
+def open_output(path: str, storage_options: dict[str, Any] | None = None) -> Output:
+    """An output that is to be read. Raises JobError if its path cannot be understood."""
+    return Output(*storage.connect(path, storage_options or {}))
+
+
 def make_contract(job: Job, spec: ModelSpec, schema: pa.Schema) -> dict[str, Any]:
     """Everything that all of an output's parts have in common; differences are refused."""
     return {
@@ -147,8 +154,22 @@ def make_contract(job: Job, spec: ModelSpec, schema: pa.Schema) -> dict[str, Any
             "limit": job.input.limit,
             "csv": job.input.csv.model_dump(),
         },
+        "attention": _attention(job, spec),
         "columns": {field.name: str(field.type) for field in schema},
         "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+    }
+
+
+def _attention(job: Job, spec: ModelSpec) -> dict[str, Any] | None:
+    """What an output's statistics have in common; `statistics` end at these largest values."""
+    if job.attention is None:
+        return None
+    statistics = make_statistics(job.attention.statistics)
+    return {
+        **job.attention.model_dump(),
+        "statistics": {s.name: s.most(spec.max_length) for s in statistics},
+        "layers": spec.layers,
+        "heads": spec.heads,
     }
 
 

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from bertbatch.attention.corpus import ALL, read_corpus
 from bertbatch.errors import JobError
-from bertbatch.output import Output
+from bertbatch.output import Output, open_output
 from bertbatch.stages import Counts
 
 if TYPE_CHECKING:
@@ -61,3 +63,23 @@ class Result:
         table: pd.DataFrame = data.to_table().to_pandas()
         by_name = table.assign(source=table["source"].astype(str))
         return table.loc[by_name.sort_values(["source", "row"]).index].reset_index(drop=True)
+
+
+def load_attention(
+    output: str,
+    group: str = ALL,
+    value: str = "",
+    storage_options: dict[str, Any] | None = None,
+) -> "pd.DataFrame":
+    """An output's corpus statistics, indexed by layer, head (from 1) and statistic.
+
+    `group` and `value` choose whose: ("all", ""), ("label", "positive"), ("length", "33-64")
+    or ("column", …). Raises JobError if the output has no such statistics.
+    """
+    tidy = read_corpus(open_output(output, storage_options)).tidy()
+    chosen = tidy.filter((pc.field("group") == group) & (pc.field("value") == value))
+    if not chosen.num_rows:
+        groups = sorted({*zip(tidy["group"].to_pylist(), tidy["value"].to_pylist(), strict=True)})
+        raise JobError(f"{output} has no group ({group!r}, {value!r}); it has {groups}")
+    frame: pd.DataFrame = chosen.drop_columns(["group", "value"]).to_pandas()
+    return frame.set_index(["layer", "head", "statistic"]).sort_index()

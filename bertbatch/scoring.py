@@ -21,12 +21,26 @@ class Scored:
     """Logits float32 [rows, classes] in input order, and what they cost.
 
     `real_tokens` and `computed_tokens` count the forward passes' tokens without and with
-    padding.
+    padding. `statistics` are those of the watched rows' attention, if there are any.
     """
 
     logits: np.ndarray
     real_tokens: int
     computed_tokens: int
+    statistics: "Statistics | None" = None
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Attention statistics of distinct texts, and which of them each row is.
+
+    `values` float32 [texts, statistics, layers · heads], `counts` int32 [texts, statistics]
+    the query tokens behind them; `text` int64 [rows], −1 for rows that are not watched.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+    text: np.ndarray
 
 
 def score(
@@ -43,29 +57,41 @@ def score(
     """
     unique, inverse = np.unique(tokens.twins[first:stop], return_inverse=True)
     lengths = tokens.lengths[unique]
+    watched = np.zeros(len(unique), bool)
+    watched[inverse[tokens.watched[first:stop]]] = True
     done = np.zeros(len(unique), bool)
     logits = np.empty((0, 0), np.float32)
+    values, counts = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.int32)
+    place = np.cumsum(watched) - 1  # of a watched text among those
     computed = 0
     running: deque[tuple[np.ndarray, Running]] = deque()
 
     def collect() -> None:
-        nonlocal logits, computed
+        nonlocal logits, computed, values, counts
         rows, batch = running.popleft()
         answer = batch.logits()
         if not done.any():
             logits = np.empty((len(unique), answer.shape[1]), np.float32)
         logits[rows] = answer
+        if batch.statistics:
+            of_rows, behind = batch.statistics()
+            if not len(values):
+                values = np.empty((place[-1] + 1, *of_rows.shape[1:]), np.float32)
+                counts = np.empty((place[-1] + 1, behind.shape[1]), np.int32)
+            values[place[rows]], counts[place[rows]] = of_rows, behind
         done[rows] = True
         computed += batch.computed_tokens
 
     while not done.all():
-        left = np.flatnonzero(~done)
+        watch = bool((watched & ~done).any())
+        left = np.flatnonzero(~done & (watched == watch))
         try:
             for batch in batches(engine, lengths[left]):
                 go_on()
                 rows = left[batch]
                 ids = gather(tokens.ids, tokens.offsets, unique[rows])
-                running.append((rows, engine.start(ids, lengths[rows])))
+                seconds = tokens.seconds[unique[rows]]
+                running.append((rows, engine.start(ids, lengths[rows], seconds, watch)))
                 if len(running) > AHEAD:
                     collect()
             while running:
@@ -76,4 +102,8 @@ def score(
                 raise
             engine.tokens_per_batch //= 2
             log.warning("out of memory: going on with %d tokens a batch", engine.tokens_per_batch)
-    return Scored(logits[inverse], int(lengths.sum()), computed)
+    statistics = None
+    if watched.any():
+        text = np.where(tokens.watched[first:stop], place[inverse], -1)
+        statistics = Statistics(values, counts, text)
+    return Scored(logits[inverse], int(lengths.sum()), computed, statistics)

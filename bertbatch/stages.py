@@ -6,7 +6,7 @@ nothing but where they run.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,23 @@ import pyarrow as pa
 
 from bertbatch import commit as protocol
 from bertbatch import reading
-from bertbatch.job import Job
+from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
+from bertbatch.attention.corpus import (
+    ALL,
+    COLUMN,
+    LABEL,
+    Group,
+    aggregate,
+    length_groups,
+    sampled,
+    value_groups,
+)
+from bertbatch.job import Attention, Job
 from bertbatch.model import ModelSpec
 from bertbatch.output import Output
 from bertbatch.readers import readers
 from bertbatch.scoring import Scored
+from bertbatch.statistics import make_statistics
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
@@ -116,11 +128,16 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
     for unit, chunks in reading.read_units(reader, context.job.input, context.schema, units):
         texts = [text for chunk in chunks for text in chunk.texts]
         tokens = tokenizer.encode(texts)
+        source = np.repeat(
+            np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
+        )
+        row = np.concatenate([chunk.row for chunk in chunks])
+        if attention := context.job.attention:
+            ids = [span.source.id for span in unit.spans]
+            tokens = replace(tokens, watched=sampled(ids, source, row, attention.sample))
         aside = Aside(
-            source=np.repeat(
-                np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
-            ),
-            row=np.concatenate([chunk.row for chunk in chunks]),
+            source=source,
+            row=row,
             n_tokens=tokens.lengths.astype(np.int32),
             truncated=tokens.truncated,
             unknown=tokens.unknown,
@@ -144,6 +161,7 @@ def commit(
     `pieces` hold the rows in order, without the `poison` ones (row index, reason).
     """
     task = task_of(context.spec)
+    attention, heads = context.job.attention, context.spec.layers * context.spec.heads
     kept = np.ones(len(aside.row), bool)
     reasons = dict(poison)
     kept[list(reasons)] = False
@@ -152,6 +170,9 @@ def commit(
         filled = [piece.logits for piece in pieces if len(piece.logits)]
         if filled:
             logits[kept] = np.concatenate(filled)
+    statistics = None
+    if attention:
+        statistics = of_pieces(pieces, kept, (len(attention.statistics), heads))
     for index in np.flatnonzero(kept & ~np.isfinite(logits).all(axis=1)):
         reasons[int(index)] = "the model's output is not a finite number"
     kept[list(reasons)] = False
@@ -168,6 +189,20 @@ def commit(
         pa.array(aside.truncated[kept]),
         pa.array((aside.unknown[kept] / np.maximum(aside.content[kept], 1)).astype(np.float32)),
     ]
+    cells = None
+    if attention and statistics:
+        statistics = replace(statistics, text=statistics.text[kept])
+        columns += attention_columns(attention_fields(attention, context.spec), statistics)
+        groups = [Group(ALL, "", np.ones(len(statistics.text), bool))]
+        groups += length_groups(aside.n_tokens[kept])
+        if labelled := task.labelled(answers):
+            groups += value_groups(LABEL, *labelled, len(statistics.text))
+        if column := attention.group_by:
+            values = aside.carried.column(column).filter(pa.array(kept))
+            rows = np.arange(len(values))
+            groups += value_groups(COLUMN, rows, values, len(values))
+        tops = [s.most(context.spec.max_length) for s in make_statistics(attention.statistics)]
+        cells = aggregate(attention.statistics, tops, statistics, groups)
     predictions = pa.table(columns, schema=context.schema)
     counts = Counts(
         rows_scored=predictions.num_rows,
@@ -180,18 +215,18 @@ def commit(
         content=int(aside.content[kept].sum()),
         reasons=Counter(bad.column("reason").to_pylist()),
     )
-    counted = task.counted(answers)
-    if counted is not None:
-        for item in counted.value_counts().to_pylist():
+    if labelled := task.labelled(answers):
+        for item in labelled[1].value_counts().to_pylist():
             counts.labels[item["values"]] += item["counts"]
-    result = protocol.commit(context.output, unit, predictions, bad, {"tokens": counts.tokens})
+    facts = {"tokens": counts.tokens}
+    result = protocol.commit(context.output, unit, predictions, bad, facts, cells)
     if not result.ours:
         theirs = result.footer
         counts = Counts(theirs["rows_scored"], theirs["rows_quarantined"])
     return Record(unit.id, result.ours, counts)
 
 
-def output_schema(spec: ModelSpec, carried: pa.Schema) -> pa.Schema:
+def output_schema(spec: ModelSpec, carried: pa.Schema, attention: Attention | None) -> pa.Schema:
     """The schema of every part: where a row is from, what it carries, what the model says."""
     return pa.schema(
         [
@@ -202,6 +237,7 @@ def output_schema(spec: ModelSpec, carried: pa.Schema) -> pa.Schema:
             pa.field("n_tokens", pa.int32(), nullable=False),
             pa.field("truncated", pa.bool_(), nullable=False),
             pa.field("unk_share", pa.float32(), nullable=False),
+            *attention_fields(attention, spec),
         ]
     )
 

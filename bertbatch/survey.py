@@ -122,7 +122,7 @@ def make_survey(job: Job) -> Survey:
     urls = {source.id: source.url for source in listing.sources}
     plan = PlanLog(output.store, output.path, scoring_fingerprint(spec), urls)
     if contract is None:
-        schema = output_schema(spec, _probe(job, listing, reader))
+        schema = output_schema(spec, _probe(job, listing, reader), job.attention)
     else:
         schema = stored_schema(contract)
         compare(contract, make_contract(job, spec, schema), output.path)

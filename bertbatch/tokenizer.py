@@ -23,15 +23,19 @@ class Tokens:
 
     ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
     counts unknown tokens, content: int32 [n] counts tokens that are not special.
-    twins: int64 [n], the first text with the same ids.
+    seconds: int64 [n], where the second text of a pair starts; the length for a single text.
+    twins: int64 [n], the first text with the same ids. watched: bool [n], the rows whose
+    attention statistics are wanted.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
+    seconds: np.ndarray
     truncated: np.ndarray
     unknown: np.ndarray
     content: np.ndarray
     twins: np.ndarray
+    watched: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
@@ -53,7 +57,7 @@ class Tokenizer:
         if tokenizer_hash(folder) != spec.tokenizer:
             raise JobError(f"{where}: {folder} on this node has another tokenizer than the driver")
         try:
-            self._python: Any = AutoTokenizer.from_pretrained(
+            self.python: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # transformers raises whatever a tokenizer's file provokes
@@ -61,11 +65,11 @@ class Tokenizer:
             raise JobError(f"{where}: its tokenizer cannot be loaded: {reason}") from error
         self._max_length = spec.max_length
         self._pad_id = spec.pad_id
-        self._special = self._python.num_special_tokens_to_add()
-        self._rust: Any = getattr(self._python, "backend_tokenizer", None)
+        self._special = self.python.num_special_tokens_to_add()
+        self._rust: Any = getattr(self.python, "backend_tokenizer", None)
         if self._rust is not None:
             self._rust.no_padding()
-            self._rust.enable_truncation(spec.max_length, direction=self._python.truncation_side)
+            self._rust.enable_truncation(spec.max_length, direction=self.python.truncation_side)
 
     def encode(self, texts: list[str]) -> Tokens:
         """Tokens of each text, truncated to the model's max_length."""
@@ -81,17 +85,21 @@ class Tokenizer:
         np.cumsum([len(row) for row in ids], out=offsets[1:])
         flat = np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1]))
         unknown = np.zeros(len(ids), np.int32)
-        if len(ids) and self._python.unk_token_id is not None:
-            is_unknown = flat == self._python.unk_token_id
+        if len(ids) and self.python.unk_token_id is not None:
+            is_unknown = flat == self.python.unk_token_id
             unknown = np.add.reduceat(is_unknown, offsets[:-1], dtype=np.int32)
         content = np.maximum(np.diff(offsets) - self._special, 0).astype(np.int32)
-        return Tokens(flat, offsets, truncated, unknown, content, twins(flat, offsets))
+        seconds = np.diff(offsets)
+        return Tokens(
+            *(flat, offsets, seconds, truncated, unknown, content),
+            *(twins(flat, offsets, seconds), np.zeros(len(ids), bool)),
+        )
 
     def _encode_in_python(self, texts: list[str]) -> tuple[list[list[int]], np.ndarray]:
         if not texts:
             return [], np.zeros(0, bool)
-        whole = self._python(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        whole = self.python(texts, add_special_tokens=False, verbose=False)["input_ids"]
         room = self._max_length - self._special
         truncated = np.array([len(row) > room for row in whole])
-        ids = self._python(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        ids = self.python(texts, truncation=True, max_length=self._max_length)["input_ids"]
         return ids, truncated

@@ -4,16 +4,19 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertbatch import scoring
 from bertbatch.calibration import ENOUGH_TOKENS, calibrate
 from bertbatch.engines import load_engine
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job import Attention, Model
 from bertbatch.model import ModelSpec
 from bertbatch.scoring import Scored
-from bertbatch.tokenizer import Tokens
+from bertbatch.tokenizer import Tokens, get_tokenizer
+
+if TYPE_CHECKING:
+    from bertbatch.engines.watched import Watch
 
 log = logging.getLogger("bertbatch")
 
@@ -35,6 +38,7 @@ class ModelWorker:
         threads: int,
         known: Mapping[str, Mapping[str, Any]],
         large: bool,
+        attention: Attention | None = None,
     ):
         self._spec = spec
         self._threads = threads
@@ -44,14 +48,19 @@ class ModelWorker:
         self._settings = settings.model_copy(
             update={k: before[k] for k in CHOSEN if before and getattr(settings, k) == "auto"}
         )
+        if attention:  # only one engine can
+            self._settings = settings = self._settings.model_copy(update={"engine": "torch"})
+        watch = _make_watch(spec, attention, threads) if attention else None
         try:
-            self._engine = load_engine(self._settings.engine, spec, self._settings, device, threads)
+            self._engine = load_engine(
+                self._settings.engine, spec, self._settings, device, threads, watch
+            )
         except JobError:
             if self._settings == settings:
                 raise
             # What was chosen then cannot be had now: OpenVINO may be gone.
             self._settings, self._rates, before = settings, {}, {}
-            self._engine = load_engine(settings.engine, spec, settings, device, threads)
+            self._engine = load_engine(settings.engine, spec, settings, device, threads, watch)
         fixed = all(getattr(self._settings, key) != "auto" for key in CHOSEN)
         self._settled = bool(before) or fixed or not large
 
@@ -94,6 +103,16 @@ def note(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[
     if measured or unmeasured:
         kinds[kind] = choice
     return kinds
+
+
+def _make_watch(spec: ModelSpec, attention: Attention, threads: int) -> "Watch":
+    from bertbatch.engines.classes import token_classes
+    from bertbatch.engines.watched import Watch
+    from bertbatch.statistics import make_statistics
+
+    statistics = make_statistics(attention.statistics)
+    classes = token_classes(get_tokenizer(spec).python, statistics)
+    return Watch(statistics, classes, attention.queries, threads)
 
 
 @cache

@@ -246,10 +246,10 @@ def small_device(monkeypatch):
     def limit(tokens: int) -> None:
         packed_batch = TorchEngine._packed
 
-        def with_limit(self: Any, ids: np.ndarray, lengths: np.ndarray) -> Any:
+        def with_limit(self: Any, ids: np.ndarray, *rest: Any) -> Any:
             if len(ids) > tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return packed_batch(self, ids, lengths)
+            return packed_batch(self, ids, *rest)
 
         monkeypatch.setattr(TorchEngine, "_packed", with_limit)
 

@@ -28,7 +28,7 @@ LAYERS = [
     ["runners"],
     ["pipeline"],
     ["stages", "worker"],
-    ["mending", "reading"],
+    ["mending", "reading", "attention"],
     ["calibration"],
     ["commit", "scoring", "sources", "plan"],
     ["output"],
@@ -37,7 +37,7 @@ LAYERS = [
     ["batching"],
     ["model"],
     ["storage", "job", "units"],
-    ["errors"],
+    ["errors", "statistics"],
 ]
 
 

@@ -6,13 +6,16 @@ An engine is one module with one class that follows `Engine`, and one line in `E
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from bertbatch.batching import packed_batches, padded_batches
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec
+
+if TYPE_CHECKING:
+    from bertbatch.engines.watched import Watch
 
 ENGINES = {
     "torch": ("bertbatch.engines.torch_engine", "TorchEngine"),
@@ -28,12 +31,15 @@ class OutOfMemory(Exception):
 class Running:
     """A batch under way.
 
-    `logits` waits for its answer, float32 [rows, classes], and may raise OutOfMemory.
-    `computed_tokens` counts padding, too.
+    `logits` waits for its answer, float32 [rows, classes], and may raise OutOfMemory, as may
+    `statistics`, if they were asked for: values float32 [rows, statistics, layers · heads]
+    and the query tokens behind each, int32 [rows, statistics]. `computed_tokens` counts
+    padding, too.
     """
 
     computed_tokens: int
     logits: Callable[[], np.ndarray]
+    statistics: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
 
 
 class Engine(Protocol):
@@ -49,18 +55,36 @@ class Engine(Protocol):
     tokens_per_batch: int
     budgets: tuple[int, ...]
 
-    def start(self, ids: np.ndarray, lengths: np.ndarray) -> Running:
+    def start(
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        seconds: np.ndarray | None = None,
+        watch: bool = False,
+    ) -> Running:
         """Starts a batch: the rows' ids end to end, int32 [total], and lengths [rows].
 
+        `seconds` [rows] are where the second texts of pairs start, the length for a single
+        text; without, all are single. With `watch`, attention statistics are computed.
         Raises OutOfMemory.
         """
 
 
-def load_engine(name: str, spec: ModelSpec, settings: Model, device: str, threads: int) -> Engine:
-    """An engine with the model loaded. Raises JobError if it cannot be had."""
+def load_engine(
+    name: str,
+    spec: ModelSpec,
+    settings: Model,
+    device: str,
+    threads: int,
+    watch: "Watch | None" = None,
+) -> Engine:
+    """An engine with the model loaded, able to give the statistics of `watch`.
+
+    Raises JobError if it cannot be had.
+    """
     module, class_ = ENGINES["torch" if name == "auto" else name]
     engine: Engine = getattr(importlib.import_module(module), class_)(
-        spec, settings, device, threads
+        spec, settings, device, threads, watch
     )
     return engine
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertbatch.batching import padded
+from bertbatch.batching import padded, segments
 from bertbatch.engines import Running
 from bertbatch.engines.torch_engine import fast_dtype
+from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec, load
@@ -23,7 +24,16 @@ class OpenVinoEngine:
     packs = False
     budgets = (1024, 2048, 512)
 
-    def __init__(self, spec: ModelSpec, settings: Model, device: str, threads: int):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: Model,
+        device: str,
+        threads: int,
+        watch: Watch | None = None,
+    ):
+        if watch:
+            raise JobError("model.engine openvino gives no attention statistics; use torch or auto")
         # The converter would report its use over the network if this package were there.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         try:
@@ -44,12 +54,14 @@ class OpenVinoEngine:
         self._pad_id = spec.pad_id
         example = torch.full((2, 8), spec.pad_id + 1)
         inputs = {"input_ids": example, "attention_mask": torch.ones_like(example)}
+        model = load(spec, "cpu", "float32", "eager")
+        self._has_types = getattr(model.config, "type_vocab_size", 0) > 1
+        if self._has_types:
+            inputs["token_type_ids"] = torch.zeros_like(example)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the tracer's, about shapes it will see change
-                graph = openvino.convert_model(
-                    load(spec, "cpu", "float32", "eager"), example_input=inputs
-                )
+                graph = openvino.convert_model(model, example_input=inputs)
             compiled = openvino.Core().compile_model(
                 graph,
                 "CPU",
@@ -68,8 +80,17 @@ class OpenVinoEngine:
                 f"model.engine openvino cannot run {spec.name}: {reason}; use model.engine: torch"
             ) from error
 
-    def start(self, ids: np.ndarray, lengths: np.ndarray) -> Running:
+    def start(
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        seconds: np.ndarray | None = None,
+        watch: bool = False,
+    ) -> Running:
         filled, mask = padded(ids, lengths, self._pad_id)
-        answer = self._request.infer([filled, mask.astype(np.int64)], share_inputs=True)[0]
+        inputs = [filled, mask.astype(np.int64)]
+        if self._has_types:
+            inputs.append(segments(mask, lengths if seconds is None else seconds))
+        answer = self._request.infer(inputs, share_inputs=True)[0]
         logits = np.array(answer, np.float32)
         return Running(mask.size, lambda: logits)

@@ -50,12 +50,25 @@ class ByLength:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """Attention [total, heads, size] of query, key and value of the same shape."""
+
+        def dense(group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return self.dense(q, k, v, attn_mask=self.groups[group].mask, scale=scale)
+
+        return self.through(query, key, value, dense)
+
+    def through(
+        self, query: Tensor, key: Tensor, value: Tensor, dense: Callable[..., Tensor]
+    ) -> Tensor:
+        """The same by `dense`, called with a group's number and its q, k and v.
+
+        Each of these, and its answer, is [rows, heads, length, size].
+        """
         _, heads, size = query.shape
         outputs = []
-        for group in self.groups:
+        for number, group in enumerate(self.groups):
             shape = (group.rows, group.length, heads, size)
             q, k, v = (_take(x, group).view(shape).transpose(1, 2) for x in (query, key, value))
-            answer = self.dense(q, k, v, attn_mask=group.mask, scale=scale)
+            answer = dense(number, q, k, v)
             outputs.append(answer.transpose(1, 2).reshape(-1, heads * size))
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         if self.restore is not None:

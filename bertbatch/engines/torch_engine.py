@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.batching import padded
+from bertbatch.batching import padded, segments
 from bertbatch.engines import OutOfMemory, Running, packed
 from bertbatch.engines.fused import FusedLinear, Int8Linear, compile_parts, fuse
 from bertbatch.engines.products import Products
+from bertbatch.engines.watched import Watch, Watching
 from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import OFFSET_POSITIONS, ModelSpec, load
@@ -41,7 +42,14 @@ HALF = ("bfloat16", "float16")  # what the kernel for sequences of different len
 class TorchEngine:
     name = "torch"
 
-    def __init__(self, spec: ModelSpec, settings: Model, device: str, threads: int):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: Model,
+        device: str,
+        threads: int,
+        watch: Watch | None = None,
+    ):
         if device == "cuda" and settings.dtype == "int8":
             raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
         if device == "cuda" and not torch.cuda.is_available():
@@ -57,6 +65,7 @@ class TorchEngine:
         self._budget = settings.tokens_per_batch
         self._spec = spec
         self._compile = settings.compile
+        self._watch = watch
         try:
             self._load()
         except OutOfMemory as error:
@@ -83,6 +92,7 @@ class TorchEngine:
         self.packs = False
         self._model = load(spec, self.device, exact)
         vocabulary = int(self._model.config.vocab_size)
+        self._has_types = getattr(self._model.config, "type_vocab_size", 0) > 1
         ids = np.random.default_rng(0).integers(spec.pad_id + 1, vocabulary, spec.max_length)
         lengths = np.array([spec.max_length, 1 + spec.max_length // 3, 3])
         ids = np.concatenate([ids[:length] for length in lengths]).astype(np.int32)
@@ -100,10 +110,17 @@ class TorchEngine:
                 if self.dtype == "int8":
                     fuse(self._encoder, Int8Linear)
                     self.start(ids, lengths).logits()  # what cannot run fails here
+                if self._watch:
+                    self._check_watch(ids, lengths)
                 return
             reason = f"its logits would be off by {off:.2g}"
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if self._watch:
+            raise JobError(
+                f"attention: {spec.name} ({type(self._model).__name__}) cannot give statistics: "
+                f"{reason}; models shaped as BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA can"
+            )
         if self.dtype == "int8":
             raise JobError(f"model.dtype int8: {spec.name} cannot have it ({reason}); use auto")
         log.info("%s cannot be packed (%s): its batches are padded", spec.name, reason)
@@ -124,38 +141,78 @@ class TorchEngine:
             self._layout = partial(packed.by_length, dense=Products(torch.get_num_threads()))
         self.packs = True
 
+    def _check_watch(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Raises ValueError if not every head of the model can be watched."""
+        running = self.start(ids, lengths, watch=True)
+        assert running.statistics
+        heads = running.statistics()[0].shape[2]
+        if heads != self._spec.layers * self._spec.heads:
+            raise ValueError(
+                f"{heads} heads were seen, its config.json tells of {self._spec.layers} layers "
+                f"of {self._spec.heads}"
+            )
+
     @torch.inference_mode()
-    def start(self, ids: np.ndarray, lengths: np.ndarray) -> Running:
+    def start(
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        seconds: np.ndarray | None = None,
+        watch: bool = False,
+    ) -> Running:
+        seconds = lengths if seconds is None else seconds
         with _memory():
-            inputs, computed = (self._packed if self.packs else self._padded)(ids, lengths)
+            if self.packs:
+                inputs, computed = self._packed(ids, lengths, seconds, watch)
+            else:
+                inputs, computed = self._padded(ids, lengths, seconds)
             logits = self._model(**inputs).logits.float()
+            statistics = partial(_numpy, inputs["layout"]) if watch else None
             if self.device == "cpu":
-                return Running(computed, lambda: logits.numpy())
+                return Running(computed, lambda: logits.numpy(), statistics)
             answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
             answer.copy_(logits, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
-        return Running(computed, lambda: _fetch(answer, done))
+        return Running(computed, lambda: _fetch(answer, done), statistics)
 
-    def _packed(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[dict[str, Any], int]:
+    def _packed(
+        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray, watch: bool
+    ) -> tuple[dict[str, Any], int]:
         total = self._size(len(ids))
+        if watch:
+            assert self._watch
+            layout: Any = self._watch.layout(ids, lengths, seconds, total, self.device)
+        else:
+            layout = self._layout(lengths, total, self.device)
         inputs = np.full((2, total), self._spec.pad_id, np.int64)
         inputs[0, : len(ids)] = ids
         inputs[1, : len(ids)] = packed.positions(ids, lengths, self._spec.pad_id, self._offset)
         inputs[1, len(ids) :] = inputs[1, 0]
         both = packed.there(inputs, self.device)
-        return {
+        starts = np.cumsum(lengths) - lengths
+        made = {
             "input_ids": both[:1],
             "position_ids": both[1:],
-            "layout": self._layout(lengths, total, self.device),
-            "first": packed.there(np.cumsum(lengths) - lengths, self.device),
-        }, total
+            "layout": layout,
+            "first": packed.there(starts, self.device),
+        }
+        if self._has_types and (seconds < lengths).any():
+            types = np.zeros((1, total), np.int64)
+            types[0, : len(ids)] = np.arange(len(ids)) >= np.repeat(starts + seconds, lengths)
+            made["token_type_ids"] = packed.there(types, self.device)
+        return made, total
 
-    def _padded(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[dict[str, Any], int]:
+    def _padded(
+        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray
+    ) -> tuple[dict[str, Any], int]:
         filled, mask = padded(ids, lengths, self._spec.pad_id)
         inputs = {"input_ids": packed.there(filled, self.device)}
         if not mask.all():
             inputs["attention_mask"] = packed.there(mask.astype(np.int64), self.device)
+        if self._has_types and (seconds < lengths).any():
+            types = segments(mask, seconds)
+            inputs["token_type_ids"] = packed.there(types, self.device)
         return inputs, mask.size
 
     def _size(self, tokens: int) -> int:
@@ -192,6 +249,12 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 def _has_tiles() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
+
+
+def _numpy(layout: Watching) -> tuple[np.ndarray, np.ndarray]:
+    with _memory(), torch.inference_mode():
+        values, counts = layout.statistics()
+        return values.cpu().numpy(), counts.cpu().numpy()
 
 
 def _fetch(answer: Tensor, done: Any) -> np.ndarray:

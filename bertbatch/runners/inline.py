@@ -36,7 +36,8 @@ class InlineExecutor:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         threads = available_cores()
         self._worker = ModelWorker(
-            context.spec, context.job.model, device, threads, context.known, context.large
+            *(context.spec, context.job.model, device, threads, context.known, context.large),
+            context.job.attention,
         )
         get_tokenizer(context.spec)  # so that a broken one is known before the first write
         self.kinds = note({}, self._worker.describe())

@@ -182,7 +182,8 @@ class _Scorer:
 
     def __init__(self, context: Context, device: str, threads: int):
         self._worker = ModelWorker(
-            context.spec, context.job.model, device, threads, context.known, context.large
+            *(context.spec, context.job.model, device, threads, context.known, context.large),
+            context.job.attention,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class Task(Protocol):
     def columns(self, logits: np.ndarray) -> list[pa.Array]:
         """One array for each of `fields`, from logits float32 [rows, classes]."""
 
-    def counted(self, columns: list[pa.Array]) -> pa.Array | None:
-        """The labels whose shares a summary shows, or None."""
+    def labelled(self, columns: list[pa.Array]) -> tuple[np.ndarray, pa.Array] | None:
+        """Rows (indices) and their labels; None if the task has none."""
 
 
 TASKS: dict[str, Callable[[Sequence[str], float], Task]] = {

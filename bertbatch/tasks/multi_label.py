@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bertbatch.tasks.single_label import LABEL, SCORES, score_lists
 
@@ -25,5 +26,5 @@ class MultiLabel:
         names = pa.DictionaryArray.from_arrays(np.nonzero(chosen)[1].astype(np.int32), self._labels)
         return [pa.ListArray.from_arrays(offsets, names), score_lists(scores)]
 
-    def counted(self, columns: list[pa.Array]) -> pa.Array:
-        return columns[0].flatten()
+    def labelled(self, columns: list[pa.Array]) -> tuple[np.ndarray, pa.Array]:
+        return pc.list_parent_indices(columns[0]).to_numpy(), columns[0].flatten()

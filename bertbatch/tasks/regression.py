@@ -13,5 +13,5 @@ class Regression:
     def columns(self, logits: np.ndarray) -> list[pa.Array]:
         return [pa.array(logits[:, 0].astype(np.float32))]
 
-    def counted(self, columns: list[pa.Array]) -> None:
+    def labelled(self, columns: list[pa.Array]) -> None:
         return None

@@ -37,5 +37,5 @@ class SingleLabel:
         label = pa.DictionaryArray.from_arrays(best.astype(np.int32), self._labels)
         return [label, pa.array(scores.max(axis=1).astype(np.float32)), score_lists(scores)]
 
-    def counted(self, columns: list[pa.Array]) -> pa.Array:
-        return columns[0]
+    def labelled(self, columns: list[pa.Array]) -> tuple[np.ndarray, pa.Array]:
+        return np.arange(len(columns[0])), columns[0]

@@ -1,0 +1,1 @@
+"""Statistics of every attention head, over rows and over a whole corpus."""

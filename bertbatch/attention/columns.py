@@ -1,0 +1,97 @@
+"""Each row's own statistics: output columns that need no code of ours to read.
+
+`attn_<statistic>`: FixedSizeList<float32>[layers · heads], layer-major, with the shape in the
+field's metadata; null for a row that is not in the sample, and where the statistic is not
+defined. `attn_queries`: how many query tokens are behind each statistic's mean.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from bertbatch.errors import JobError
+from bertbatch.job import Attention
+from bertbatch.model import ModelSpec
+from bertbatch.scoring import Scored, Statistics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def attention_fields(attention: Attention | None, spec: ModelSpec) -> list[pa.Field]:
+    if attention is None or not attention.per_row:
+        return []
+    shape = {
+        "layers": str(spec.layers),
+        "heads": str(spec.heads),
+        "order": "layer-major",
+        "queries": attention.queries,
+    }
+    lists = pa.list_(pa.float32(), spec.layers * spec.heads)
+    counts = pa.struct([pa.field(name, pa.int32()) for name in attention.statistics])
+    return [
+        *(pa.field(f"attn_{name}", lists, metadata=shape) for name in attention.statistics),
+        pa.field("attn_queries", counts),
+    ]
+
+
+def attention_columns(fields: Sequence[pa.Field], statistics: Statistics) -> list[pa.Array]:
+    """One array for each of the fields, if there are any."""
+    if not fields:
+        return []
+    watched = statistics.text >= 0
+    values, counts = statistics.values[statistics.text], statistics.counts[statistics.text]
+    columns = []
+    for k, field in enumerate(fields[:-1]):
+        absent = ~watched | (counts[:, k] == 0)
+        flat = np.where(absent[:, None], 0, values[:, k]).ravel()
+        size = field.type.list_size
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, size, mask=pa.array(absent)))
+    each = [pa.array(counts[:, k]) for k in range(len(fields) - 1)]
+    named = list(fields[-1].type)
+    columns.append(pa.StructArray.from_arrays(each, fields=named, mask=pa.array(~watched)))
+    return columns
+
+
+def of_pieces(pieces: Sequence[Scored], kept: np.ndarray, shape: tuple[int, int]) -> Statistics:
+    """The statistics of all of a unit's rows; `shape` is (statistics, layers · heads).
+
+    `pieces` hold, in order, the rows that are kept, bool [rows].
+    """
+    values, counts = [np.zeros((1, *shape), np.float32)], [np.zeros((1, shape[0]), np.int32)]
+    texts = []
+    size = 1  # the first text is nobody's: so that there is one if no row is watched
+    for piece in pieces:
+        if piece.statistics is None:
+            texts.append(np.full(len(piece.logits), -1))
+            continue
+        values.append(piece.statistics.values)
+        counts.append(piece.statistics.counts)
+        text = piece.statistics.text
+        texts.append(np.where(text < 0, -1, text + size))
+        size += len(values[-1])
+    text = np.full(len(kept), -1)
+    if texts:
+        text[kept] = np.concatenate(texts)
+    return Statistics(np.concatenate(values), np.concatenate(counts), text)
+
+
+def attention_array(table: "pa.Table | pd.DataFrame", statistic: str) -> np.ndarray:
+    """A statistic of every row as float32 [rows, layers, heads]; NaN where it is null.
+
+    `table` holds predictions as pyarrow read them, or pandas with their field's metadata lost:
+    then the shape must be known, so pass a pyarrow table. Raises JobError if the column is
+    not there.
+    """
+    name = f"attn_{statistic}"
+    if not isinstance(table, pa.Table) or name not in table.column_names:
+        raise JobError(f"no column {name} in a pyarrow table; was attention.statistics set?")
+    field = table.schema.field(name)
+    layers, heads = (int(field.metadata[key]) for key in (b"layers", b"heads"))
+    out = np.full((table.num_rows, layers * heads), np.nan, np.float32)
+    column = table.column(name).combine_chunks()
+    there = np.asarray(column.is_valid())
+    out[there] = np.asarray(column.flatten(), np.float32).reshape(-1, layers * heads)
+    return out.reshape(-1, layers, heads)

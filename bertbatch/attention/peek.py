@@ -1,0 +1,87 @@
+"""One text looked at closely: its tokens, its prediction, and every head's attention weights.
+
+The weights are transformers' own, in float32 and in full; for a single text that is little.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from bertbatch.errors import JobError
+from bertbatch.job import Model
+from bertbatch.model import check, load
+from bertbatch.tasks import task_of
+from bertbatch.tokenizer import get_tokenizer
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A text's tokens [n], its answer, and its attention weights [layers, heads, n, n].
+
+    `weights[l, h, i, j]` is the share of token i's attention that goes to token j.
+    `content` bool [n]: tokens that are not special.
+    """
+
+    tokens: list[str]
+    content: np.ndarray
+    answer: dict[str, object]
+    weights: np.ndarray
+
+    def query(self, token: str | None) -> int:
+        """The first place of a token; without one, the first token, which classifiers read.
+
+        Raises JobError if the text has no such token.
+        """
+        if token is None:
+            return 0
+        spelled = [known.removeprefix("##").strip("▁Ġ").lower() for known in self.tokens]
+        wanted = token.lower()
+        if wanted in spelled:
+            return spelled.index(wanted)
+        if token in self.tokens:
+            return self.tokens.index(token)
+        raise JobError(f"--token {token}: the text has the tokens {' '.join(self.tokens)}")
+
+    def telling(self, query: int, count: int) -> list[tuple[int, int]]:
+        """The heads (layer, head) that give most of a token's attention to one content token.
+
+        The token itself does not count.
+        """
+        there = self.content.copy()
+        there[query] = False
+        if not there.any():
+            return []
+        most = self.weights[:, :, query, there].max(-1)
+        best = np.argsort(-most, axis=None, kind="stable")[:count]
+        layers, heads = np.unravel_index(best, most.shape)
+        return [(int(layer), int(head)) for layer, head in zip(layers, heads, strict=True)]
+
+
+def look(settings: Model, text: str, second: str | None = None) -> Glance:
+    """Scores one text, or a pair, on the CPU. Raises JobError if the model cannot be had."""
+    import torch
+
+    spec = check(settings)
+    tokenizer = get_tokenizer(spec).python
+    task = task_of(spec)
+    model = load(spec, "cpu", "float32", "eager")
+    inputs = tokenizer(
+        text, second, truncation=True, max_length=spec.max_length, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        try:
+            answer = model(**inputs, output_attentions=True)
+        except TypeError:  # some tokenizers make token types for models that have none
+            del inputs["token_type_ids"]
+            answer = model(**inputs, output_attentions=True)
+    if not answer.attentions:
+        raise JobError(f"model.name {spec.name}: it does not show its attention weights")
+    ids = inputs["input_ids"][0].tolist()
+    columns = task.columns(answer.logits.numpy())
+    return Glance(
+        tokens=tokenizer.convert_ids_to_tokens(ids),
+        content=~np.isin(ids, tokenizer.all_special_ids),
+        answer=pa.table(columns, schema=pa.schema(task.fields)).to_pylist()[0],
+        weights=torch.cat(answer.attentions).numpy(),
+    )

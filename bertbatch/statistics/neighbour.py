@@ -1,0 +1,30 @@
+"""What statistics of attention to a token at one place beside the query share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bertbatch.statistics.statistic import Statistic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bertbatch.statistics.views import Queries, Sequences, Tile
+
+
+class Neighbour(Statistic):
+    """p_ij for j = i + offset, over the query tokens i that have such a key.
+
+    Clark et al. 2019, https://arxiv.org/abs/1906.04341, section 3.1, who divide by all.
+    """
+
+    offset = 0
+
+    def collect(self, tile: Tile) -> Tensor:
+        return tile.diagonal(self.offset)
+
+    def of_queries(self, queries: Queries) -> Tensor:
+        return queries.collected(self.shared) / queries.total
+
+    def counted(self, sequences: Sequences) -> Tensor:
+        return sequences.counted & sequences.has_neighbour(self.offset)

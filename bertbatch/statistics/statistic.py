@@ -1,0 +1,58 @@
+"""What a statistic of attention is.
+
+p_ij is the share of query token i's attention that goes to key token j: softmax over the
+row's own tokens j, padding never among them. A statistic gives each query token a value (or,
+if `over_keys`, looks at what key tokens receive); a text's value is the mean over the query
+tokens that count.
+
+Shapes: R rows of a group, H heads, S tokens of the group's longest row, N = R·H.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bertbatch.statistics.views import Queries, Sequences, Tile
+
+
+class Statistic:
+    """What one statistic needs of the attention weights, and its value.
+
+    `name` is its key in `STATISTICS`. `shared` names what `collect` collects, so that two
+    statistics may use one collection. `needs` names the kind of token that a model's
+    tokenizer must have.
+    """
+
+    shared = ""
+    needs: str | None = None
+    over_keys = False
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def keys(self, sequences: Sequences) -> Tensor | None:
+        """Weights w of the key tokens [R, S, c], for `queries.mass(name)`: Σ_j p_ij w_jc."""
+        return None
+
+    def collect(self, tile: Tile) -> Tensor | None:
+        """For each of the tile's queries a sum over keys, not yet divided by `tile.total`."""
+        return None
+
+    def of_queries(self, queries: Queries) -> Tensor:
+        """Each query token's value [R, H, S]; where it does not count, anything."""
+        raise NotImplementedError
+
+    def of_keys(self, received: Tensor, sequences: Sequences) -> Tensor:
+        """The text's value [R, H], from the mean share that each key token receives [R, H, S]."""
+        raise NotImplementedError
+
+    def counted(self, sequences: Sequences) -> Tensor:
+        """Which query tokens count, bool [R, S]."""
+        return sequences.counted
+
+    def most(self, max_length: int) -> float:
+        """The largest possible value, where histograms end; the least is zero."""
+        return 1.0

@@ -1,0 +1,10 @@
+"""How much attention goes to the token after."""
+
+from bertbatch.statistics.neighbour import Neighbour
+
+
+class ToNext(Neighbour):
+    """p_ij for j = i + 1"""
+
+    shared = "next"
+    offset = 1

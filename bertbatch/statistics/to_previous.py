@@ -1,0 +1,10 @@
+"""How much attention goes to the token before."""
+
+from bertbatch.statistics.neighbour import Neighbour
+
+
+class ToPrevious(Neighbour):
+    """p_ij for j = i − 1"""
+
+    shared = "previous"
+    offset = -1

@@ -1,0 +1,10 @@
+"""How much attention goes to the token itself."""
+
+from bertbatch.statistics.neighbour import Neighbour
+
+
+class ToSelf(Neighbour):
+    """p_ii"""
+
+    shared = "self"
+    offset = 0
