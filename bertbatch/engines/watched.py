@@ -9,6 +9,7 @@ Shapes: R rows of a group, H heads, S tokens of its longest row, D head size, N 
 C further columns, K statistics.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,14 +19,16 @@ from torch import Tensor
 
 from bertbatch.engines.classes import TokenClasses
 from bertbatch.engines.packed import ByLength, Group, by_length, there
-from bertbatch.statistics.statistic import Statistic
+from bertbatch.statistics.statistic import BLOCKS, Statistic
 from bertbatch.statistics.views import Queries, Sequences, Tile
 
-# Weights in a tile, for each thread of a CPU: three buffers of half a MiB, within its cache.
-CPU_TILE = 1 << 17
+# Weights in a tile, for each thread of a CPU: two buffers that stay within its cache.
+CPU_TILE = 3 << 16
 CUDA_TILE = 1 << 26
 # A masked key's score. Not −∞, whose product with a weight of zero is not a number.
 NEVER = -1e30
+LN_2 = math.log(2)
+LINE = 16  # float32 in a cache line, to which tiles are aligned
 
 
 @dataclass
@@ -36,8 +39,8 @@ class _Watched:
     sequences: Sequences
     columns: Tensor
     columns_of: dict[str, slice]  # by the statistic's name
-    counted: Tensor  # bool [K, R, S]
-    distances: Tensor  # [S, S]
+    counts: Tensor  # of query tokens, int32 [R, K]
+    shares: Tensor  # of each query token in a mean, [K, R, S, 1]
     layers: list[Tensor] = field(default_factory=list)
 
 
@@ -51,7 +54,12 @@ class Watch:
         self._classes = classes
         self._all = queries == "all"
         self._threads = threads
-        self._buffers = torch.empty(3, 0)
+        self._buffers: dict[str, Tensor] = {}
+        by_name = {s.shared: s for s in self.statistics if s.shared}
+        # Entropy first: it needs the logits, which are gone after the first sum.
+        self._collecting = sorted(by_name.values(), key=lambda s: s.shared != "entropy")
+        self._beside = any(s.beside for s in self.statistics)
+        self._over_keys = any(s.over_keys for s in self.statistics)
 
     def layout(
         self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray, total: int, device: str
@@ -100,9 +108,9 @@ class Watch:
                 columns.append(weights)
                 of[statistic.name] = slice(stop, stop := stop + weights.shape[-1])
         each = torch.stack([s.counted(sequences) for s in self.statistics])
-        place = torch.arange(group.length, device=device, dtype=torch.float32)
-        distances = (place[:, None] - place).abs_()
-        return _Watched(group, sequences, torch.cat(columns, -1), of, each, distances)
+        counts = each.sum(-1, dtype=torch.int32)
+        shares = (each / counts.clamp(min=1)[..., None])[..., None]
+        return _Watched(group, sequences, torch.cat(columns, -1), of, counts.T, shares)
 
     def attend(
         self, watched: _Watched, query: Tensor, key: Tensor, value: Tensor, scale: float | None
@@ -110,64 +118,105 @@ class Watch:
         """Attention [R, H, S, D] of query, key and value of that shape; adds a layer."""
         rows, heads, length, size = query.shape
         scale = size**-0.5 if scale is None else scale
-        q, k, v = _extended(watched, query, key, value)
-        out = torch.empty_like(v)
-        collecting = {s.shared: s.collect for s in self.statistics if s.shared}
-        collected = {name: q.new_empty(rows * heads, length) for name in collecting}
+        q, k, v = self._extended(watched, query, key, value)
+        out = self._room("out", v.shape, v)
+        names = {s.shared: s for s in self._collecting}
+        collected = {name: self._room(name, (rows * heads, length), v) for name in names}
+        beside = self._room("beside", (rows * heads, length, 3 if self._beside else 0), v)
         received = _Received(watched.sequences, heads) if self._over_keys else None
-        for some, first, stop in self._tiles(rows * heads, length, q.device.type):
-            here = slice(first, stop)
-            logits, exponents, scratch = self._room(
-                (some.stop - some.start, stop - first, length), q.device
-            )
-            torch.baddbmm(logits, q[some, here], k[some].mT, beta=0, alpha=scale, out=logits)
+        for some, here in self._tiles(rows * heads, length, q.device.type):
+            q_, k_, v_, out_ = (x[some] for x in (q, k, v, out))
+            if here.stop - here.start < length:
+                q_, out_ = q_[:, here], out_[:, here]
+            logits = self._room("logits", (len(q_), q_.shape[1], length), v)
+            exponents, bands = self._exponents(logits, here.start)
+            # In base 2: torch.exp is up to a hundred times slower where it comes near zero.
+            torch.baddbmm(logits, q_, k_.mT, beta=0, alpha=scale / LN_2, out=logits)
             logits.sub_(logits.amax(-1, keepdim=True))
-            torch.exp(logits, out=exponents)
-            torch.bmm(exponents, v[some], out=out[some, here])
-            tile = Tile(logits, exponents, first, stop, scratch, watched.distances)
-            for name, collect in collecting.items():
-                sums = collect(tile)
-                assert sums is not None
-                collected[name][some, here] = sums
+            torch.exp2(logits, out=exponents)
+            torch.bmm(exponents, v_, out=out_)
+            tile = Tile(logits, exponents, here.start, here.stop)
+            for name, statistic in names.items():
+                statistic.collect(tile, collected[name][some, here])
+            if self._beside:
+                beside[some, here] = bands
             if received:
-                received.add(some, here, exponents, out[some, here, size])
+                received.add(some, here, exponents, out_[..., size])
         whole = out.view(rows, heads, length, -1)
         total = whole[..., size]
         by_query = {name: x.view(rows, heads, length) for name, x in collected.items()}
-        queries = Queries(watched.sequences, total, whole[..., size:], watched.columns_of, by_query)
+        queries = Queries(
+            watched.sequences,
+            total,
+            whole[..., size:],
+            watched.columns_of,
+            by_query,
+            beside.view(rows, heads, length, -1),
+        )
         means = [
             s.of_keys(received.shares.view(rows, heads, length), watched.sequences)
             if received and s.over_keys
-            else _mean(s.of_queries(queries), counted)
-            for s, counted in zip(self.statistics, watched.counted, strict=True)
+            else torch.matmul(s.of_queries(queries), shares)[..., 0]
+            for s, shares in zip(self.statistics, watched.shares, strict=True)
         ]
         watched.layers.append(torch.stack(means, 1))
         return (whole[..., :size] / total[..., None]).to(value.dtype)
 
-    @property
-    def _over_keys(self) -> bool:
-        return any(s.over_keys for s in self.statistics)
-
-    def _tiles(self, count: int, length: int, device: str) -> Sequence[tuple[slice, int, int]]:
-        """Heads and the queries of each tile: whole heads, or a part of one."""
+    def _tiles(self, count: int, length: int, device: str) -> list[tuple[slice, slice]]:
+        """Heads and queries of each tile: some heads whole, or a part of one."""
         limit = CUDA_TILE if device == "cuda" else CPU_TILE * self._threads
         together = limit // (length * length)
         if together:
-            return [
-                (slice(i, min(i + together, count)), 0, length) for i in range(0, count, together)
-            ]
-        step = max(limit // length, 1)
+            whole = slice(0, length)
+            return [(slice(i, min(i + together, count)), whole) for i in range(0, count, together)]
+        block = length // BLOCKS
+        step = max(limit // length // block, 1) * block
         return [
-            (slice(i, i + 1), first, min(first + step, length))
+            (slice(i, i + 1), slice(first, min(first + step, length)))
             for i in range(count)
             for first in range(0, length, step)
         ]
 
-    def _room(self, shape: tuple[int, ...], device: torch.device) -> Sequence[Tensor]:
-        need = int(np.prod(shape))
-        if self._buffers.shape[1] < need or self._buffers.device != device:
-            self._buffers = torch.empty(3, need, device=device)
-        return [buffer[:need].view(shape) for buffer in self._buffers]
+    def _exponents(self, logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Room for exponents, shaped as logits [n, q, S]; of these [n, q, 3] beside the diagonal.
+
+        A query's neighbours lie side by side, S + 1 further on for the next query. The first
+        query has none before it and the last none after: there is some place at each end.
+        """
+        n, q, keys = logits.shape
+        whole = self._room("exponents", (logits.numel() + 2 * LINE,), logits)
+        start = whole.storage_offset() + LINE
+        bands = whole.as_strided((n, q, 3), (q * keys, keys + 1, 1), start + first - 1)
+        return whole[LINE:-LINE].view(logits.shape), bands
+
+    def _extended(
+        self, watched: _Watched, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key [N, S, D or D + 1] and value [N, S, D + C] in float32.
+
+        The mask is one more component: each query has a one there, each key its bias.
+        """
+        rows, heads, length, size = query.shape
+        masked = watched.group.mask is not None
+        shape = (rows, heads, length, size + masked)
+        q, k = self._room("query", shape, query), self._room("key", shape, query)
+        q[..., :size], k[..., :size] = query, key
+        if masked:
+            real = watched.sequences.real
+            bias = torch.zeros_like(real, dtype=k.dtype).masked_fill_(~real, NEVER)
+            q[..., size], k[..., size] = 1, bias[:, None]
+        v = self._room("value", (*shape[:3], size + watched.columns.shape[-1]), query)
+        v[..., :size], v[..., size:] = value, watched.columns[:, None]
+        q, k, v = (x.view(rows * heads, length, -1) for x in (q, k, v))
+        return q, k, v
+
+    def _room(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """A float32 tensor that is kept: fresh memory costs more than what is done in it."""
+        need = math.prod(shape)
+        kept = self._buffers.get(name)
+        if kept is None or len(kept) < need or kept.device != like.device:
+            kept = self._buffers[name] = like.new_zeros(need, dtype=torch.float32)
+        return kept[:need].view(shape)
 
 
 class _Received:
@@ -182,33 +231,6 @@ class _Received:
     def add(self, some: slice, here: slice, exponents: Tensor, total: Tensor) -> None:
         each = self._share[some, here] / total
         self.shares[some].baddbmm_(each[:, None], exponents)
-
-
-def _extended(
-    watched: _Watched, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key [N, S, D or D + 1] and value [N, S, D + C] in float32.
-
-    The mask is one more component: each query has a one there, each key its bias.
-    """
-    rows, heads, length, size = query.shape
-    masked = watched.group.mask is not None
-    q = query.new_ones(rows, heads, length, size + masked, dtype=torch.float32)
-    k = torch.empty_like(q)
-    q[..., :size], k[..., :size] = query, key
-    if masked:
-        real = watched.sequences.real
-        k[..., size] = torch.zeros_like(real, dtype=k.dtype).masked_fill_(~real, NEVER)[:, None]
-    v = q.new_empty(rows, heads, length, size + watched.columns.shape[-1])
-    v[..., :size], v[..., size:] = value, watched.columns[:, None]
-    q, k, v = (x.view(rows * heads, length, -1) for x in (q, k, v))
-    return q, k, v
-
-
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean [R, H] of values [R, H, S] over the tokens that count [R, S]."""
-    chosen = torch.where(counted[:, None], values, 0)
-    return chosen.sum(-1) / counted.sum(-1).clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True)
@@ -230,5 +252,4 @@ class Watching:
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Values float32 [rows, K, layers·H], and the tokens behind each, int32 [rows, K]."""
         values = [torch.stack(watched.layers, 2).flatten(2) for watched in self.groups]
-        counts = [watched.counted.sum(-1, dtype=torch.int32).T for watched in self.groups]
-        return torch.cat(values), torch.cat(counts)
+        return torch.cat(values), torch.cat([watched.counts for watched in self.groups])

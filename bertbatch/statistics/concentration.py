@@ -20,8 +20,8 @@ class Concentration(Statistic):
 
     shared = "concentration"
 
-    def collect(self, tile: Tile) -> Tensor:
-        return tile.lengths_of_exponents()
+    def collect(self, tile: Tile, out: Tensor) -> None:
+        tile.norm(out)
 
     def of_queries(self, queries: Queries) -> Tensor:
-        return (queries.collected(self.shared) / queries.total).square_()
+        return queries.collected(self.shared).square_()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MaxWeight(Statistic):
-    """max_j p_ij = 1 / ℓ_i, as the largest exponent is exp 0.
+    """max_j p_ij = 1 / ℓ_i, as the largest exponent is 2⁰.
 
     The mean over tokens is a head's confidence in Voita et al. 2019,
     https://arxiv.org/abs/1905.09418, who leave out the end-of-sentence token.

@@ -9,7 +9,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences, Tile
+    from bertbatch.statistics.views import Queries, Sequences
 
 
 class Neighbour(Statistic):
@@ -18,13 +18,11 @@ class Neighbour(Statistic):
     Clark et al. 2019, https://arxiv.org/abs/1906.04341, section 3.1, who divide by all.
     """
 
+    beside = True
     offset = 0
 
-    def collect(self, tile: Tile) -> Tensor:
-        return tile.diagonal(self.offset)
-
     def of_queries(self, queries: Queries) -> Tensor:
-        return queries.collected(self.shared) / queries.total
+        return queries.beside(self.offset)
 
     def counted(self, sequences: Sequences) -> Tensor:
         return sequences.counted & sequences.has_neighbour(self.offset)

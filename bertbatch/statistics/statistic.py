@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from bertbatch.statistics.views import Queries, Sequences, Tile
 
 
+BLOCKS = 4  # of a sequence: a tile has the queries of one or more of them, whole
+
+
 class Statistic:
     """What one statistic needs of the attention weights, and its value.
 
     `name` is its key in `STATISTICS`. `shared` names what `collect` collects, so that two
-    statistics may use one collection. `needs` names the kind of token that a model's
-    tokenizer must have.
+    statistics may use one collection; `beside`: it looks at neighbours; `over_keys`: it has
+    `of_keys`. `needs` names the kind of token that a model's tokenizer must have.
     """
 
     shared = ""
     needs: str | None = None
     over_keys = False
+    beside = False
 
     def __init__(self, name: str):
         self.name = name
@@ -37,9 +41,9 @@ class Statistic:
         """Weights w of the key tokens [R, S, c], for `queries.mass(name)`: Σ_j p_ij w_jc."""
         return None
 
-    def collect(self, tile: Tile) -> Tensor | None:
-        """For each of the tile's queries a sum over keys, not yet divided by `tile.total`."""
-        return None
+    def collect(self, tile: Tile, out: Tensor) -> None:
+        """Puts a sum over keys for each of the tile's queries into `out`; see `shared`."""
+        raise NotImplementedError
 
     def of_queries(self, queries: Queries) -> Tensor:
         """Each query token's value [R, H, S]; where it does not count, anything."""

@@ -6,5 +6,4 @@ from bertbatch.statistics.neighbour import Neighbour
 class ToNext(Neighbour):
     """p_ij for j = i + 1"""
 
-    shared = "next"
     offset = 1

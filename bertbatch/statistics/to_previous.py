@@ -6,5 +6,4 @@ from bertbatch.statistics.neighbour import Neighbour
 class ToPrevious(Neighbour):
     """p_ij for j = i − 1"""
 
-    shared = "previous"
     offset = -1

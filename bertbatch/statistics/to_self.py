@@ -6,5 +6,4 @@ from bertbatch.statistics.neighbour import Neighbour
 class ToSelf(Neighbour):
     """p_ii"""
 
-    shared = "self"
     offset = 0

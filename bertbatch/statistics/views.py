@@ -31,9 +31,13 @@ class Sequences:
     @cached_property
     def segments(self) -> Tensor:
         """1 for the segment that a token is in, else 0: [R, S, 2]"""
-        place = torch.arange(self.real.shape[1], device=self.real.device)
-        second = place >= self.second_starts[:, None]
+        second = self.places >= self.second_starts[:, None]
         return torch.stack([self.real & ~second, self.real & second], -1).float()
+
+    @cached_property
+    def places(self) -> Tensor:
+        """0 to S − 1, float32 [S]"""
+        return torch.arange(self.real.shape[1], device=self.real.device, dtype=torch.float32)
 
     @property
     def is_pair(self) -> Tensor:
@@ -41,7 +45,7 @@ class Sequences:
 
     def has_neighbour(self, offset: int) -> Tensor:
         """Whether a token has one `offset` further on."""
-        place = torch.arange(self.real.shape[1], device=self.real.device) + offset
+        place = self.places + offset
         return (place >= 0) & (place < self.lengths[:, None])
 
 
@@ -49,47 +53,45 @@ class Sequences:
 class Tile:
     """Queries `first` to `stop` [q] of some heads [n], with all their keys [S].
 
-    `logits` [n, q, S] are scaled scores less the row's largest, `exponents` their exp.
+    `exponents` [n, q, S] are 2 to the power of `logits`, which are scaled scores over ln 2, less
+    the row's largest. Logits are there for the first sum only: sums are made in their place.
     """
 
     logits: Tensor
     exponents: Tensor
     first: int
     stop: int
-    _scratch: Tensor
-    _distances: Tensor
 
-    def weighted(self, factors: Tensor) -> Tensor:
-        """Σ_j exponents · factors, [n, q]"""
-        summed: Tensor = torch.mul(self.exponents, factors, out=self._scratch).sum(-1)
-        return summed
+    def sum(self, factors: Tensor, out: Tensor) -> None:
+        """Σ_j exponents · factors into `out` [n, q]."""
+        torch.mul(self.exponents, factors, out=self.logits)
+        torch.sum(self.logits, -1, out=out)
 
-    def lengths_of_exponents(self) -> Tensor:
-        """√(Σ_j exponents²), [n, q]"""
-        norms: Tensor = torch.linalg.vector_norm(self.exponents, 2, dim=-1)
-        return norms
+    def sum_within_blocks(self, factors: Tensor, out: Tensor) -> None:
+        """Σ_j exponents · factors over the keys j of each query's own block into `out` [n, q].
 
-    def distances(self) -> Tensor:
-        """|i − j|, [q, S]"""
-        return self._distances[self.first : self.stop]
+        `factors` [size, size] are for the places in any block of this size.
+        """
+        n, queries, keys = self.exponents.shape
+        size = len(factors)
+        shape = (n, queries // size, size, size)
+        strides = (queries * keys, (keys + 1) * size, keys, 1)
+        start = self.exponents.storage_offset() + self.first
+        own = self.exponents.as_strided(shape, strides, start)
+        room = self.logits.view(-1)[: own.numel()].view(shape)
+        torch.mul(own, factors, out=room)
+        torch.sum(room, -1, out=out.view(shape[:3]))
 
-    def diagonal(self, offset: int) -> Tensor:
-        """The exponent of the key `offset` after each query, zero where there is none: [n, q]"""
-        n, q, keys = self.exponents.shape
-        out = self.exponents.new_zeros(n, q)
-        start = max(-(self.first + offset), 0)
-        stop = min(keys - self.first - offset, q)
-        if start < stop:
-            rows = self.exponents[:, start:stop]
-            out[:, start:stop] = rows.diagonal(self.first + start + offset, 1, 2)
-        return out
+    def norm(self, out: Tensor) -> None:
+        """√(Σ_j exponents²) into `out` [n, q]."""
+        torch.linalg.vector_norm(self.exponents, 2, -1, out=out)
 
 
 @dataclass
 class Queries:
-    """What the tiles of a group's heads came to, for every query [R, H, S].
+    """What the tiles of a group's heads came to, for every query.
 
-    `total` is Σ_j exponents.
+    `total` [R, H, S] is Σ_j exponents.
     """
 
     sequences: Sequences
@@ -97,10 +99,16 @@ class Queries:
     _masses: Tensor
     _columns: dict[str, slice]
     _collected: dict[str, Tensor]
+    _beside: Tensor
 
     def mass(self, name: str) -> Tensor:
         """Σ_j p_ij w_jc for a statistic's own key weights w: [R, H, S, c]"""
         return self._masses[..., self._columns[name]] / self.total[..., None]
 
     def collected(self, name: str) -> Tensor:
-        return self._collected[name]
+        """What was collected under a name, for every query [R, H, S], over the total."""
+        return self._collected[name] / self.total
+
+    def beside(self, offset: int) -> Tensor:
+        """p_ij for j = i + offset, of −1, 0 or 1: [R, H, S]; anything where there is no such j."""
+        return self._beside[..., offset + 1] / self.total
