@@ -15,6 +15,8 @@ MAX_LENGTH = 512
 # Shapes whose weights do not matter for speed: seeded random ones will do.
 RANDOM: dict[str, dict[str, Any]] = {
     "bert-base": {},
+    "bert-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+                   "intermediate_size": 4096},
     "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
              "intermediate_size": 64},
 }  # fmt: skip

@@ -95,7 +95,7 @@ def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
         if count == 1:
             done, began = 0, time.perf_counter()  # the first one also sets things up
         ids = gather(tokens.ids, tokens.offsets, rows)
-        running = engine.start(ids, lengths[rows], tokens.seconds[rows], watch)
+        running = engine.start(ids, lengths[rows], tokens.seconds[rows], tokens.typed, watch)
         running.logits()
         done += len(ids)
         if count and time.perf_counter() - began > SECONDS:

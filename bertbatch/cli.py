@@ -34,6 +34,7 @@ def score(
     input: Annotated[str, typer.Argument(help="a file, folder or glob; local or s3://, gs://, …")],
     output: Annotated[str, typer.Argument(help="the folder or URL for the predictions")],
     text: Annotated[str | None, typer.Option(help="the column with the text [text]")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="the column with the second text")] = None,
     carry: Annotated[str | None, typer.Option(help="columns to copy: a,b or a:new_name")] = None,
     model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
     max_length: Annotated[int | None, typer.Option(help="truncate to so many tokens")] = None,
@@ -50,7 +51,10 @@ def score(
 ) -> None:
     """Score INPUT into OUTPUT; the same command again resumes."""
     given: dict[str, dict[str, Any]] = {
-        "input": {"path": input, "text": text, "carry": carry, "format": format, "limit": limit},
+        "input": {
+            **{"path": input, "text": text, "text_pair": text_pair, "carry": carry},
+            **{"format": format, "limit": limit},
+        },
         "output": {"path": output},
         "model": {"name": model, "max_length": max_length},
         "runtime": {"runner": runner, "unit_rows": unit_rows},

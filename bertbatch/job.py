@@ -53,6 +53,9 @@ class Input(Section):
         "auto", description="the input's format; auto goes by the files' names"
     )
     text: str = Field("text", description="the column that holds the text to score")
+    text_pair: str | None = Field(
+        None, description="the column with the second text, for models that score pairs"
+    )
     carry: list[str] = Field(
         [], description="columns to copy to the output, each 'column' or 'column:new_name'"
     )
@@ -70,6 +73,12 @@ class Input(Section):
     storage_options: dict[str, Any] = Field(
         {}, repr=False, description="passed to the storage; ${NAME} is the environment's"
     )
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The columns with the texts, by their key in the job."""
+        pair = {"text_pair": self.text_pair} if self.text_pair is not None else {}
+        return {"text": self.text, **pair}
 
     @property
     def carried(self) -> dict[str, str]:

@@ -149,7 +149,7 @@ def make_contract(job: Job, spec: ModelSpec, schema: pa.Schema) -> dict[str, Any
         "format_version": FORMAT_VERSION,
         "model": {"name": spec.name, **spec.answers},
         "input": {
-            "text": job.input.text,
+            **{key: getattr(job.input, key) for key in ("text", "text_pair")},
             "carry": job.input.carried,
             "limit": job.input.limit,
             "csv": job.input.csv.model_dump(),

@@ -24,6 +24,7 @@ class Chunk:
     """The rows of one span: those to score, and the bad ones as a quarantine table."""
 
     texts: list[str]
+    seconds: list[str]  # of pairs, else empty
     row: np.ndarray
     carried: pa.Table
     bad: pa.Table
@@ -43,7 +44,7 @@ def read_units(
         source = pairs[0][1].source
         _check_unchanged(source, options)
         in_file = [c for c in options.carried.values() if c not in partitions(source)]
-        columns = list(dict.fromkeys([options.text, *in_file]))
+        columns = list(dict.fromkeys([*options.texts.values(), *in_file]))
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
         for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
             collected.append(_chunk(options, schema, source, rows))
@@ -66,7 +67,12 @@ def _check_unchanged(source: Source, options: Input) -> None:
 
 def _chunk(options: Input, schema: pa.Schema, source: Source, rows: Rows) -> Chunk:
     carried = _carried(options, schema, source, rows.table)
-    texts, reasons = _texts(rows.table.column(options.text))
+    texts: list[list[str]] = []
+    reasons: dict[int, str] = {}
+    for key, column in options.texts.items():
+        found, wrong = _texts(rows.table.column(column), key)
+        texts.append(found)
+        reasons = wrong | reasons
     bad = np.array([row for row, _ in rows.bad], np.int64)
     nulls = [pa.nulls(len(bad), field.type) for field in carried.schema]
     unreadable = quarantine(
@@ -76,8 +82,8 @@ def _chunk(options: Input, schema: pa.Schema, source: Source, rows: Rows) -> Chu
         pa.table(nulls, carried.schema) if nulls else carried,
     )
     if not reasons:
-        return Chunk(texts, rows.row, carried, unreadable)
-    kept = np.ones(len(texts), bool)
+        return Chunk(texts[0], texts[-1] if len(texts) > 1 else [], rows.row, carried, unreadable)
+    kept = np.ones(len(rows.row), bool)
     kept[list(reasons)] = False
     unscorable = quarantine(
         [source.id] * len(reasons),
@@ -85,8 +91,10 @@ def _chunk(options: Input, schema: pa.Schema, source: Source, rows: Rows) -> Chu
         [reasons[i] for i in sorted(reasons)],
         carried.filter(pa.array(~kept)),
     )
+    good = [[text for text, keep in zip(each, kept, strict=True) if keep] for each in texts]
     return Chunk(
-        [text for text, keep in zip(texts, kept, strict=True) if keep],
+        good[0],
+        good[-1] if len(good) > 1 else [],
         rows.row[kept],
         carried.filter(pa.array(kept)),
         pa.concat_tables([unscorable, unreadable]),
@@ -116,12 +124,12 @@ def _carried(options: Input, schema: pa.Schema, source: Source, table: pa.Table)
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def _texts(column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
+def _texts(column: pa.ChunkedArray, key: str) -> tuple[list[str], dict[int, str]]:
     """The texts, and for each position that cannot be scored the reason."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not is_text(kind):
         return [""] * len(column), dict.fromkeys(
-            range(len(column)), f"text is {kind}, not a string"
+            range(len(column)), f"{key} is {kind}, not a string"
         )
     try:
         values = column.to_pylist()
@@ -130,7 +138,7 @@ def _texts(column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
     reasons: dict[int, str] = {}
     for i, value in enumerate(values):
         if not isinstance(value, str):
-            reasons[i] = "text is null" if value is None else "text is not valid UTF-8"
+            reasons[i] = f"{key} is null" if value is None else f"{key} is not valid UTF-8"
             values[i] = ""
     return values, reasons
 

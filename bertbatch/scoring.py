@@ -91,7 +91,8 @@ def score(
                 rows = left[batch]
                 ids = gather(tokens.ids, tokens.offsets, unique[rows])
                 seconds = tokens.seconds[unique[rows]]
-                running.append((rows, engine.start(ids, lengths[rows], seconds, watch)))
+                started = engine.start(ids, lengths[rows], seconds, tokens.typed, watch)
+                running.append((rows, started))
                 if len(running) > AHEAD:
                     collect()
             while running:

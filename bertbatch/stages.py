@@ -127,7 +127,8 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
     reader = readers()[context.format]
     for unit, chunks in reading.read_units(reader, context.job.input, context.schema, units):
         texts = [text for chunk in chunks for text in chunk.texts]
-        tokens = tokenizer.encode(texts)
+        seconds = [text for chunk in chunks for text in chunk.seconds]
+        tokens = tokenizer.encode(texts, seconds if context.job.input.text_pair else None)
         source = np.repeat(
             np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
         )

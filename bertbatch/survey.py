@@ -141,13 +141,16 @@ def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
             schema = reader.schema(source, job.input)
             if not len(schema):
                 continue  # an empty file has nothing to say
-            if job.input.text not in schema.names:
-                have = ", ".join(schema.names)
-                reason = f"has no text column '{job.input.text}'; it has: {have}"
-                raise SourceError(source.id, f"{reason} (choose one with --text or input.text)")
-            kind = schema.field(job.input.text).type
-            if not is_text(kind):
-                raise SourceError(source.id, f"column '{job.input.text}' is {kind}, not text")
+            for key, text in job.input.texts.items():
+                if text not in schema.names:
+                    flag = key.replace("_", "-")
+                    have = ", ".join(schema.names)
+                    reason = f"has no {flag.replace('-', ' ')} column '{text}'; it has: {have}"
+                    choose = f"(choose one with --{flag} or input.{key})"
+                    raise SourceError(source.id, f"{reason} {choose}")
+                kind = schema.field(text).type
+                if not is_text(kind):
+                    raise SourceError(source.id, f"column '{text}' is {kind}, not text")
             carried = carried_schema(job, source, schema)
             readable = True
             for field in carried:

@@ -24,6 +24,7 @@ class Tokens:
     ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
     counts unknown tokens, content: int32 [n] counts tokens that are not special.
     seconds: int64 [n], where the second text of a pair starts; the length for a single text.
+    typed: whether the tokenizer tells a model of it by token types.
     twins: int64 [n], the first text with the same ids. watched: bool [n], the rows whose
     attention statistics are wanted.
     """
@@ -34,6 +35,7 @@ class Tokens:
     truncated: np.ndarray
     unknown: np.ndarray
     content: np.ndarray
+    typed: bool
     twins: np.ndarray
     watched: np.ndarray
 
@@ -65,20 +67,23 @@ class Tokenizer:
             raise JobError(f"{where}: its tokenizer cannot be loaded: {reason}") from error
         self._max_length = spec.max_length
         self._pad_id = spec.pad_id
-        self._special = self.python.num_special_tokens_to_add()
         self._rust: Any = getattr(self.python, "backend_tokenizer", None)
         if self._rust is not None:
             self._rust.no_padding()
             self._rust.enable_truncation(spec.max_length, direction=self.python.truncation_side)
 
-    def encode(self, texts: list[str]) -> Tokens:
-        """Tokens of each text, truncated to the model's max_length."""
+    def encode(self, texts: list[str], seconds: list[str] | None = None) -> Tokens:
+        """Tokens of each text, or pair of texts, truncated to the model's max_length."""
+        starts: list[int] | None = None
         if self._rust is not None:
-            encodings = self._rust.encode_batch_fast(texts)
+            inputs = texts if seconds is None else list(zip(texts, seconds, strict=True))
+            encodings = self._rust.encode_batch_fast(inputs)
             ids = [encoding.ids for encoding in encodings]
             truncated = np.fromiter((bool(e.overflowing) for e in encodings), bool, len(texts))
+            if seconds is not None:
+                starts = [_second(e.type_ids, e.sequence_ids) for e in encodings]
         else:
-            ids, truncated = self._encode_in_python(texts)
+            ids, truncated, starts = self._encode_in_python(texts, seconds)
         # Without special tokens an empty text has no tokens at all; padded, it has one.
         ids = [row or [self._pad_id] for row in ids]
         offsets = np.zeros(len(ids) + 1, np.int64)
@@ -88,18 +93,37 @@ class Tokenizer:
         if len(ids) and self.python.unk_token_id is not None:
             is_unknown = flat == self.python.unk_token_id
             unknown = np.add.reduceat(is_unknown, offsets[:-1], dtype=np.int32)
-        content = np.maximum(np.diff(offsets) - self._special, 0).astype(np.int32)
-        seconds = np.diff(offsets)
+        special = self.python.num_special_tokens_to_add(pair=starts is not None)
+        content = np.maximum(np.diff(offsets) - special, 0).astype(np.int32)
+        split = np.diff(offsets) if starts is None else np.array(starts, np.int64)
         return Tokens(
-            *(flat, offsets, seconds, truncated, unknown, content),
-            *(twins(flat, offsets, seconds), np.zeros(len(ids), bool)),
+            *(flat, offsets, split, truncated, unknown, content),
+            "token_type_ids" in self.python.model_input_names,
+            *(twins(flat, offsets, split), np.zeros(len(ids), bool)),
         )
 
-    def _encode_in_python(self, texts: list[str]) -> tuple[list[list[int]], np.ndarray]:
+    def _encode_in_python(
+        self, texts: list[str], seconds: list[str] | None
+    ) -> tuple[list[list[int]], np.ndarray, list[int] | None]:
         if not texts:
-            return [], np.zeros(0, bool)
-        whole = self.python(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        room = self._max_length - self._special
-        truncated = np.array([len(row) > room for row in whole])
-        ids = self.python(texts, truncation=True, max_length=self._max_length)["input_ids"]
-        return ids, truncated
+            return [], np.zeros(0, bool), None if seconds is None else []
+        plain = [texts, *([seconds] if seconds is not None else [])]
+        lists = [
+            self.python(t, add_special_tokens=False, verbose=False)["input_ids"] for t in plain
+        ]
+        whole = [sum(map(len, rows)) for rows in zip(*lists, strict=True)]
+        room = self._max_length - self.python.num_special_tokens_to_add(pair=seconds is not None)
+        truncated = np.array([length > room for length in whole])
+        encoded = self.python(
+            texts, seconds, truncation=True, max_length=self._max_length, return_token_type_ids=True
+        )
+        starts = None
+        if seconds is not None:
+            starts = [_second(types, types) for types in encoded["token_type_ids"]]
+        return encoded["input_ids"], truncated, starts
+
+
+def _second(types: list[int], sequences: list[int | None]) -> int:
+    """Where the second text of a pair starts, by the token types if they tell."""
+    by = types if 1 in types else sequences
+    return by.index(1) if 1 in by else len(types)

@@ -60,12 +60,14 @@ class Engine(Protocol):
         ids: np.ndarray,
         lengths: np.ndarray,
         seconds: np.ndarray | None = None,
+        typed: bool = True,
         watch: bool = False,
     ) -> Running:
         """Starts a batch: the rows' ids end to end, int32 [total], and lengths [rows].
 
         `seconds` [rows] are where the second texts of pairs start, the length for a single
-        text; without, all are single. With `watch`, attention statistics are computed.
+        text; without, all are single. The model hears of it by token types if it has them and
+        the tokenizer gives them (`typed`). With `watch`, attention statistics are computed.
         Raises OutOfMemory.
         """
 

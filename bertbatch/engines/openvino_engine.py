@@ -85,12 +85,13 @@ class OpenVinoEngine:
         ids: np.ndarray,
         lengths: np.ndarray,
         seconds: np.ndarray | None = None,
+        typed: bool = True,
         watch: bool = False,
     ) -> Running:
         filled, mask = padded(ids, lengths, self._pad_id)
         inputs = [filled, mask.astype(np.int64)]
         if self._has_types:
-            inputs.append(segments(mask, lengths if seconds is None else seconds))
+            inputs.append(segments(mask, seconds if typed and seconds is not None else lengths))
         answer = self._request.infer(inputs, share_inputs=True)[0]
         logits = np.array(answer, np.float32)
         return Running(mask.size, lambda: logits)

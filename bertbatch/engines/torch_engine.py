@@ -158,14 +158,16 @@ class TorchEngine:
         ids: np.ndarray,
         lengths: np.ndarray,
         seconds: np.ndarray | None = None,
+        typed: bool = True,
         watch: bool = False,
     ) -> Running:
         seconds = lengths if seconds is None else seconds
+        typed = typed and self._has_types and bool((seconds < lengths).any())
         with _memory():
             if self.packs:
-                inputs, computed = self._packed(ids, lengths, seconds, watch)
+                inputs, computed = self._packed(ids, lengths, seconds, typed, watch)
             else:
-                inputs, computed = self._padded(ids, lengths, seconds)
+                inputs, computed = self._padded(ids, lengths, seconds, typed)
             logits = self._model(**inputs).logits.float()
             statistics = partial(_numpy, inputs["layout"]) if watch else None
             if self.device == "cpu":
@@ -177,7 +179,7 @@ class TorchEngine:
         return Running(computed, lambda: _fetch(answer, done), statistics)
 
     def _packed(
-        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray, watch: bool
+        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray, typed: bool, watch: bool
     ) -> tuple[dict[str, Any], int]:
         total = self._size(len(ids))
         if watch:
@@ -197,20 +199,20 @@ class TorchEngine:
             "layout": layout,
             "first": packed.there(starts, self.device),
         }
-        if self._has_types and (seconds < lengths).any():
+        if typed:
             types = np.zeros((1, total), np.int64)
             types[0, : len(ids)] = np.arange(len(ids)) >= np.repeat(starts + seconds, lengths)
             made["token_type_ids"] = packed.there(types, self.device)
         return made, total
 
     def _padded(
-        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray
+        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray, typed: bool
     ) -> tuple[dict[str, Any], int]:
         filled, mask = padded(ids, lengths, self._spec.pad_id)
         inputs = {"input_ids": packed.there(filled, self.device)}
         if not mask.all():
             inputs["attention_mask"] = packed.there(mask.astype(np.int64), self.device)
-        if self._has_types and (seconds < lengths).any():
+        if typed:
             types = segments(mask, seconds)
             inputs["token_type_ids"] = packed.there(types, self.device)
         return inputs, mask.size

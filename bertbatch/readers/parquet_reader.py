@@ -88,7 +88,7 @@ def _is_of(path: str, column: str) -> bool:
 
 
 def _cut(metadata: pq.FileMetaData, size: CutSize, options: Input) -> Iterator[Cut]:
-    text, carried = options.text, set(options.carried.values())
+    texts, carried = set(options.texts.values()), set(options.carried.values())
     first = rows = used_text = used_carried = start = 0
 
     def pending(stop: int) -> Cut:
@@ -98,7 +98,7 @@ def _cut(metadata: pq.FileMetaData, size: CutSize, options: Input) -> Iterator[C
         group = metadata.row_group(g)
         chunks = [group.column(c) for c in range(group.num_columns)]
         sizes = [(c.path_in_schema, c.total_uncompressed_size) for c in chunks]
-        text_bytes = sum(size for path, size in sizes if _is_of(path, text))
+        text_bytes = sum(s for path, s in sizes if any(_is_of(path, c) for c in texts))
         carried_bytes = sum(
             size for path, size in sizes if any(_is_of(path, name) for name in carried)
         )
