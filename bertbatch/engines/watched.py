@@ -160,7 +160,9 @@ class Watch:
             for s, shares in zip(self.statistics, watched.shares, strict=True)
         ]
         watched.layers.append(torch.stack(means, 1))
-        return (whole[..., :size] / total[..., None]).to(value.dtype)
+        answer = value.new_empty(rows, length, heads, size).transpose(1, 2)  # as it is used
+        torch.div(whole[..., :size], total[..., None], out=answer)
+        return answer
 
     def _tiles(self, count: int, length: int, device: str) -> list[tuple[slice, slice]]:
         """Heads and queries of each tile: some heads whole, or a part of one."""
