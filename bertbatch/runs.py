@@ -66,6 +66,11 @@ class _Run:
                 "model.dtype %s changes answers: some labels will not be those of float32",
                 survey_.spec.quantization,
             )
+        if self._job.attention:
+            log.info(
+                "attention statistics: the torch engine computes them, in about 1.3 times the time "
+                "of long texts without; others are not considered"
+            )
         self._planner = survey_.planner(store_entries=True)
         self._check_sources()
         done = [u for u in survey_.plan.units.values() if u.id in survey_.committed]

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from bertbatch import Job
 from bertbatch.cli import app
+from bertbatch.job import Attention
 from bertbatch.readers import READER_SUFFIXES, readers
+from bertbatch.statistics import STATISTICS
 from bertbatch.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -150,6 +152,11 @@ def test_registries_are_in_the_documents():
     assert set(readers()) == set(READER_SUFFIXES)
     for name in (*READER_SUFFIXES, *TASKS):
         assert f"`{name}`" in design, name
+    explained = (ROOT / "docs" / "attention.md").read_text()
+    for name in STATISTICS:
+        assert f"`{name}`" in explained, name
+    for name in Attention.model_fields:
+        assert f"`attention.{name}`" in explained, name
 
 
 def test_direct_dependencies_have_a_reason():
