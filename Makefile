@@ -37,6 +37,7 @@ check: .venv/test  ## lint, format check, types
 
 bench: .venv/bench  ## compare with the alternatives, side by side (long)
 	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.attention
 
 gpu-check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py

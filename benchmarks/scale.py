@@ -26,10 +26,12 @@ from benchmarks.corpora import generated, write_corpus
 from benchmarks.models import ROOT, model_folder
 from benchmarks.report import Report
 from bertbatch import Job, commit
+from bertbatch.attention.corpus import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.job import Model
 from bertbatch.model import check
 from bertbatch.output import make_contract
 from bertbatch.reading import quarantine
+from bertbatch.scoring import Statistics
 from bertbatch.survey import Survey, make_survey
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import get_tokenizer
@@ -127,6 +129,45 @@ def resume(report: Report, scratch: Path, fraction: float) -> None:
     report.table("Running again", [*columns, "driver's MiB with nothing new"], table)
 
 
+def merging(report: Report, scratch: Path, fraction: float) -> None:
+    """Attention statistics of 144 heads over many units: what reading and merging them costs."""
+    table = []
+    for count in sizes(100, 1_000, 10_000, fraction=fraction):
+        source, target = scratch / f"{count}.parquet", scratch / f"out-{count}"
+        write_corpus(source, "short", count)
+        _, job = job_file(scratch, source, target, model="bert-base", attention={})
+        cells = made_up_cells(job)
+        commit_all(job, cells)
+        command = [sys.executable, "-m", "bertbatch", "attention", str(target)]
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, "--to", str(scratch / "table.parquet")],
+            cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, (_memory(process.pid) or (0, 0))[1])
+            time.sleep(0.05)
+        seconds = time.perf_counter() - began
+        stored = next((target / "_bertbatch" / "attention").iterdir()).stat().st_size
+        table.append([f"{count:,}", f"{stored / 2**20:.2f}", f"{seconds:.1f}", f"{peak:,.0f}"])
+    columns = ["units", "MiB of each", "s of `attention`", "MiB at its peak"]
+    report.table("Merging statistics of 144 heads, eleven each, nine groups", columns, table)
+
+
+def made_up_cells(job: Job) -> pa.Table:
+    """A unit's cells: a hundred texts of all lengths and two labels."""
+    assert job.attention
+    names, spec = job.attention.statistics, check(job.model)
+    rng = np.random.default_rng(0)
+    values = rng.random((100, len(names), spec.layers * spec.heads), np.float32)
+    counts = rng.integers(1, 512, (100, len(names))).astype(np.int32)
+    groups = [Group(ALL, "", np.ones(100, bool)), *length_groups(counts[:, 0])]
+    groups += [Group(LABEL, label, rng.random(100) < 0.5) for label in ("negative", "positive")]
+    statistics = Statistics(values, counts, np.arange(100))
+    return aggregate(names, [1.0] * len(names), statistics, groups)
+
+
 def tokenizer(report: Report, scratch: Path, fraction: float) -> None:
     """The reader's tokenizing on one core. Real text has rarer words, in more pieces."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -154,6 +195,7 @@ PARTS: dict[str, Callable[[Report, Path, float], None]] = {
     "units": units,
     "planning": planning,
     "resume": resume,
+    "merging": merging,
     "tokenizer": tokenizer,
 }
 
@@ -227,12 +269,15 @@ def _memory(process: int) -> tuple[float, float] | None:
     return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
 
 
-def job_file(scratch: Path, source: Path, target: Path) -> tuple[Path, Job]:
+def job_file(
+    scratch: Path, source: Path, target: Path, model: str = "tiny", **more: Any
+) -> tuple[Path, Job]:
     """A job of one-row units for a file, of units of the usual size for a folder of them."""
     job = {
+        **more,
         "input": {"path": str(source)},
         "output": {"path": str(target)},
-        "model": {"name": str(model_folder("tiny"))},
+        "model": {"name": str(model_folder(model))},
         "runtime": {} if source.is_dir() else {"unit_rows": 1},
     }
     path = scratch / "job.yaml"
@@ -240,17 +285,23 @@ def job_file(scratch: Path, source: Path, target: Path) -> tuple[Path, Job]:
     return path, Job.build(job)
 
 
-def commit_all(job: Job) -> None:
-    """Plans the job and commits every unit as a run does, with made-up answers."""
+def commit_all(job: Job, cells: pa.Table | None = None) -> None:
+    """Plans the job and commits every unit as a run does, with made-up answers.
+
+    With `cells` of attention statistics, each unit has these, and no columns of them.
+    """
+    if job.attention:
+        attention = job.attention.model_copy(update={"per_row": False})
+        job = job.model_copy(update={"attention": attention})
     survey = make_survey(job)
     survey.output.agree(make_contract(job, survey.spec, survey.schema))
     with ThreadPoolExecutor(8) as pool:
         for added in survey.planner(store_entries=True).extend(survey.listing.sources):
-            for _ in pool.map(lambda unit: _commit(survey, unit), added):
+            for _ in pool.map(lambda unit: _commit(survey, unit, cells), added):
                 pass
 
 
-def _commit(survey: Survey, unit: Unit) -> None:
+def _commit(survey: Survey, unit: Unit, cells: pa.Table | None) -> None:
     count = unit.rows
     (span,) = unit.spans
     columns = [
@@ -263,7 +314,7 @@ def _commit(survey: Survey, unit: Unit) -> None:
     ]
     predictions = pa.table(columns, schema=survey.schema)
     bad = quarantine([], np.zeros(0, np.int64), [], predictions.select([]).slice(0, 0))
-    commit.commit(survey.output, unit, predictions, bad, {"tokens": 13 * count})
+    commit.commit(survey.output, unit, predictions, bad, {"tokens": 13 * count}, cells)
 
 
 if __name__ == "__main__":
