@@ -114,17 +114,18 @@ def attention(
         from bertbatch.attention.comparison import compare_outputs
         from bertbatch.attention.corpus import read_corpus
         from bertbatch.output import open_output
-        from bertbatch.terminal import show_comparison, show_corpus, write_table
+        from bertbatch.terminal import check_outside, show_comparison, show_corpus, write_table
 
         this = open_output(output)
+        path = to or Path("attention.parquet" if against is None else "comparison.parquet")
+        check_outside(path, [output, *([against] if against else [])])
         if against is None:
             corpus = read_corpus(this)
             show_corpus(corpus)
-            table, path = corpus.tidy(), to or Path("attention.parquet")
+            table = corpus.tidy()
         else:
             table = compare_outputs(this, open_output(against), across_models)
             show_comparison(table)
-            path = to or Path("comparison.parquet")
         write_table(table, path)
         return 0
 

@@ -193,7 +193,7 @@ class Attention(Section):
                 raise ValueError(f"there is no statistic '{name}'{hint}")
         if not value or len(set(value)) < len(value):
             raise ValueError("must name at least one statistic, and none twice")
-        return value
+        return [name for name in STATISTICS if name in value]  # columns have one order
 
 
 class Limits(Section):

@@ -127,8 +127,20 @@ def make_survey(job: Job) -> Survey:
         schema = stored_schema(contract)
         compare(contract, make_contract(job, spec, schema), output.path)
         plan.refresh()
+    _check_group(job, schema)
     committed = output.committed() if contract else {}
     return Survey(job, spec, listing, reader, output, schema, contract is None, plan, committed)
+
+
+def _check_group(job: Job, schema: pa.Schema) -> None:
+    """Raises JobError if statistics cannot be grouped by the column that the job names."""
+    column = job.attention.group_by if job.attention else None
+    if column is None:
+        return
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise JobError(f"attention.group_by: column '{column}' is {kind}; name one of plain values")
 
 
 def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:

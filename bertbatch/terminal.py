@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,8 @@ def show_glance(
     console = Console()
     for name, value in glance.answer.items():
         console.print(f"{name}: {value}", highlight=False, markup=False)
+    if not telling:
+        console.print("no word to look at: there are only special tokens", highlight=False)
     for at, of in chosen:
         weights = glance.weights[at, of, query]
         console.print(
@@ -323,6 +326,13 @@ def show_comparison(table: pa.Table) -> None:
         f"{FALSE_DISCOVERIES:.0%}",
         highlight=False,
     )
+
+
+def check_outside(path: Path, outputs: Sequence[str]) -> None:
+    """Raises JobError if a table would be written among an output's parts."""
+    for output in outputs:
+        if path.resolve().is_relative_to(Path(output).resolve()):
+            raise JobError(f"--to {path} lies inside {output}, among its parts; name another place")
 
 
 def write_table(table: pa.Table, path: Path) -> None:

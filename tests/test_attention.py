@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from bertbatch.engines import load_engine, watched
-from bertbatch.engines.classes import TokenClasses
+from bertbatch.engines.classes import TokenClasses, token_classes
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
 from bertbatch.job import Model
@@ -179,3 +179,28 @@ def test_a_model_that_cannot_give_statistics_is_refused(tmp_path):
     spec = save(tmp_path / "deberta-v2", "deberta-v2")
     with pytest.raises(JobError, match=r"deberta-v2 \(DebertaV2.*\) cannot give statistics"):
         watched_engine(spec)
+
+
+def test_what_is_no_number_stays_in_its_row(tmp_path):
+    spec = save(tmp_path / "bert", "bert")
+    engine = watched_engine(spec)
+    with torch.no_grad():
+        engine._model.base_model.embeddings.word_embeddings.weight[80] = float("inf")
+    for lengths in ([16, 16, 16], [16, 11, 9]):
+        lengths = np.array(lengths)
+        ids = np.concatenate([np.full(n, 20 + n) for n in lengths]).astype(np.int32)
+        ids[lengths[0] + 3] = 80
+        for _ in range(2):  # the second time there is something in the buffers
+            running = engine.start(ids, lengths, watch=True)
+            assert np.isfinite(running.logits()).all(-1).tolist() == [True, False, True]
+            assert np.isfinite(running.statistics()[0]).all((1, 2)).tolist() == [True, False, True]
+
+
+def test_an_unknown_word_is_no_special_token(tiny_model):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    made = token_classes(tokenizer, make_statistics(["to_punctuation"]))
+    assert np.flatnonzero(made.special).tolist() == [0, 2, 3]
+    marks = [
+        tokenizer.convert_ids_to_tokens(int(i)) for i in np.flatnonzero(made.kinds["punctuation"])
+    ]
+    assert sorted(marks) == sorted(".,!?'\"-")

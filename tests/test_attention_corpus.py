@@ -30,12 +30,14 @@ from bertbatch.attention.corpus import (
     length_groups,
     read_corpus,
     sampled,
+    value_groups,
 )
 from bertbatch.cli import app
 from bertbatch.output import open_output
 from bertbatch.scoring import Scored, Statistics
 from bertbatch.statistics import DEFAULT, STATISTICS
 from tests.conftest import make_job, write_parquet
+from tests.test_engines import save
 from tests.test_faults import finish, start, wait_for_parts
 from tests.tiny import make_model, make_texts
 
@@ -128,6 +130,30 @@ def test_a_rows_own_text_is_found_again_over_pieces_with_a_poison_row_between():
             assert (all_.text[row] < 0) == (text < 0)
             if text >= 0:
                 assert (all_.values[all_.text[row]] == piece.values[text]).all()
+
+
+def test_what_nobody_uses_may_be_no_number():
+    statistics = some(40, 300)
+    statistics.values[7] = np.nan
+    statistics.counts[7] = 5
+    statistics.text[statistics.text == 7] = -1  # its rows are in quarantine
+    cells = aggregate(NAMES, TOPS, statistics, groups(np.full(300, 20), np.array(list("ab") * 150)))
+    for name in ("mean", "m2", "token_mean", "min", "max"):
+        assert np.isfinite(cells[name].combine_chunks().flatten().to_numpy()).all()
+
+
+def test_groups_by_a_columns_values():
+    twice = pa.DictionaryArray.from_arrays([0, 1, 2, None, 3], ["x", "x", "²", None])
+    found = value_groups("column", np.arange(5), twice, 5)
+    assert {g.value: g.member.tolist() for g in found} == {
+        "x": [True, True, False, False, False],
+        "²": [False, False, True, False, False],
+    }
+    tables = [aggregate(NAMES, TOPS, some(9, 5), [*found, Group(ALL, "", np.ones(5, bool))])]
+    assert set(merged(tables).tidy()["value"].to_pylist()) == {"", "x", "²"}
+    many = pa.array(range(1001))
+    with pytest.raises(JobError, match="1,001 different values"):
+        value_groups("column", np.arange(1001), many, 1001)
 
 
 def test_samples_are_stable_and_of_their_share():
@@ -296,6 +322,30 @@ def test_wrong_settings_are_told(keys, message, tmp_path):
         make_job("x", "in", tmp_path / "out", **keys)
 
 
+def test_a_model_that_cannot_is_refused_before_anything_is_written(runner, corpus, tmp_path):
+    save(tmp_path / "deberta", "deberta-v2")
+    keys: dict[str, Any] = {"attention.sample": 1.0, "model.max_length": 60}
+    job = make_job(str(tmp_path / "deberta"), corpus, tmp_path / "out", runner, **keys)
+    with pytest.raises(JobError, match=r"deberta \(DebertaV2.*cannot give statistics.*DistilBERT"):
+        run(job)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_finite_logits_are_in_no_cell(tmp_path):
+    # The weight of one word is infinite, so that only its row's logits are no numbers.
+    model = make_model(tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][5 + 25] = float("inf")  # z
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    write_parquet(tmp_path / "in.parquet", ["a b", "c", "a z", "d e f"])
+    keys: dict[str, Any] = {"attention.sample": 1.0, "limits.max_quarantined": 1.0}
+    result = run(make_job(model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+    assert (result.totals["rows_scored"], result.totals["rows_quarantined"]) == (3, 1)
+    statistics = load_attention(str(tmp_path / "out"))
+    assert (statistics["rows"] == 3).all()
+    assert np.isfinite(statistics[["mean", "std", "min", "max"]]).all(axis=None)
+
+
 def scaled_head(model: str, folder: Path, layer: int, head: int) -> str:
     """The same model, one head's query weights 1.5 times as large."""
     os.system(f"cp -r {model} {folder}")
@@ -327,6 +377,30 @@ def test_halves_of_a_corpus_agree_and_a_changed_head_comes_first(tmp_path):
     first = compare_outputs(*two, across_models=True).to_pylist()[0]
     assert (first["layer"], first["head"]) == (2, 3)
     assert first["q"] < 1e-6
+
+
+def test_statistics_in_another_order_are_the_same_job(corpus, tmp_path, tiny_model):
+    source, out = corpus / "part-0.parquet", tmp_path / "out"
+    for names in (["entropy", "max_weight"], ["max_weight", "entropy"]):
+        for part in list(out.glob("*.parquet"))[:1]:
+            part.unlink()
+        keys = {"attention.statistics": names, "runtime.unit_rows": 20}
+        run(watched_job(tiny_model, source, out, **keys))
+    table = pq.read_table(out)
+    assert (attention_array(table, "max_weight") <= 1).all()
+    of = load_attention(str(out))
+    for name in ("entropy", "max_weight"):
+        mean = attention_array(table, name).mean(0, np.float64)
+        np.testing.assert_allclose(of.xs(name, level="statistic")["mean"], mean.ravel(), 1e-6)
+
+
+def test_grouping_by_lists_is_refused_before_anything_is_written(tmp_path, tiny_model):
+    table = pa.table({"text": ["a"], "tags": [["x", "y"]]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    keys = {"input.carry": ["tags"], "attention.group_by": "tags"}
+    with pytest.raises(JobError, match="'tags' is list"):
+        run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+    assert not (tmp_path / "out").exists()
 
 
 def test_comparing_what_cannot_be_compared(corpus, tmp_path, tiny_model):
@@ -369,6 +443,10 @@ def test_the_commands(corpus, tmp_path, tiny_model):
     assert "0 of 88 comparisons differ" in done.output
     done = cli.invoke(app, ["attention", str(tmp_path / "no")])
     assert done.exit_code == 2
+    inside = ["attention", str(tmp_path / "out"), "--to", str(tmp_path / "out" / "t.parquet")]
+    assert "lies inside" in cli.invoke(app, inside).output
+    (tmp_path / "out" / "part-x-0-y.parquet").write_bytes(to.read_bytes())
+    assert "is no part of bertbatch's" in cli.invoke(app, inside[:2]).output
     glance = ["peek", "a bc, d.", "--model", tiny_model]
     done = cli.invoke(app, [*glance, "--token", "bc"])
     assert done.exit_code == 2

@@ -23,6 +23,7 @@ from bertbatch.scoring import Statistics
 BINS = 32
 ALL, LABEL, LENGTH, COLUMN = "all", "label", "length", "column"  # kinds of group
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # the last of each range, in tokens
+MOST_VALUES = 1000  # of a column in a unit: each is a group
 READING = 64  # units' files that are held at once
 Key = tuple[str, str, str]  # kind of group, its value, statistic
 
@@ -53,11 +54,18 @@ def aggregate(
     weights = np.array(
         [np.bincount(statistics.text[g.member & watched], minlength=texts) for g in groups]
     )
+    # The others may hold what is no number: texts whose rows are in quarantine.
+    used = weights.any(0)
+    all_values, all_counts, weights = (
+        statistics.values[used],
+        statistics.counts[used],
+        weights[:, used],
+    )
     rows: list[dict[str, Any]] = []
     for k, name in enumerate(names):
-        counts = statistics.counts[:, k].astype(np.float64)
+        counts = all_counts[:, k].astype(np.float64)
         defined = counts > 0
-        x = statistics.values[:, k].astype(np.float64)
+        x = all_values[:, k].astype(np.float64)
         shift = x[defined].mean(0) if defined.any() else np.zeros(x.shape[1])
         y = x - shift  # near zero, so that squares lose nothing
         sums: dict[str, np.ndarray] = {}
@@ -71,14 +79,14 @@ def aggregate(
         for i, group in enumerate(groups):
             if not sums["rows"][i]:
                 continue
-            inside = statistics.values[(weights[i] > 0) & defined, k]
+            inside = all_values[(weights[i] > 0) & defined, k]
             rows.append(
                 {
                     **{"group": group.kind, "value": group.value, "statistic": name},
                     **{key: int(sums[key][i]) for key in ("rows", "tokens")},
                     **{key: sums[key][i] for key in SUMS},
                     **{"min": inside.min(0), "max": inside.max(0)},
-                    "histogram": _histogram(statistics.values[:, k], weights[i] * defined, tops[k])
+                    "histogram": _histogram(all_values[:, k], weights[i] * defined, tops[k])
                     if group.kind == ALL
                     else None,
                 }
@@ -123,9 +131,15 @@ def value_groups(kind: str, rows: np.ndarray, values: pa.Array, count: int) -> l
 
     Rows without a value are in no group.
     """
-    encoded = values.cast(pa.string()) if not pa.types.is_dictionary(values.type) else values
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    encoded = encoded.dictionary_encode()
+    kind_ = values.type
+    plain = values.cast(kind_.value_type) if pa.types.is_dictionary(kind_) else values
+    plain = plain.combine_chunks() if isinstance(plain, pa.ChunkedArray) else plain
+    encoded = plain.cast(pa.string()).dictionary_encode()
+    if len(encoded.dictionary) > MOST_VALUES:
+        raise JobError(
+            f"attention.group_by: {len(encoded.dictionary):,} different values in one unit, more "
+            f"than {MOST_VALUES:,}; group by a column of fewer"
+        )
     codes = encoded.indices.fill_null(-1).to_numpy()
     groups = []
     for code, value in enumerate(encoded.dictionary.to_pylist()):
@@ -202,11 +216,12 @@ class Corpus:
 
     def groups(self, kind: str) -> list[str]:
         """The values of the groups of one kind."""
-        return sorted({value for group, value, _ in self.keys if group == kind}, key=_natural)
+        values = {value for group, value, _ in self.keys if group == kind}
+        return sorted(values, key=lambda value: _natural(kind, value))
 
     def tidy(self) -> pa.Table:
         """One row for each group, statistic, layer and head."""
-        order = sorted(self.keys, key=lambda key: (key[0], _natural(key[1]), key[2]))
+        order = sorted(self.keys, key=lambda key: (key[0], _natural(*key[:2]), key[2]))
         at = np.array([self.keys[key] for key in order], np.int64)
         width = self.layers * self.heads
         mine = {name: array[at] for name, array in self._arrays.items()}
@@ -223,11 +238,14 @@ class Corpus:
             columns[mean.replace("mean", "std")] = spread.ravel()
         columns |= {name: mine[name].astype(np.float32).ravel() for name in ("min", "max")}
         absent = np.repeat([key[0] != ALL for key in order], width)
-        none = np.zeros((width, BINS), np.int64)
-        counts = [self.histograms[key[2]] if key[0] == ALL else none for key in order]
-        columns["histogram"] = pa.FixedSizeListArray.from_arrays(
-            np.concatenate(counts).ravel(), BINS, mask=pa.array(absent)
-        )
+        bins = pa.list_(pa.int64(), BINS)
+        counts = [
+            pa.FixedSizeListArray.from_arrays(self.histograms[key[2]].ravel(), BINS).cast(bins)
+            if key[0] == ALL
+            else pa.nulls(width, bins)
+            for key in order
+        ]
+        columns["histogram"] = pa.chunked_array(counts, bins)
         tops = np.repeat([self.tops[key[2]] for key in order], width)
         columns["histogram_top"] = pa.array(tops, pa.float64(), mask=absent)
         return pa.table(columns)
@@ -237,7 +255,7 @@ class Corpus:
             self.keys[key] = len(self.keys)
             for name, array in self._arrays.items():
                 empty = {"min": np.inf, "max": -np.inf}.get(name, 0)
-                if len(array) < len(self.keys):  # room for as many again
+                if len(array) < len(self.keys):  # room for as many again, and some
                     more = np.full((len(array) + 16, *array.shape[1:]), empty, array.dtype)
                     self._arrays[name] = np.concatenate([array, more])
         return self.keys[key]
@@ -271,8 +289,11 @@ def _stored(output: Output, parts: Sequence[str]) -> Iterator[pa.Table]:
     """The cells of each part that has some; a part's footer names them."""
 
     def load(part: str) -> pa.Table | None:
-        footer = output.footer(part)
-        path = (footer or {}).get("side_files", {}).get("attention")
+        try:
+            footer = output.footer(part) or {}
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise JobError(f"{output.at(part)} is no part of bertbatch's: {error}") from error
+        path = footer.get("side_files", {}).get("attention")
         if path is None:
             return None
         try:
@@ -292,7 +313,6 @@ def _matrix(cells: pa.Table, name: str) -> np.ndarray:
     return matrix
 
 
-def _natural(text: str) -> tuple[int, str]:
+def _natural(kind: str, value: str) -> tuple[int, str]:
     """Ranges of lengths by their number, everything else by its letters."""
-    number = text.partition("-")[0]
-    return (int(number) if number.isdigit() else 0, text)
+    return (int(value.partition("-")[0]) if kind == LENGTH else 0, value)

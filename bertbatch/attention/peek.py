@@ -4,10 +4,12 @@ The weights are transformers' own, in float32 and in full; for a single text tha
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.engines.classes import special_ids
 from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import check, load
@@ -35,7 +37,7 @@ class Glance:
         """
         if token is None:
             return 0
-        spelled = [known.removeprefix("##").strip("▁Ġ").lower() for known in self.tokens]
+        spelled = [known.removeprefix("##").strip("▁ ").lower() for known in self.tokens]
         wanted = token.lower()
         if wanted in spelled:
             return spelled.index(wanted)
@@ -69,19 +71,24 @@ def look(settings: Model, text: str, second: str | None = None) -> Glance:
     inputs = tokenizer(
         text, second, truncation=True, max_length=spec.max_length, return_tensors="pt"
     )
+    if getattr(model.config, "type_vocab_size", 0) < 2:
+        inputs.pop("token_type_ids", None)
     with torch.inference_mode():
-        try:
-            answer = model(**inputs, output_attentions=True)
-        except TypeError:  # some tokenizers make token types for models that have none
-            del inputs["token_type_ids"]
-            answer = model(**inputs, output_attentions=True)
+        answer = model(**inputs, output_attentions=True)
     if not answer.attentions:
         raise JobError(f"model.name {spec.name}: it does not show its attention weights")
     ids = inputs["input_ids"][0].tolist()
     columns = task.columns(answer.logits.numpy())
     return Glance(
-        tokens=tokenizer.convert_ids_to_tokens(ids),
-        content=~np.isin(ids, tokenizer.all_special_ids),
+        tokens=[_readable(tokenizer, token) for token in tokenizer.convert_ids_to_tokens(ids)],
+        content=~np.isin(ids, special_ids(tokenizer)),
         answer=pa.table(columns, schema=pa.schema(task.fields)).to_pylist()[0],
         weights=torch.cat(answer.attentions).numpy(),
     )
+
+
+def _readable(tokenizer: Any, token: str) -> str:
+    """The token itself, or the letters that a byte-level tokenizer's token stands for."""
+    if token.isascii() or "▁" in token or not (set(token) & set("ĠĊ")):
+        return token
+    return str(tokenizer.convert_tokens_to_string([token]))

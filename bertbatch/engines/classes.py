@@ -40,13 +40,19 @@ def token_classes(tokenizer: Any, statistics: Sequence[Statistic]) -> TokenClass
             )
         kinds[kind] = np.arange(size) == (-1 if id_ is None else id_)
     special = np.zeros(size, bool)
-    special[tokenizer.all_special_ids] = True
+    special[special_ids(tokenizer)] = True
     kinds["punctuation"] = np.zeros(size, bool)
     if any(getattr(s, "kind", "") == "punctuation" for s in statistics):
         tokens = tokenizer.convert_ids_to_tokens(range(size))
         kinds["punctuation"][:] = [_is_punctuation(tokenizer, t) for t in tokens]
     kinds["punctuation"] &= ~special
     return TokenClasses(special, kinds)
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """The tokens that stand for no part of a text; an unknown word is a part."""
+    named = [getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "bos", "eos")]
+    return sorted({id_ for id_ in named if id_ is not None})
 
 
 def _is_punctuation(tokenizer: Any, token: str | None) -> bool:

@@ -116,7 +116,9 @@ def by_length(
         index: Tensor | None = None
         mask: Tensor | None = None
         if not keep.all():
-            places = np.where(keep, starts[rows][:, None] + np.arange(length), first)
+            # Filled up with each row's own first token: what is not finite stays in its row.
+            begin = starts[rows][:, None]
+            places = np.where(keep, begin + np.arange(length), begin)
             index = there(places.ravel(), device)
             mask = there(keep, device)[:, None, None]
         groups.append(Group(first, len(rows), length, index, mask))

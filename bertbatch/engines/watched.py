@@ -156,7 +156,8 @@ class Watch:
         means = [
             s.of_keys(received.shares.view(rows, heads, length), watched.sequences)
             if received and s.over_keys
-            else torch.matmul(s.of_queries(queries), shares)[..., 0]
+            # Zeros first: beside a row's ends there may be what is no number.
+            else torch.matmul(s.of_queries(queries).masked_fill(shares.mT == 0, 0), shares)[..., 0]
             for s, shares in zip(self.statistics, watched.shares, strict=True)
         ]
         watched.layers.append(torch.stack(means, 1))
