@@ -113,8 +113,13 @@ def attention(
     def show() -> int:
         from bertbatch.attention.comparison import compare_outputs
         from bertbatch.attention.corpus import read_corpus
+        from bertbatch.attention.showing import (
+            check_outside,
+            show_comparison,
+            show_corpus,
+            write_table,
+        )
         from bertbatch.output import open_output
-        from bertbatch.terminal import check_outside, show_comparison, show_corpus, write_table
 
         this = open_output(output)
         path = to or Path("attention.parquet" if against is None else "comparison.parquet")
@@ -148,8 +153,8 @@ def peek(
 
     def show() -> int:
         from bertbatch.attention.peek import look
+        from bertbatch.attention.showing import show_glance
         from bertbatch.job import Model
-        from bertbatch.terminal import show_glance
 
         settings = Model(name=model) if model else Model()
         show_glance(look(settings, text, second), token, layer, head, heads)
