@@ -26,7 +26,7 @@ from benchmarks.corpora import generated, write_corpus
 from benchmarks.models import ROOT, model_folder
 from benchmarks.report import Report
 from bertbatch import Job, commit
-from bertbatch.attention.corpus import ALL, LABEL, Group, aggregate, length_groups
+from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.job import Model
 from bertbatch.model import check
 from bertbatch.output import make_contract

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from bertbatch.attention.corpus import ALL, read_corpus
+from bertbatch.attention.cells import ALL
+from bertbatch.attention.corpus import read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output import Output, open_output
 from bertbatch.stages import Counts

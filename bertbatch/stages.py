@@ -14,17 +14,17 @@ import pyarrow as pa
 
 from bertbatch import commit as protocol
 from bertbatch import reading
-from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
-from bertbatch.attention.corpus import (
+from bertbatch.attention.cells import (
     ALL,
     COLUMN,
     LABEL,
     Group,
     aggregate,
     length_groups,
-    sampled,
     value_groups,
 )
+from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
+from bertbatch.attention.sample import sampled
 from bertbatch.job import Attention, Job
 from bertbatch.model import ModelSpec
 from bertbatch.output import Output
@@ -181,6 +181,7 @@ def commit(
 
     ids = [span.source.id for span in unit.spans]
     answers = task.columns(logits[kept])
+    labelled = task.labelled(answers)
     columns = [
         pa.DictionaryArray.from_arrays(aside.source[kept], pa.array(ids, pa.string())),
         pa.array(aside.row[kept]),
@@ -194,14 +195,7 @@ def commit(
     if attention and statistics:
         statistics = replace(statistics, text=statistics.text[kept])
         columns += attention_columns(attention_fields(attention, context.spec), statistics)
-        groups = [Group(ALL, "", np.ones(len(statistics.text), bool))]
-        groups += length_groups(aside.n_tokens[kept])
-        if labelled := task.labelled(answers):
-            groups += value_groups(LABEL, *labelled, len(statistics.text))
-        if column := attention.group_by:
-            values = aside.carried.column(column).filter(pa.array(kept))
-            rows = np.arange(len(values))
-            groups += value_groups(COLUMN, rows, values, len(values))
+        groups = _groups(aside, kept, labelled, attention.group_by)
         tops = [s.most(context.spec.max_length) for s in make_statistics(attention.statistics)]
         cells = aggregate(attention.statistics, tops, statistics, groups)
     predictions = pa.table(columns, schema=context.schema)
@@ -216,7 +210,7 @@ def commit(
         content=int(aside.content[kept].sum()),
         reasons=Counter(bad.column("reason").to_pylist()),
     )
-    if labelled := task.labelled(answers):
+    if labelled:
         for item in labelled[1].value_counts().to_pylist():
             counts.labels[item["values"]] += item["counts"]
     facts = {"tokens": counts.tokens}
@@ -241,6 +235,20 @@ def output_schema(spec: ModelSpec, carried: pa.Schema, attention: Attention | No
             *attention_fields(attention, spec),
         ]
     )
+
+
+def _groups(
+    aside: Aside, kept: np.ndarray, labelled: tuple[np.ndarray, pa.Array] | None, by: str | None
+) -> list[Group]:
+    """The groups that kept rows are in: all, by length, by label, by a carried column."""
+    count = int(kept.sum())
+    groups = [Group(ALL, "", np.ones(count, bool)), *length_groups(aside.n_tokens[kept])]
+    if labelled:
+        groups += value_groups(LABEL, *labelled, count)
+    if by is not None:
+        values = aside.carried.column(by).filter(pa.array(kept))
+        groups += value_groups(COLUMN, np.arange(count), values, count)
+    return groups
 
 
 def _poisoned(unit: Unit, aside: Aside, reasons: dict[int, str]) -> pa.Table:

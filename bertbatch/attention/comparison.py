@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.attention.corpus import LENGTH, Corpus, attention_contract, read_corpus
+from bertbatch.attention.cells import LENGTH
+from bertbatch.attention.corpus import Corpus, attention_contract, read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output import Output
 

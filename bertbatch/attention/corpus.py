@@ -1,13 +1,5 @@
-"""A corpus's statistics of every head: cells that are made for a unit and merge in any order.
+"""A corpus's statistics of every head: its units' cells, merged in any order."""
 
-A cell is one statistic over one group of rows, of all heads at once: counts, means, sums of
-squared differences from the mean (M2), least, largest, and over all rows a histogram. Means
-are there twice, of rows and of tokens: a row weighs one, or as much as its query tokens.
-Groups are margins, not products: all rows, each label, each range of lengths, each value of
-a carried column.
-"""
-
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,157 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.attention.cells import ALL, BINS, LENGTH, SUMS, WEIGHTS
 from bertbatch.errors import JobError
 from bertbatch.output import Output
-from bertbatch.scoring import Statistics
 
-BINS = 32
-ALL, LABEL, LENGTH, COLUMN = "all", "label", "length", "column"  # kinds of group
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # the last of each range, in tokens
-MOST_VALUES = 1000  # of a column in a unit: each is a group
 READING = 64  # units' files that are held at once
 Key = tuple[str, str, str]  # kind of group, its value, statistic
-
-# What a cell holds, [layers · heads] each; for each weight a mean and an M2.
-WEIGHTS = (("rows", "mean", "m2"), ("tokens", "token_mean", "token_m2"))
-SUMS = ("mean", "m2", "token_mean", "token_m2")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows of a unit that belong together: `member` bool [rows]."""
-
-    kind: str
-    value: str
-    member: np.ndarray
-
-
-def aggregate(
-    names: Sequence[str], tops: Sequence[float], statistics: Statistics, groups: Sequence[Group]
-) -> pa.Table:
-    """A unit's cells, as they are stored.
-
-    `names` and `tops` are the statistics' names and largest values. Rows that are not
-    watched are in no cell; a text that stands for several rows weighs as many times.
-    """
-    watched = statistics.text >= 0
-    texts = len(statistics.values)
-    weights = np.array(
-        [np.bincount(statistics.text[g.member & watched], minlength=texts) for g in groups]
-    )
-    # The others may hold what is no number: texts whose rows are in quarantine.
-    used = weights.any(0)
-    all_values, all_counts, weights = (
-        statistics.values[used],
-        statistics.counts[used],
-        weights[:, used],
-    )
-    rows: list[dict[str, Any]] = []
-    for k, name in enumerate(names):
-        counts = all_counts[:, k].astype(np.float64)
-        defined = counts > 0
-        x = all_values[:, k].astype(np.float64)
-        shift = x[defined].mean(0) if defined.any() else np.zeros(x.shape[1])
-        y = x - shift  # near zero, so that squares lose nothing
-        sums: dict[str, np.ndarray] = {}
-        for (weight, mean, m2), each in zip(WEIGHTS, (defined * 1.0, counts), strict=True):
-            w = weights * each
-            total = w.sum(1)
-            safe = np.maximum(total, 1)[:, None]
-            first, second = w @ y, w @ (y * y)
-            sums |= {weight: total, mean: shift + first / safe}
-            sums[m2] = np.maximum(second - first * first / safe, 0)
-        for i, group in enumerate(groups):
-            if not sums["rows"][i]:
-                continue
-            inside = all_values[(weights[i] > 0) & defined, k]
-            rows.append(
-                {
-                    **{"group": group.kind, "value": group.value, "statistic": name},
-                    **{key: int(sums[key][i]) for key in ("rows", "tokens")},
-                    **{key: sums[key][i] for key in SUMS},
-                    **{"min": inside.min(0), "max": inside.max(0)},
-                    "histogram": _histogram(all_values[:, k], weights[i] * defined, tops[k])
-                    if group.kind == ALL
-                    else None,
-                }
-            )
-    return pa.Table.from_pylist(rows, cells_schema(statistics.values.shape[2]))
-
-
-def cells_schema(heads: int) -> pa.Schema:
-    """Of a unit's cells, for `heads` heads in all."""
-    wide, narrow = pa.list_(pa.float64(), heads), pa.list_(pa.float32(), heads)
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in ("group", "value", "statistic")),
-            *((name, pa.int64()) for name in ("rows", "tokens")),
-            *((name, wide) for name in SUMS),
-            *((name, narrow) for name in ("min", "max")),
-            ("histogram", pa.list_(pa.int32(), heads * BINS)),
-        ]
-    )
-
-
-def _histogram(values: np.ndarray, weights: np.ndarray, top: float) -> np.ndarray:
-    """Weighted counts int32 [heads · BINS] of values [texts, heads], over 0 to `top`."""
-    bins = np.clip((values * (BINS / top)).astype(np.int64), 0, BINS - 1)
-    flat = bins + np.arange(values.shape[1]) * BINS
-    each = np.broadcast_to(weights[:, None], values.shape)
-    size = values.shape[1] * BINS
-    counts: np.ndarray = np.bincount(flat.ravel(), each.ravel(), size).astype(np.int32)
-    return counts
-
-
-def length_groups(n_tokens: np.ndarray) -> list[Group]:
-    place = np.searchsorted(LENGTHS, n_tokens)
-    lows = (1, *(last + 1 for last in LENGTHS))
-    names = [f"{low}-{last}" for low, last in zip(lows, LENGTHS, strict=False)]
-    names.append(f"{lows[-1]}-")
-    return [Group(LENGTH, names[i], place == i) for i in np.unique(place)]
-
-
-def value_groups(kind: str, rows: np.ndarray, values: pa.Array, count: int) -> list[Group]:
-    """A group for each distinct value; `rows` have these values, of `count` rows in all.
-
-    Rows without a value are in no group.
-    """
-    kind_ = values.type
-    plain = values.cast(kind_.value_type) if pa.types.is_dictionary(kind_) else values
-    plain = plain.combine_chunks() if isinstance(plain, pa.ChunkedArray) else plain
-    encoded = plain.cast(pa.string()).dictionary_encode()
-    if len(encoded.dictionary) > MOST_VALUES:
-        raise JobError(
-            f"attention.group_by: {len(encoded.dictionary):,} different values in one unit, more "
-            f"than {MOST_VALUES:,}; group by a column of fewer"
-        )
-    codes = encoded.indices.fill_null(-1).to_numpy()
-    groups = []
-    for code, value in enumerate(encoded.dictionary.to_pylist()):
-        member = np.zeros(count, bool)
-        member[rows[codes == code]] = True
-        if member.any():
-            groups.append(Group(kind, str(value), member))
-    return groups
-
-
-def sampled(
-    sources: Sequence[str], source: np.ndarray, row: np.ndarray, share: float
-) -> np.ndarray:
-    """Which rows are in a sample, bool [rows], by a hash of each row's source and number.
-
-    `source` [rows] are indices into `sources`. The hash mixes as SplitMix64 ends: Steele,
-    Lea & Flood 2014, https://doi.org/10.1145/2660193.2660195, figure 16.
-    """
-    if share == 1:
-        return np.ones(len(row), bool)
-    seeds = [hashlib.blake2b(id_.encode(), digest_size=8).digest() for id_ in sources]
-    x = np.array([int.from_bytes(seed, "little") for seed in seeds], np.uint64)[source]
-    x = x + row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    chosen: np.ndarray = x < np.uint64(int(share * 2**64))
-    return chosen
 
 
 @dataclass

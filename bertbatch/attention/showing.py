@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bertbatch.attention.cells import ALL
 from bertbatch.attention.comparison import FALSE_DISCOVERIES
-from bertbatch.attention.corpus import ALL, Corpus
+from bertbatch.attention.corpus import Corpus
 from bertbatch.attention.peek import Glance
 from bertbatch.errors import JobError
 
