@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from bertbatch.errors import JobError, RunError
+from bertbatch.errors import Alarm, JobError, RunError
 from bertbatch.job import Job
 
 app = typer.Typer(
@@ -20,7 +20,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+JobFile = Annotated[Path, typer.Argument(help="the job file")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="change a key: a.b=c (repeatable)")]
+Date = Annotated[
+    str | None, typer.Option("--date", help="the day that {date} in paths means [today]")
+]
+Name = Annotated[
+    str | None, typer.Option("--run", help="the name that {run} in paths means [the time]")
+]
 Style = Literal["auto", "plain", "json"]
 Log = Annotated[
     Style,
@@ -69,19 +76,23 @@ def score(
 
 @app.command()
 def run(
-    job: Annotated[Path, typer.Argument(help="the job file")],
+    job: JobFile,
     set: Set = None,
+    date: Date = None,
+    name: Name = None,
     log: Log = "auto",
     verbose: Verbose = False,
 ) -> None:
     """Run a job file; the same command again resumes, or scores only what is new."""
-    _run(lambda: Job.load(job, set), log, verbose)
+    _run(lambda: Job.load(job, _changes(set, date, name)), log, verbose)
 
 
 @app.command()
 def plan(
-    job: Annotated[Path, typer.Argument(help="the job file")],
+    job: JobFile,
     set: Set = None,
+    date: Date = None,
+    name: Name = None,
 ) -> None:
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
@@ -89,7 +100,60 @@ def plan(
         from bertbatch.survey import make_survey
         from bertbatch.terminal import show_plan
 
-        show_plan(make_survey(Job.load(job, set)))
+        show_plan(make_survey(Job.load(job, _changes(set, date, name))))
+        return 0
+
+    sys.exit(_guard(show))
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="the cluster's dashboard, http://…"),
+    ],
+    set: Set = None,
+    date: Date = None,
+    name: Name = None,
+    id: Annotated[str | None, typer.Option("--id", help="the submission's id")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="do not watch the job")] = False,
+    package: Annotated[
+        bool, typer.Option(help="send bertbatch itself along; else the cluster's image has it")
+    ] = True,
+    retries: Annotated[int, typer.Option(min=0, help="tries more if the driver dies")] = 2,
+) -> None:
+    """Run a job file on a Ray cluster, show what it says, and exit with its code."""
+
+    def go() -> int:
+        from bertbatch.runners.submit import Submission, submit
+        from bertbatch.terminal import ask_to_stop, make_watcher
+
+        changes = _changes(set, date, name)
+        with closing(make_watcher("plain")):
+            return submit(
+                Submission(job, changes, address, id, package, retries),
+                detach,
+                ask_to_stop,
+                lambda text: print(text, end="", flush=True),
+            )
+
+    sys.exit(_guard(go))
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(help="the output of a job, running or not")],
+    last: Annotated[int, typer.Option(min=1, help="how many runs to show")] = 14,
+) -> None:
+    """Show how a job stands and what its last runs did, from its output alone."""
+
+    def show() -> int:
+        from bertbatch.output import open_output
+        from bertbatch.status import read_status
+        from bertbatch.terminal import show_status
+
+        show_status(read_status(open_output(output), last))
         return 0
 
     sys.exit(_guard(show))
@@ -163,6 +227,11 @@ def peek(
     sys.exit(_guard(show))
 
 
+def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[str]:
+    given = {"date": date, "run": name}
+    return [*(set or []), *(f"{key}={value!r}" for key, value in given.items() if value)]
+
+
 def _run(build: Any, log: Style, verbose: bool) -> None:
     def go() -> int:
         from bertbatch.runs import run as run_job
@@ -182,6 +251,9 @@ def _guard(command: Any) -> int:
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Alarm as error:
+        print(f"alarm: {error}", file=sys.stderr)
+        return 4
     except RunError as error:
         print(f"error: {error}\nwhat is committed is kept", file=sys.stderr)
         return 3

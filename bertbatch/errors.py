@@ -9,6 +9,14 @@ class JobError(Exception):
     """The job cannot start or go on as it is written; the command line exits with 2."""
 
 
+class EmptyInput(JobError):
+    """There is nothing to score at the input's path."""
+
+
+class Alarm(Exception):
+    """An alarm of the job that goes off before anything runs; the command line exits with 4."""
+
+
 class RunError(Exception):
     """A run cannot go on; what is committed is kept, and the command line exits with 3."""
 

@@ -5,8 +5,10 @@ model. What each key means is said once, in its description, and error messages 
 """
 
 import copy
+import datetime as dt
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -202,6 +204,20 @@ class Limits(Section):
     )
 
 
+class Alarms(Section):
+    label_share: float | None = Field(
+        None, gt=0, le=1, description="how far a label's share may move from the run before"
+    )
+    quarantined: float | None = Field(
+        None, ge=0, le=1, description="the share of a run's rows that may be in quarantine"
+    )
+    empty_input: bool = Field(False, description="whether an input without rows is an alarm")
+    nothing_new: bool = Field(False, description="whether a run without new rows is an alarm")
+    against: str | None = Field(
+        None, description="another output whose last run is the one before; {date-1} may be in it"
+    )
+
+
 class Runtime(Section):
     runner: Literal["ray", "inline"] = Field(
         "ray", description="ray: all cores and GPUs of a machine or cluster; inline: one process"
@@ -215,6 +231,9 @@ class Runtime(Section):
     )
     unit_rows: int | None = Field(
         None, ge=1, description="at most this many rows in a unit that is not cut yet"
+    )
+    on_busy: Literal["fail", "wait", "share"] = Field(
+        "fail", description="what to do while another run is at work on the output"
     )
 
     @field_validator("workers")
@@ -235,7 +254,23 @@ class Job(Section):
         None, description="statistics of every attention head; `attention: {}` for the usual ones"
     )
     limits: Limits = Field(Limits(), description="when to stop early")
+    alarms: Alarms = Field(Alarms(), description="what makes a run that succeeds exit with 4")
     runtime: Runtime = Field(Runtime(), description="how and where it runs; never changes answers")
+    date: dt.date = Field(
+        default_factory=dt.date.today, description="the day that {date} in paths means; today"
+    )
+    run: str = Field(
+        default_factory=lambda: f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}",
+        coerce_numbers_to_str=True,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="the name that {run} in paths means; the time, to the second",
+    )
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def a_day(cls, value: Any) -> Any:
+        # pydantic would take 20261124 for seconds since 1970.
+        return dt.date.fromisoformat(str(value))
 
     @model_validator(mode="after")
     def groups_exist(self) -> "Job":
@@ -264,7 +299,7 @@ class Job(Section):
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise JobError(f"{path}: cannot read the job file: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: encoding, a 30 February
             raise JobError(f"{path}: not a YAML file: {error}") from error
         if not isinstance(data, dict):
             raise JobError(f"{path}: a job file is a mapping with at least 'input' and 'output'")
@@ -282,10 +317,40 @@ class Job(Section):
         for change in changes or []:
             _apply(data, change)
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data)._filled()
         except ValidationError as error:
             lines = [f"{where}: {_explain(e)}" for e in error.errors(include_url=False)]
             raise JobError("\n".join(lines)) from None
+
+    def _filled(self) -> "Job":
+        """With each placeholder in a path replaced by what it means. Raises JobError."""
+
+        def filled(key: str, path: Any) -> Any:
+            if isinstance(path, list):
+                return [filled(key, one) for one in path]
+            return path and _fill(key, path, self.date, self.run)
+
+        changes: dict[str, Any] = {}
+        for section, key in (("input", "path"), ("output", "path"), ("alarms", "against")):
+            old = getattr(self, section)
+            new = filled(f"{section}.{key}", getattr(old, key))
+            changes[section] = old.model_copy(update={key: new})
+        return self.model_copy(update=changes)
+
+
+def _fill(key: str, path: str, day: dt.date, run: str) -> str:
+    def meant(match: re.Match[str]) -> str:
+        if match[1] == "run":
+            return run
+        days = re.fullmatch(r"date(?:-(\d{1,5}))?", match[1])
+        if days is None:
+            raise JobError(
+                f"{key}: {match[0]} is no placeholder; there are {{date}}, {{date-1}} (and so on) "
+                "and {run}. For a brace in an input's name write ?"
+            )
+        return str(day - dt.timedelta(days=int(days[1] or 0)))
+
+    return re.sub(r"\{([^{}]*)\}", meant, path)
 
 
 def _split_commas(value: Any) -> Any:
@@ -316,8 +381,8 @@ def _apply(data: dict[str, Any], change: str) -> None:
             raise JobError(f"--set {change}: '{section}' is not a section")
     try:
         data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        data[last] = value  # a comma, a bar or a tab mean themselves
+    except (yaml.YAMLError, ValueError):
+        data[last] = value  # a comma, a bar or a tab mean themselves; so does a 30 February
 
 
 def _explain(error: Any) -> str:

@@ -7,7 +7,6 @@ and little memory; what it cannot see, `load` finds before anything is scored.
 import hashlib
 import json
 import os
-import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -123,22 +122,26 @@ def check(settings: Model) -> ModelSpec:
     )
 
 
+def packaged() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(p.parent.name.replace("_", "-") for p in PACKAGED.glob("*/config.json"))
+
+
 def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
     """The folder of a packaged model, a local folder or a Hub model, and its revision.
 
     Raises JobError if there is none.
     """
-    packaged = PACKAGED / name.replace("-", "_")
-    if re.fullmatch(r"[\w-]+", name) and (packaged / "config.json").is_file():
-        return packaged, None
+    if name.replace("_", "-") in packaged():
+        return PACKAGED / name.replace("-", "_"), None
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve(), None
     if folder.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        known = sorted(p.parent.name.replace("_", "-") for p in PACKAGED.glob("*/config.json"))
+        known = ", ".join(packaged())
         raise JobError(
             f"model.name {name}: no such folder; name a folder with config.json and "
-            f"model.safetensors, a Hugging Face Hub id, or a packaged model: {', '.join(known)}"
+            f"model.safetensors, a Hugging Face Hub id, or a packaged model: {known}"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

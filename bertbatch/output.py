@@ -3,7 +3,7 @@
 part-<source stem>-<first row>-<unit id>.parquet   predictions
 _SUCCESS.json                                      only while every planned unit is committed
 _bertbatch/job.yaml                                the contract
-_bertbatch/plan/, runs/                            see plan.py, here
+_bertbatch/plan/, runs/, lease.json                see plan.py, here, lease.py
 _bertbatch/quarantine/, attention/                 side files of parts: see commit.py
 """
 
@@ -175,6 +175,12 @@ def _attention(job: Job, spec: ModelSpec) -> dict[str, Any] | None:
 
 def scoring_fingerprint(spec: ModelSpec) -> str:
     return digest([FORMAT_VERSION, spec.answers])
+
+
+def stored_fingerprint(contract: dict[str, Any]) -> str:
+    """The scoring fingerprint of the parts of an output with this contract."""
+    answers = {key: value for key, value in contract["model"].items() if key != "name"}
+    return digest([contract["format_version"], answers])
 
 
 def stored_schema(contract: dict[str, Any]) -> pa.Schema:

@@ -1,5 +1,6 @@
 """What a run tells: totals while it goes on, watchers that hear of them, and the result."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from bertbatch.attention.corpus import read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output import Output, open_output
 from bertbatch.stages import Counts
+from bertbatch.units import Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +32,11 @@ class Totals(Counts):
 class Watcher:
     """Hears what a run does; this one keeps silent."""
 
+    def began(self, run: str) -> None: ...
+
     def started(self, totals: Totals, workers: int, kinds: dict[str, dict[str, Any]]) -> None: ...
 
-    def progressed(self, totals: Totals) -> None: ...
+    def progressed(self, totals: Totals, unit: Unit | None = None) -> None: ...
 
     def finished(self, result: "Result") -> None: ...
 
@@ -43,8 +47,8 @@ class Watcher:
 class Result:
     """How a run ended. `totals` is what `_SUCCESS.json` holds when the run succeeds.
 
-    exit_code: 0 all is committed, 3 something failed or too much is in quarantine,
-    130 after Ctrl-C, 143 after SIGTERM.
+    exit_code: 0 all is committed, 3 something failed or too much is in quarantine, 4 all is
+    committed but an alarm of the job went off, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     exit_code: int
@@ -54,6 +58,7 @@ class Result:
     failed_units: dict[str, str]
     output: Output
     advice: str = ""
+    alarms: Sequence[str] = ()
 
     def to_pandas(self) -> "pd.DataFrame":
         """All predictions of the output, ordered by source and row."""

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bertbatch import mending
-from bertbatch.errors import JobError, RunError
+from bertbatch import alarms, mending
+from bertbatch.alarms import ENOUGH_ROWS
+from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job import Job
-from bertbatch.output import make_contract, scoring_fingerprint
+from bertbatch.lease import Lease
+from bertbatch.output import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline
 from bertbatch.results import Result, Totals, Watcher
 from bertbatch.stages import Context, Record
@@ -25,16 +27,20 @@ from bertbatch.units import Source, Unit, digest
 
 log = logging.getLogger("bertbatch")
 
-ENOUGH_ROWS = 100  # before the quarantined share, or that of unknown tokens, says something
+LOOKED_BACK = 100  # runs, for one that scored enough rows to compare with
 UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit the corpus
 
 
 def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Result:
     """Runs a job to its end; the same job again resumes, or scores only what is new.
 
-    Raises JobError if the job cannot start; nothing is written then.
+    Raises JobError if the job cannot start, Alarm if its input is empty and it says that this is
+    one; nothing is written then.
     """
-    return _Run(job, watcher or Watcher(), verbose).run()
+    try:
+        return _Run(job, watcher or Watcher(), verbose).run()
+    except EmptyInput as error:
+        raise Alarm(str(error)) if job.alarms.empty_input else error from None
 
 
 class _Run:
@@ -43,7 +49,8 @@ class _Run:
         self._watcher = watcher
         self._verbose = verbose
         self._began = time.monotonic()
-        self._id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        self._began_at = datetime.now(UTC)
+        self._id = f"{self._began_at:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
         self._totals = Totals()
         self._signal = 0
         self._too_bad = False
@@ -52,38 +59,18 @@ class _Run:
         self._last_commit = 0.0
         self._chosen: dict[str, Any] = {}  # by each kind of worker; see worker.py
         self._to_withdraw: set[str] = set()
+        self._lease = Lease(Output.of(job), self._id, job.runtime.on_busy)
         self._begun = False  # whether the output exists
         self._begun_now = False  # whether this run has begun to write
 
     def run(self) -> Result:
-        survey_ = make_survey(self._job)
-        self._survey = survey_
-        self._begun = not survey_.is_new
-        for reason, count in survey_.listing.left_out.items():
-            log.info("left out %d files: %s", count, reason)
-        if survey_.spec.quantization:
-            log.warning(
-                "model.dtype %s changes answers: some labels will not be those of float32",
-                survey_.spec.quantization,
-            )
-        if self._job.attention:
-            log.info(
-                "attention statistics: the torch engine computes them, in about 1.3 times the time "
-                "of long texts without; others are not considered"
-            )
-        self._planner = survey_.planner(store_entries=True)
-        self._check_sources()
-        done = [u for u in survey_.plan.units.values() if u.id in survey_.committed]
-        self._totals.units_before = len(done)
-        self._totals.rows_before = sum(unit.rows for unit in done)
-        self._count_planned(survey_.plan.units.values())
-        if done:
-            log.info(
-                "%d of %d planned units were already there (%d rows)",
-                *(len(done), len(survey_.plan.units), self._totals.rows_before),
-            )
-        pending = survey_.pending(survey_.plan.units.values())
-        if not (pending or self._to_withdraw or survey_.fresh()):
+        self._watcher.began(self._id)
+        # What another run has done while this one waited for it is there already.
+        while (something := self._look()) and self._lease.wait():
+            pass
+        survey_ = self._survey
+        self._tell()
+        if not something:
             return self._close(Outcome())
         if not survey_.output.store.creates_conditionally:
             log.warning(
@@ -96,6 +83,7 @@ class _Run:
         with self._stop_on_signals():
             try:
                 survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
+                self._lease.take()
                 self._begun = self._begun_now = True
                 survey_.output.clear_success()
                 self._withdraw()
@@ -110,7 +98,42 @@ class _Run:
             finally:
                 self._chosen = {"workers": executor.workers, "kinds": executor.kinds}
                 executor.close()
+                self._lease.release()
             return self._close(outcome)
+
+    def _look(self) -> bool:
+        """Surveys the job; whether there is anything to do."""
+        self._survey = survey_ = make_survey(self._job)
+        self._begun = not survey_.is_new
+        self._planner = survey_.planner(store_entries=True)
+        self._check_sources()
+        pending = survey_.pending(survey_.plan.units.values())
+        return bool(pending or self._to_withdraw or survey_.fresh())
+
+    def _tell(self) -> None:
+        """Logs what is worth knowing before the work begins, and counts what is there."""
+        survey_ = self._survey
+        for reason, count in survey_.listing.left_out.items():
+            log.info("left out %d files: %s", count, reason)
+        if survey_.spec.quantization:
+            log.warning(
+                "model.dtype %s changes answers: some labels will not be those of float32",
+                survey_.spec.quantization,
+            )
+        if self._job.attention:
+            log.info(
+                "attention statistics: the torch engine computes them, in about 1.3 times the time "
+                "of long texts without; others are not considered"
+            )
+        done = [u for u in survey_.plan.units.values() if u.id in survey_.committed]
+        self._totals.units_before = len(done)
+        self._totals.rows_before = sum(unit.rows for unit in done)
+        self._count_planned(survey_.plan.units.values())
+        if done:
+            log.info(
+                "%d of %d planned units were already there (%d rows)",
+                *(len(done), len(survey_.plan.units), self._totals.rows_before),
+            )
 
     def _start(self, context: Context) -> Any:
         if self._job.runtime.runner == "inline":
@@ -244,7 +267,13 @@ class _Run:
         totals.units += 1
         totals.add(record.counts)
         self._last_commit = time.monotonic()
-        self._watcher.progressed(totals)
+        self._watcher.progressed(totals, unit)
+        self._lease.tell(
+            {
+                **{"rows": totals.rows, "tokens": totals.tokens},
+                "seconds": round(time.monotonic() - (self._scoring_began or 0), 1),
+            }
+        )
         if totals.rows >= ENOUGH_ROWS and not self._too_bad:
             self._too_bad = totals.rows_quarantined / totals.rows > self._job.limits.max_quarantined
         if totals.content >= ENOUGH_ROWS and not self._warned:
@@ -258,7 +287,7 @@ class _Run:
                 )
 
     def _should_stop(self) -> bool:
-        return bool(self._signal) or self._too_bad
+        return bool(self._signal) or self._too_bad or self._lease.lost
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
@@ -297,10 +326,16 @@ class _Run:
 
         mending.conclude(survey_.plan, survey_.output, survey_.schema, judge)
         failed = {**self._planner.failed, **outcome.failed_sources}
+        raised = [] if code else self._alarms()
+        if raised:
+            code = 4
         if self._begun:
             record = {
                 **totals,
                 "exit_code": code,
+                "alarms": raised,
+                "date": str(self._job.date),
+                "began": self._began_at.isoformat(timespec="seconds"),
                 "chosen": self._chosen,
                 "this_run": vars(self._totals),
                 "failed_sources": {
@@ -317,10 +352,27 @@ class _Run:
             }
             survey_.output.write_run(self._id, record)
         result = Result(
-            code, totals, self._totals, failed, outcome.failed_units, survey_.output, advice
+            *(code, totals, self._totals, failed, outcome.failed_units, survey_.output, advice),
+            raised,
         )
         self._watcher.finished(result)
         return result
+
+    def _alarms(self) -> list[str]:
+        """What the job's alarms say of this run, beside the one before."""
+        survey_, settings = self._survey, self._job.alarms
+        before = survey_.output
+        if settings.against is not None:
+            before = open_output(settings.against, self._job.output.storage_options)
+        records = before.runs(LOOKED_BACK) if settings.label_share is not None else []
+        if settings.label_share is not None and not alarms.shares_before(records):
+            log.info("no earlier run in %s to compare label shares with", before.path)
+        units = survey_.plan.units.values()
+        rows = sum(s.cut.rows for u in units for s in u.spans if s.source.id in survey_.listed)
+        raised = alarms.raised(settings, self._totals, rows, records)
+        for what in raised:
+            log.warning("alarm: %s", what)
+        return raised
 
     def _judge(self, outcome: Outcome) -> tuple[int, str, dict[str, Any]]:
         """The exit code, what to do next, and the output's totals, for the plan as it is."""
@@ -355,6 +407,9 @@ class _Run:
         if self._signal:
             code = 128 + self._signal
             advice = "run the same command again to go on from here"
+        elif self._lease.lost:
+            code = 3
+            advice = "another run took over while this one did not answer, and goes on"
         elif too_bad:
             code = 3
             advice = (

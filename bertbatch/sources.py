@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from fsspec.utils import glob_translate
 
 from bertbatch import storage
-from bertbatch.errors import JobError
+from bertbatch.errors import EmptyInput, JobError
 from bertbatch.job import Job
 from bertbatch.readers import READER_SUFFIXES
 from bertbatch.units import Source
@@ -61,7 +61,7 @@ def list_sources(job: Job) -> Listing:
             "set input.format, or use a glob such as *.parquet"
         )
     if not found and not any("younger" in reason for reason in left_out):
-        raise JobError(
+        raise EmptyInput(
             f"input.path {options.path}: no {' or '.join(READER_SUFFIXES)} files there "
             "(names that start with _ or . are ignored)"
         )
@@ -82,13 +82,13 @@ def _files(given: str, job: Job) -> Iterator[tuple[Source, float | None, bool]]:
     try:
         files = store.find(path)
     except FileNotFoundError as error:
-        raise JobError(f"input.path {given}: no such file or folder") from error
+        raise EmptyInput(f"input.path {given}: no such file or folder") from error
     except Exception as error:  # botocore's and other clients' errors are of any type
         raise JobError(f"input.path {given}: cannot be listed: {error}") from error
     single = [f.path for f in files] == [path]
     glob = storage.is_glob(path) and not single
     if glob and not files:
-        raise JobError(f"input.path {given}: no file matches this glob")
+        raise EmptyInput(f"input.path {given}: no file matches this glob")
     root = path
     if glob:
         root = path[: next(i for i, c in enumerate(path) if c in "*?[")].rpartition("/")[0]

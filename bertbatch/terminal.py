@@ -13,11 +13,15 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.prompt import Confirm
 from rich.table import Table
 from rich.text import Text
 
+from bertbatch.alarms import label_shares
 from bertbatch.results import Result, Totals, Watcher
+from bertbatch.status import Status
 from bertbatch.survey import Survey
+from bertbatch.units import Unit
 
 LINE_SECONDS = 10.0
 PLAN_LINES = 40
@@ -27,7 +31,6 @@ def make_watcher(style: str) -> Watcher:
     """The watcher for this terminal; also sends the log its way."""
     console = Console(stderr=True)
     if style == "json":
-        _log_to(_JsonHandler())
         return JsonLines()
     if style == "plain" or not console.is_terminal:
         handler = logging.StreamHandler()
@@ -43,16 +46,6 @@ def _log_to(handler: logging.Handler) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-class _JsonHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        _json_line("log", {"level": record.levelname.lower(), "message": record.getMessage()})
-
-
-def _json_line(event: str, content: dict[str, Any]) -> None:
-    line = {"event": event, "time": round(time.time(), 3), **content}
-    print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 class _Rates(Watcher):
@@ -84,17 +77,39 @@ class _Rates(Watcher):
 
 
 class JsonLines(_Rates):
-    def progressed(self, totals: Totals) -> None:
-        _json_line("progress", self.figures(totals))
+    """Everything as JSON lines, with run, unit and source where there is one."""
+
+    def __init__(self) -> None:
+        self._run = ""
+        handler = logging.Handler()
+        handler.emit = self._log  # type: ignore[method-assign]
+        _log_to(handler)
+
+    def began(self, run: str) -> None:
+        self._run = run
+
+    def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
+        where = {"unit": unit.id, "source": unit.spans[0].source.id} if unit else {}
+        self._line("progress", {**where, **self.figures(totals)})
 
     def finished(self, result: Result) -> None:
-        _json_line("finished", {"exit_code": result.exit_code, **result.totals})
+        ended = {"exit_code": result.exit_code, "alarms": result.alarms, **result.totals}
+        self._line("finished", ended)
+
+    def _log(self, record: logging.LogRecord) -> None:
+        where = {key: getattr(record, key) for key in ("unit", "source") if hasattr(record, key)}
+        said = {"level": record.levelname.lower(), "message": record.getMessage()}
+        self._line("log", {**said, **where})
+
+    def _line(self, event: str, content: dict[str, Any]) -> None:
+        line = {"event": event, "time": round(time.time(), 3), "run": self._run, **content}
+        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 class PlainLines(_Rates):
     _last = 0.0
 
-    def progressed(self, totals: Totals) -> None:
+    def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
         f = self.figures(totals)
         if time.monotonic() - self._last < LINE_SECONDS and f["rows"] < f["rows_planned"]:
             return
@@ -118,7 +133,7 @@ class Display(_Rates):
         super().started(totals, workers, kinds)
         self.progressed(totals)
 
-    def progressed(self, totals: Totals) -> None:
+    def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
         f = self.figures(totals)
         self._progress.update(
             self._task, total=f["rows_planned"], completed=f["rows"], description=_line(f)
@@ -141,6 +156,16 @@ def _line(f: dict[str, Any]) -> str:
     )
 
 
+def ask_to_stop() -> bool:
+    """Whether the person who pressed Ctrl-C wants the job on the cluster stopped, too."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return Confirm.ask("Stop the job on the cluster, too?", default=False)
+    except (KeyboardInterrupt, EOFError):
+        return False
+
+
 def show_summary(result: Result) -> None:
     """The short account at the end of a run."""
     totals, run = result.totals, result.run
@@ -150,7 +175,8 @@ def show_summary(result: Result) -> None:
 
     def row(name: str, text: str) -> None:
         # As Text, so that brackets in a path or a reason are no markup.
-        table.add_row(Text(name, style="red" if name == "failed" else ""), Text(text))
+        style = "red" if name in ("failed", "alarm") else ""
+        table.add_row(Text(name, style=style), Text(text))
 
     if run.units_before:
         row("there already", f"{run.units_before:,} units, {run.rows_before:,} rows")
@@ -183,6 +209,8 @@ def show_summary(result: Result) -> None:
     for unit, reason in list(result.failed_units.items())[:10]:
         if not any(reason.startswith(source) for source in result.failed_sources):
             row("failed", f"unit {unit}: {reason}")
+    for what in result.alarms:
+        row("alarm", what)
     row(
         "the output",
         f"{totals['rows_in']:,} rows in = {totals['rows_scored']:,} scored + "
@@ -229,3 +257,55 @@ def show_plan(survey: Survey) -> None:
         f"({done_rows:,} done, {rows - done_rows:,} pending)",
         highlight=False,
     )
+
+
+def show_status(status: Status) -> None:
+    """How a job stands, and its last runs."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+
+    def row(name: str, text: str) -> None:
+        table.add_row(Text(name), Text(text))
+
+    row("state", status.state)
+    if at_work := status.holder:
+        row("run", f"{at_work.run} on {at_work.host}, heard of {status.silent:.0f} s ago")
+    share = 100 * status.rows_done / status.rows_planned if status.rows_planned else 100
+    row(
+        "done",
+        f"{status.units_done:,}/{status.units_planned:,} units, {status.rows_done:,}/"
+        f"{status.rows_planned:,} rows ({share:.1f} %), {status.quarantined:,} quarantined",
+    )
+    if at_work and status.state == "running" and at_work.progress.get("seconds"):
+        rate = at_work.progress["rows"] / at_work.progress["seconds"]
+        left = status.rows_planned - status.rows_done
+        eta = f", {left / rate:,.0f} s left" if rate else ""
+        row("rate", f"{rate:,.1f} rows/s{eta}")
+    row("output", status.path)
+    console = Console()
+    console.print(table, highlight=False, soft_wrap=True)
+    if not status.runs:
+        return
+    runs = Table(
+        *("date", "began", "exit", "rows", "rows/s", "quarantined", "truncated", "labels", ""),
+        box=None,
+        pad_edge=False,
+    )
+    for record in status.runs:
+        run = record["this_run"]
+        rows = run["rows_scored"] + run["rows_quarantined"]
+        shares = label_shares(run["labels"], run["rows_scored"])
+        largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
+        wrong = [*record["alarms"], *(f"failed: {s}" for s in list(record["failed_sources"])[:3])]
+        cells = (
+            *(record["date"], record["began"][11:19], str(record["exit_code"]), f"{rows:,}"),
+            f"{record['rows_per_second']:,.1f}",
+            f"{run['rows_quarantined'] / rows:.2%}" if rows else "",
+            f"{run['truncated'] / run['rows_scored']:.1%}" if run["rows_scored"] else "",
+            ", ".join(f"{label} {share:.1%}" for label, share in largest),
+            "; ".join(wrong),
+        )
+        runs.add_row(*map(Text, cells))
+    console.print()
+    console.print(runs, highlight=False, soft_wrap=True)

@@ -1,24 +1,10 @@
-"""Runs a job file and exits with its code: the entrypoint for a cluster.
+"""Runs a job file as `bertbatch run` does and exits with its code: the entrypoint for clusters.
 
 ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/score.py jobs/reviews.yaml
 """
 
 import sys
 
-from bertbatch import Job, JobError, RunError, run
-from bertbatch.terminal import make_watcher
+from bertbatch.cli import app
 
-
-def main(path: str, *changes: str) -> int:
-    try:
-        return run(Job.load(path, list(changes)), make_watcher("plain")).exit_code
-    except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+app(["run", "--log", "plain", *sys.argv[1:]])

@@ -1,0 +1,201 @@
+"""Submitting a job to a Ray cluster: packs what it needs, tells what it says, gives its exit code.
+
+The job's own driver runs on the cluster, as `bertbatch run` would here; watching it can stop
+at any time without stopping the job.
+"""
+
+import asyncio
+import logging
+import shlex
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bertbatch
+from bertbatch.errors import JobError
+from bertbatch.job import Job
+from bertbatch.model import packaged
+
+log = logging.getLogger("bertbatch")
+
+# What `bertbatch run` ends with by itself. Anything else (a signal, no code at all) means that
+# its driver, or the node under it, is gone, and that another try may fare better.
+OWN_CODES = (0, 2, 3, 4, 130, 143)
+RETRY_SECONDS = 5.0
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 300.0  # for a dashboard that does not answer
+
+
+@dataclass
+class Submission:
+    """What to submit, and how."""
+
+    path: Path  # of the job file
+    changes: list[str]
+    address: str  # of the cluster's dashboard, http://…
+    id: str | None = None  # from the job file's name and the time if None
+    package: bool = True  # whether to upload bertbatch itself
+    retries: int = 2
+
+
+def submit(
+    submission: Submission, detach: bool, ask_to_stop: Callable[[], bool], say: Callable[[str], Any]
+) -> int:
+    """Submits a job, and unless detached watches it to its end; its exit code.
+
+    `say` gets what the job prints; after Ctrl-C `ask_to_stop` tells whether to stop the job, too.
+    Raises JobError if it cannot be submitted.
+    """
+    job = Job.load(submission.path, submission.changes)
+    check_paths(job)
+    client = _client(submission.address)
+    first = submission.id or f"{submission.path.stem}-{job.run}"
+    id_ = first
+    for attempt in range(submission.retries + 1):
+        if attempt:
+            id_ = f"{first}-retry{attempt}"
+            log.warning("submitting it again, as %s: what is committed is kept", id_)
+            time.sleep(RETRY_SECONDS)
+        _send(client, id_, submission, job)
+        log.info("submitted to %s as %s", submission.address, id_)
+        if detach:
+            say(f"bertbatch status {job.output.path}\nray job logs {id_} --follow\n")
+            return 0
+        try:
+            code = _Watch(client, id_, say).exit_code()
+        except KeyboardInterrupt:
+            return _interrupted(client, id_, job, ask_to_stop)
+        if code in OWN_CODES:
+            return int(code)
+        log.warning("the job's driver is gone (exit code %s)", code)
+    return 3
+
+
+def check_paths(job: Job) -> None:
+    """Raises JobError for paths that mean nothing, or something else, on another machine."""
+    inputs = job.input.path if isinstance(job.input.path, list) else [job.input.path]
+    named = [("input.path", path) for path in inputs] + [("output.path", job.output.path)]
+    if Path(job.model.name).is_dir() and job.model.name.replace("_", "-") not in packaged():
+        named.append(("model.name", job.model.name))
+    for key, path in named:
+        if "://" not in path and not Path(path).is_absolute():
+            raise JobError(
+                f"{key} {path} is relative: on a cluster it must be a URL, or an absolute path "
+                "that every node sees"
+            )
+
+
+def runtime_env(submission: Submission, job: Job, folder: Path) -> dict[str, Any]:
+    """Ray's runtime environment for a submission, its files put into a folder."""
+    (folder / "job.yaml").write_bytes(submission.path.read_bytes())
+    env: dict[str, Any] = {"working_dir": str(folder)}
+    if submission.package:
+        env["py_modules"] = [str(Path(bertbatch.__file__).parent)]
+        # Ray skips what .gitignore names; weights that the job does not use need not travel.
+        unused = [name for name in packaged() if name != job.model.name.replace("_", "-")]
+        env["excludes"] = ["__pycache__", *(f"models/{name.replace('-', '_')}" for name in unused)]
+    return env
+
+
+def entrypoint(submission: Submission, job: Job) -> str:
+    """The driver's command. Placeholders mean on every try what they meant on the first."""
+    changes = [word for change in submission.changes for word in ("--set", change)]
+    fixed = ["--set", f"date='{job.date}'", "--set", f"run='{job.run}'"]
+    command = ["python", "-m", "bertbatch", "run", "job.yaml", "--log", "plain"]
+    return shlex.join([*command, *changes, *fixed])
+
+
+def _client(address: str) -> Any:
+    try:
+        from ray.job_submission import JobSubmissionClient
+
+        return JobSubmissionClient(address)
+    except ConnectionError as error:
+        raise JobError(f"--address {address}: no Ray dashboard answers there: {error}") from None
+    except (ImportError, RuntimeError) as error:
+        raise JobError(f"--address {address}: {error}") from None
+
+
+def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
+    with tempfile.TemporaryDirectory(prefix="bertbatch-") as folder:
+        try:
+            client.submit_job(
+                entrypoint=entrypoint(submission, job),
+                submission_id=id_,
+                runtime_env=runtime_env(submission, job, Path(folder)),
+                metadata={"output": job.output.path, "job": submission.path.name},
+            )
+        except RuntimeError as error:
+            if "already" in str(error):
+                raise JobError(
+                    f"there is a submission {id_} already: see `ray job status {id_}`, or give "
+                    "another with --id"
+                ) from None
+            raise JobError(f"{submission.address} refused the job: {error}") from None
+
+
+class _Watch:
+    """Passes on what a job prints, and waits for its end."""
+
+    def __init__(self, client: Any, id_: str, say: Callable[[str], Any]):
+        self._client = client
+        self._id = id_
+        self._say = say
+        self._told = 0  # characters
+
+    def exit_code(self) -> int | None:
+        """The job's, once it has ended; None if it left none. Raises JobError if it is lost."""
+        last_heard = time.monotonic()
+        while True:
+            # The connection may break, the dashboard be away: the job goes on.
+            with suppress(Exception):
+                asyncio.run(self._follow())
+            try:
+                details = self._client.get_job_info(self._id)
+            except Exception as error:
+                if time.monotonic() - last_heard > PATIENCE_SECONDS:
+                    raise JobError(
+                        f"nothing heard of {self._id} for {PATIENCE_SECONDS:.0f} s: {error}. It "
+                        "may go on: see `bertbatch status` of its output"
+                    ) from None
+            else:
+                last_heard = time.monotonic()
+                if details.status.is_terminal():
+                    return self._code(details)
+            time.sleep(POLL_SECONDS)
+
+    async def _follow(self) -> None:
+        seen = 0  # each connection gives the log from its start
+        async for text in self._client.tail_job_logs(self._id):
+            fresh = text[max(self._told - seen, 0) :]
+            seen += len(text)
+            if fresh:
+                self._say(fresh)
+                self._told = seen
+
+    @staticmethod
+    def _code(details: Any) -> int | None:
+        if details.status == "SUCCEEDED":
+            return 0
+        code: int | None = details.driver_exit_code
+        if code is None and details.message:
+            log.warning("%s: %s", details.status, details.message.strip().splitlines()[-1])
+        return code
+
+
+def _interrupted(client: Any, id_: str, job: Job, ask_to_stop: Callable[[], bool]) -> int:
+    if ask_to_stop():
+        client.stop_job(id_)
+        while not client.get_job_status(id_).is_terminal():
+            time.sleep(POLL_SECONDS)
+        log.warning("%s is stopped; submit it again to go on", id_)
+    else:
+        log.warning(
+            "%s goes on; see `bertbatch status %s`, stop it with `ray job stop %s`",
+            *(id_, job.output.path, id_),
+        )
+    return 130

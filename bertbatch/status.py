@@ -1,0 +1,68 @@
+"""How a job stands, read from its output alone: no cluster and no model are asked."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bertbatch.errors import JobError
+from bertbatch.lease import PATIENCE_SECONDS, Holder, holder
+from bertbatch.output import Output, stored_fingerprint
+from bertbatch.plan import PlanLog
+
+
+@dataclass
+class Status:
+    """How far an output is, who is at work on it, and what its last runs did.
+
+    `silent`: seconds since the holder of the lease was last heard of.
+    """
+
+    path: str
+    complete: bool
+    holder: Holder | None
+    silent: float
+    units_done: int
+    units_planned: int
+    rows_done: int
+    rows_planned: int
+    quarantined: int
+    runs: list[dict[str, Any]]
+
+    @property
+    def state(self) -> str:
+        if self.holder is not None and self.silent < PATIENCE_SECONDS:
+            return "running"
+        return "complete" if self.complete else "stopped"
+
+
+def read_status(output: Output, last_runs: int) -> Status:
+    """Raises JobError if there is no output of bertbatch's at the path."""
+    contract = output.contract()
+    if contract is None:
+        raise JobError(f"{output.path} is no output of bertbatch, or not begun yet")
+    plan = PlanLog(output.store, output.path, stored_fingerprint(contract), {})
+    plan.refresh()
+    committed = output.committed()
+    done = [unit for unit in plan.units.values() if unit.id in committed]
+    at_work = holder(output)
+    return Status(
+        path=output.path,
+        complete=output.success() is not None,
+        holder=None if at_work is None or at_work.gone else at_work,
+        silent=_silent(output) if at_work else 0.0,
+        units_done=len(done),
+        units_planned=len(plan.units),
+        rows_done=sum(unit.rows for unit in done),
+        rows_planned=sum(unit.rows for unit in plan.units.values()),
+        quarantined=output.quarantined(done),
+        runs=output.runs(last_runs),
+    )
+
+
+def _silent(output: Output) -> float:
+    """Seconds since the lease was written, by the clocks of its store and of this machine."""
+    try:
+        modified = output.store.info(output.at("_bertbatch", "lease.json")).modified
+    except OSError:  # released meanwhile
+        return PATIENCE_SECONDS
+    return max(time.time() - modified, 0.0) if modified else 0.0
