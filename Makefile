@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test check bench bench-gpu gpu-check format clean
+.PHONY: help setup demo test test-cluster check bench bench-gpu gpu-check format clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # Only what the program itself needs: a demo should not wait for test servers.
 .venv/run: constraints.txt pyproject.toml
@@ -25,6 +25,9 @@ demo: .venv/run  ## score the packaged reviews with the packaged model, show wha
 
 test: .venv/test  ## run the tests (minutes)
 	$(BIN)/python -m pytest
+
+test-cluster: .venv/test  ## run the tests with clusters of several nodes (minutes)
+	$(BIN)/python -m pytest -m cluster
 
 check: .venv/test  ## lint, format check, types
 	$(BIN)/ruff check .

@@ -49,7 +49,7 @@ class Lease:
     def __init__(self, output: Output, run: str, on_busy: Literal["fail", "wait", "share"]):
         self.lost = False  # whether another run has taken it over
         self._output = output
-        self._path = output.at("_bertbatch", "lease.json")
+        self.path = output.at("_bertbatch", "lease.json")
         self._on_busy = on_busy
         self._me = Holder(run, platform.node(), os.getpid(), _born(os.getpid()))
         self._dead: Holder | None = None  # whose lease may be replaced
@@ -101,7 +101,7 @@ class Lease:
 
     def _taken(self) -> bool:
         try:
-            self._output.store.create(self._path, self._content())
+            self._output.store.create(self.path, self._content())
             return True
         except FileExistsError:
             now = holder(self._output)
@@ -113,12 +113,16 @@ class Lease:
                 )
             log.warning("run %s is at work here, too: work may be done twice", now.run)
             return False
-        self._output.store.replace(self._path, self._content())
+        self._output.store.replace(self.path, self._content())
         return True
 
     def tell(self, progress: dict[str, Any]) -> None:
         """What the next beat says of how far the run is."""
         self._me.progress = progress
+
+    @property
+    def held(self) -> bool:
+        return self._beating is not None and not self.lost
 
     def release(self) -> None:
         if self._beating is None:
@@ -128,7 +132,7 @@ class Lease:
         with suppress(OSError):
             now = holder(self._output)
             if now is not None and now.run == self._me.run:
-                self._output.store.delete(self._path)
+                self._output.store.delete(self.path)
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -138,7 +142,7 @@ class Lease:
                     self.lost = True
                     return
                 self._me.beat += 1
-                self._output.store.replace(self._path, self._content())
+                self._output.store.replace(self.path, self._content())
             except Exception as error:  # whatever a store's client raises; the next beat may do
                 log.warning("the lease on this output could not be renewed: %s", error)
 

@@ -7,7 +7,7 @@ one for a single process.
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,6 +22,7 @@ log = logging.getLogger("bertbatch")
 AHEAD_BYTES = 512 << 20  # read but not yet committed, beyond which nothing more is read
 PIECES = 16  # a range of rows that kills its worker is split into so many
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
+REREADS = 5  # of a unit whose data were lost with a node or whose reader died
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
 
 
@@ -29,10 +30,21 @@ class WorkerDied(Exception):
     """The process of a model worker is gone."""
 
 
+class NodeGone(WorkerDied):
+    """A model worker is gone together with its node: no row is to blame."""
+
+
+class DataLost(Exception):
+    """What a stage had made was on a node that is gone."""
+
+
 class Executor(Protocol):
     """Where the stages run. Handles stand for work under way; `wait` tells which is done."""
 
-    workers: int
+    workers: int  # may grow
+
+    def adapt(self) -> None:
+        """Takes up nodes that have joined; called again and again."""
 
     def ready(self, worker: int) -> bool:
         """Whether a worker has its model. Raises JobError if it cannot have it."""
@@ -52,7 +64,7 @@ class Executor(Protocol):
         """Those that are done, after at least one is or the timeout (seconds) is over."""
 
     def result(self, handle: Hashable) -> Any:
-        """Raises what the work raised; WorkerDied if its process is gone."""
+        """Raises what the work raised; WorkerDied if its process is gone, DataLost if data are."""
 
     def replace(self, worker: int) -> None:
         """Puts a fresh worker in the place of a dead or a failing one."""
@@ -111,6 +123,7 @@ class Pipeline:
         self._failures = [0] * executor.workers  # in a row, of each worker
         self._failures_in_a_row = 0
         self._given_up = 0  # units, in a row
+        self._rereads: Counter[str] = Counter()  # by unit id
         self._more = True  # tasks that nobody reads yet
         self._any_read = False  # whether a read task has ended
 
@@ -124,6 +137,10 @@ class Pipeline:
             if self._should_stop():
                 self._wind_down()
                 return self.outcome
+            self._on.adapt()
+            while len(self._queues) < self._on.workers:
+                self._queues.append(deque())
+                self._failures.append(0)
             while self._more and self._room():
                 task = next(tasks, None)
                 self._more = task is not None
@@ -202,6 +219,9 @@ class Pipeline:
             return
         except JobError:
             raise  # the tokenizer cannot be loaded there: no unit is to blame
+        except (WorkerDied, DataLost) as error:
+            self._read_again(units, f"reading failed: {_reason(error)}")
+            return
         except Exception as error:
             for unit in units:
                 self._fail_unit(unit, f"reading failed: {_reason(error)}")
@@ -213,13 +233,29 @@ class Pipeline:
             else:
                 self._commit(work)
 
+    def _read_again(self, units: Sequence[Unit], reason: str) -> None:
+        """Begins units anew of which nothing is left."""
+        again = []
+        for unit in units:
+            self._rereads[unit.id] += 1
+            if self._rereads[unit.id] > REREADS:
+                self._fail_unit(unit, f"{REREADS + 1} times: {reason}")
+            else:
+                again.append(unit)
+        if again:
+            self._reading[self._on.read(again)] = again
+
     def _after_score(self, worker: int, handle: Hashable) -> None:
         queue = self._queues[worker]
         try:
             result = self._on.result(handle)
-        except WorkerDied:
+        except WorkerDied as death:
+            gone = isinstance(death, NodeGone)
             self.outcome.worker_deaths += 1
-            log.warning("a model worker died; a fresh one takes its place")
+            log.warning(
+                "a model worker %s; a fresh one takes its place",
+                "is gone with its node" if gone else "died",
+            )
             _, work, rows = queue.popleft()
             # Workers answer in order, so the first in the queue was running; what waited
             # behind it has done nothing.
@@ -228,7 +264,14 @@ class Pipeline:
                 waiting.todo.appendleft(its_rows)
                 (self._suspects if waiting.suspect else self._ready).appendleft(waiting)
             self._on.replace(worker)
-            self._suspect(work, rows, "its model worker died each time")
+            if gone:
+                work.todo.appendleft(rows)
+                (self._suspects if work.suspect else self._ready).appendleft(work)
+            else:
+                self._suspect(work, rows, "its model worker died each time")
+        except DataLost as error:
+            _, work, _ = self._take(queue, handle)
+            self._read_again([work.unit], _reason(error))
         except JobError:
             raise  # a fresh worker cannot load the model: no row is to blame
         except Exception as error:
@@ -274,7 +317,10 @@ class Pipeline:
             work.todo.appendleft(rows)
         elif stop - first == 1:
             work.poison.append((first, reason))
-            log.warning("%s: one row goes to quarantine: %s", work.unit.part, reason)
+            log.warning(
+                *("%s: one row goes to quarantine: %s", work.unit.part, reason),
+                extra=_where(work.unit),
+            )
         else:
             count = min(PIECES, stop - first)
             bounds = [first + (stop - first) * i // count for i in range(count + 1)]
@@ -298,6 +344,9 @@ class Pipeline:
     def _after_commit(self, handle: Hashable, work: _Work, tries: int) -> None:
         try:
             record = self._on.result(handle)
+        except DataLost as error:
+            self._read_again([work.unit], _reason(error))
+            return
         except Exception as error:
             # Committing is safe to repeat: the part's create decides.
             if tries < 3:
@@ -309,13 +358,13 @@ class Pipeline:
 
     def _fail_source(self, error: SourceError, units: Sequence[Unit]) -> None:
         if error.source not in self.outcome.failed_sources:
-            log.warning("source failed: %s", error)
+            log.warning("source failed: %s", error, extra={"source": error.source})
         self.outcome.failed_sources[error.source] = error.reason
         for unit in units:
             self.outcome.failed_units[unit.id] = str(error)
 
     def _fail_unit(self, unit: Unit, reason: str) -> None:
-        log.warning("unit failed: %s (%s)", unit.part, reason)
+        log.warning("unit failed: %s (%s)", unit.part, reason, extra=_where(unit))
         self.outcome.failed_units[unit.id] = reason
 
     def _wind_down(self) -> None:
@@ -325,6 +374,11 @@ class Pipeline:
         while self._committing and time.monotonic() < deadline:
             for handle in self._on.wait(list(self._committing), timeout=0.2):
                 self._after_commit(handle, *self._committing.pop(handle))
+
+
+def _where(unit: Unit) -> dict[str, str]:
+    """What structured logs say of a unit."""
+    return {"unit": unit.id, "source": unit.spans[0].source.id}
 
 
 def _reason(error: BaseException) -> str:

@@ -172,7 +172,8 @@ class Planner:
                 for source, result in zip(batch, pool.map(self._cut, batch), strict=True):
                     if isinstance(result, SourceError):
                         self.failed[source.id] = result.reason
-                        log.warning("source failed: %s", result)
+                        where = {"source": source.id}
+                        log.warning("source failed: %s", result, extra=where)
                         continue
                     if rows_left is not None:
                         result = _first_rows(result, rows_left)

@@ -84,6 +84,7 @@ class _Run:
             try:
                 survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
                 self._lease.take()
+                self._check_shared(executor)
                 self._begun = self._begun_now = True
                 survey_.output.clear_success()
                 self._withdraw()
@@ -133,6 +134,16 @@ class _Run:
             log.info(
                 "%d of %d planned units were already there (%d rows)",
                 *(len(done), len(survey_.plan.units), self._totals.rows_before),
+            )
+
+    def _check_shared(self, executor: Any) -> None:
+        """Raises JobError if the output is a local path that is another disk on another node."""
+        if not (self._survey.output.store.is_local and self._lease.held):
+            return
+        if blind := executor.blind_nodes(self._lease.path, self._id):
+            raise JobError(
+                f"output.path {self._job.output.path}: not the same on every node: {_few(blind)} "
+                "cannot see what was written there; name a folder that all nodes share, or a URL"
             )
 
     def _start(self, context: Context) -> Any:
@@ -439,7 +450,10 @@ class _Run:
             )
 
 
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _some(sources: Sequence[Source]) -> str:
-    shown = ", ".join(source.id for source in sources[:5])
-    more = f" and {len(sources) - 5} more" if len(sources) > 5 else ""
-    return f"{len(sources)} source{'s' if len(sources) > 1 else ''} ({shown}{more})"
+    shown = _few([source.id for source in sources])
+    return f"{len(sources)} source{'s' if len(sources) > 1 else ''} ({shown})"

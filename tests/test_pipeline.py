@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bertbatch.errors import RunError
-from bertbatch.pipeline import Pipeline, WorkerDied
+from bertbatch.pipeline import DataLost, NodeGone, Pipeline, WorkerDied
 from bertbatch.stages import Counts, Record
 from bertbatch.units import Cut, Source, Span, Unit
 
@@ -35,6 +35,9 @@ class Simulation:
         self._next += 1
         self._work[self._next] = what
         return self._next
+
+    def adapt(self) -> None:
+        pass
 
     def ready(self, worker: int) -> bool:
         return self._rng.random() < 0.9
@@ -123,6 +126,55 @@ def test_every_row_once_whatever_dies(seed):
         if not faults:
             assert here == set(quarantined)
     assert simulation.deepest <= 2
+
+
+class Nodes(Simulation):
+    """Nodes come and go, with the workers and the data on them."""
+
+    def adapt(self) -> None:
+        if self.workers < 5 and self._rng.random() < 0.02:
+            self.workers += 1
+            self._queues.append([])
+
+    def _finish(self, handle: int) -> Any:
+        kind, *what = self._work[handle]
+        chance = self._rng.random()
+        if kind == "read" and chance < 0.05:
+            return WorkerDied("with its node")
+        if kind == "commit" and chance < 0.1:
+            return DataLost("scores")
+        if kind == "score" and chance < 0.3:
+            if chance < 0.05:
+                self._queues[what[0]].remove(handle)
+                return DataLost("tokens")
+            for waiting in self._queues[what[0]]:
+                self._done[waiting] = NodeGone("gone")
+            return NodeGone("gone")
+        return super()._finish(handle)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nodes_that_come_and_go_cost_no_row(seed):
+    units = make_units(12, 300)
+    simulation = Nodes(seed, 1 + seed % 3, 0.0, set())
+    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert not outcome.failed_units
+    assert simulation.committed == {unit.id: (list(range(300)), []) for unit in units}
+
+
+def test_a_unit_whose_reader_always_dies_fails_alone():
+    class Deadly(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == "read" and what[0][0].id == "u1":
+                return WorkerDied("while reading")
+            return super()._finish(handle)
+
+    units = make_units(4, 10)
+    simulation = Deadly(0, 2, 0.0, set())
+    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert list(outcome.failed_units) == ["u1"]
+    assert set(simulation.committed) == {"u0", "u2", "u3"}
 
 
 def test_the_last_units_wait_for_workers_that_still_load():

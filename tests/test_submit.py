@@ -116,6 +116,7 @@ def test_same_job_same_answers_as_here(head, job, tmp_path):
     assert "there is a submission other already" in again.stderr
 
 
+@pytest.mark.cluster
 def test_a_killed_driver_is_submitted_again(head, job, tmp_path):
     out = tmp_path / "out" / "killed"
     command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", "killed"]
@@ -130,6 +131,7 @@ def test_a_killed_driver_is_submitted_again(head, job, tmp_path):
     assert record["this_run"]["units_before"] >= 3
 
 
+@pytest.mark.cluster
 def test_ctrl_c_leaves_the_job_going(head, job, tmp_path):
     out = tmp_path / "out" / "watched"
     command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", "watched"]
@@ -150,6 +152,7 @@ def test_ctrl_c_leaves_the_job_going(head, job, tmp_path):
         time.sleep(0.2)
 
 
+@pytest.mark.cluster
 def test_entrypoint_for_launchers(head, corpus, tmp_path, tiny_model):
     """jobs/score.py through Ray's own command, as the manifests in cluster/ do."""
     job, out = tmp_path / "job.yaml", tmp_path / "out"

@@ -42,6 +42,12 @@ class InlineExecutor:
         get_tokenizer(context.spec)  # so that a broken one is known before the first write
         self.kinds = note({}, self._worker.describe())
 
+    def adapt(self) -> None:
+        """There is only this process."""
+
+    def blind_nodes(self, path: str, content: str) -> list[str]:
+        return []
+
     def ready(self, worker: int) -> bool:
         return True
 

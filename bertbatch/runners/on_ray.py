@@ -6,17 +6,21 @@ scoring are the pipeline's, which knows what was running; Ray only restarts task
 
 import logging
 import os
+import socket
+import time
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bertbatch import stages
 from bertbatch.errors import JobError
-from bertbatch.pipeline import WorkerDied
+from bertbatch.pipeline import DataLost, NodeGone, WorkerDied
 from bertbatch.runners.cores import available_cores
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
@@ -31,6 +35,8 @@ log = logging.getLogger("bertbatch")
 SCORER_SHARE = 0.75
 TASK_SHARE = 0.25
 PATIENCE_SECONDS = 60  # for Ray to place the first worker, before the log says why it waits
+RAYLET_SECONDS = 2.0  # for a node's raylet to accept a connection
+ADAPT_SECONDS = 5.0  # between looks for nodes that have joined
 LOADS = 10  # workers that die while loading, before the run gives up
 
 
@@ -40,6 +46,7 @@ class _Handle:
 
     done: Any
     data: tuple[Any, ...] = ()
+    worker: int | None = None
 
 
 class RayExecutor:
@@ -49,12 +56,14 @@ class RayExecutor:
         if self._mine:
             _start_ray(verbose)
         self._actors: list[Any] = []
+        self._nodes: dict[int, str] = {}  # where a worker that has its model is
+        self._look_again = time.monotonic() + ADAPT_SECONDS
         try:
             self._size_workers()
             self._context_ref = ray.put(context)
             warm = _warm_up.remote(self._context_ref)
             self._actors = [self._actor() for _ in range(self.workers)]
-            self._loading = {w: a.describe.remote() for w, a in enumerate(self._actors)}
+            self._loading = {w: a.loaded.remote() for w, a in enumerate(self._actors)}
             self._loads_failed = 0
             self.kinds = note({}, self._first_loaded())
             with suppress(WorkerDied):  # readers have retries of their own
@@ -66,20 +75,57 @@ class RayExecutor:
     def _size_workers(self) -> None:
         """How many model workers, and what of a node each takes."""
         runtime = self._context.job.runtime
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = [node.get("GPU", 0) for node in nodes]
-        cores = [int(node.get("CPU", 0)) for node in nodes]
-        if runtime.device == "cuda" and not any(gpus):
-            raise JobError("runtime.device is cuda, but Ray has no GPU; see `ray status`")
-        self._device = "cuda" if any(gpus) and runtime.device != "cpu" else "cpu"
+        cores, gpus = _resources()
+        auto = runtime.workers == "auto"
+        if runtime.device == "cuda" and auto and not any(gpus):
+            raise JobError(
+                "runtime.device is cuda, but Ray has no GPU: see `ray status`, or set "
+                "runtime.workers if nodes with GPUs are started on demand"
+            )
+        self._device = "cpu" if runtime.device == "cpu" or not any(gpus) else "cuda"
+        self._device = "cuda" if runtime.device == "cuda" else self._device
         # One worker for each core: several one-thread workers beat one many-thread worker by
         # a few percent. A worker cannot span nodes.
-        fit = sum(int(gpu / runtime.gpus_per_worker) for gpu in gpus)
-        auto = fit if self._device == "cuda" else sum(cores)
-        self.workers = max(auto, 1) if runtime.workers == "auto" else runtime.workers
-        share = min(sum(cores) / self.workers, max(cores)) if self._device == "cpu" else 1.0
+        self.workers = max(self._fit(), 1) if runtime.workers == "auto" else runtime.workers
+        share = 1.0
+        if self._device == "cpu" and any(cores):
+            share = min(sum(cores) / self.workers, max(cores))
         self._threads = max(int(share), 1)
         self._share = min(self._threads, share) * SCORER_SHARE
+
+    def _fit(self) -> int:
+        """How many workers the cluster has room for as it is."""
+        cores, gpus = _resources()
+        if self._device == "cpu":
+            return sum(cores)
+        return sum(int(gpu / self._context.job.runtime.gpus_per_worker) for gpu in gpus)
+
+    def adapt(self) -> None:
+        if self._context.job.runtime.workers != "auto" or time.monotonic() < self._look_again:
+            return
+        self._look_again = time.monotonic() + ADAPT_SECONDS
+        for worker in range(self.workers, self._fit()):
+            log.info("room for one more model worker: now %d", worker + 1)
+            self._actors.append(self._actor())
+            self._loading[worker] = self._actors[worker].loaded.remote()
+            self.workers = worker + 1
+
+    def blind_nodes(self, path: str, content: str) -> list[str]:
+        """The nodes that do not see a file with this content at a local path."""
+        nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= 1]
+        if len(nodes) < 2:
+            return []
+        asked = {}
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[_sees.options(scheduling_strategy=there).remote(path, content)] = node
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_SECONDS)
+        blind = []
+        for ref in done:
+            with suppress(RayError):  # a node that is gone meanwhile sees nothing and does no harm
+                if not ray.get(ref):
+                    blind.append(str(asked[ref]["NodeManagerHostname"]))
+        return blind
 
     def _actor(self) -> Any:
         gpus = self._context.job.runtime.gpus_per_worker if self._device == "cuda" else 0
@@ -100,9 +146,14 @@ class RayExecutor:
             )
             ready, _ = ray.wait(pending, num_returns=1, timeout=PATIENCE_SECONDS)
         try:
-            chosen: dict[str, Any] = self._get(ready[0])
+            chosen: dict[str, Any] = self._get(ready[0])[1]
         except WorkerDied as error:
             raise JobError(f"a model worker died while loading: {error}") from None
+        if self._device == "cuda" and chosen["device"] != "cuda":
+            log.warning(
+                "Ray has GPUs, but torch finds none where a model worker runs: it scores on its "
+                "CPU. Is torch there a build for CUDA? runtime.device: cuda makes this an error"
+            )
         return chosen
 
     def ready(self, worker: int) -> bool:
@@ -112,7 +163,7 @@ class RayExecutor:
         if not done:
             return False
         try:
-            self._get(self._loading.pop(worker))
+            self._nodes[worker], _ = self._get(self._loading.pop(worker))
         except WorkerDied:
             self._loads_failed += 1
             if self._loads_failed >= LOADS:
@@ -130,7 +181,7 @@ class RayExecutor:
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
         done, scored = self._actors[worker].score.remote(tokens, first, stop)
-        return _Handle(done, (scored,))
+        return _Handle(done, (scored,), worker)
 
     def commit(
         self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
@@ -144,7 +195,7 @@ class RayExecutor:
 
     def result(self, handle: Any) -> Any:
         """What reading, scoring or committing gave, data as references."""
-        value = self._get(handle.done)
+        value = self._get(handle.done, handle.worker)
         if isinstance(value, list):  # rows to score of each unit that was read
             pairs = zip(handle.data[::2], handle.data[1::2], value, strict=True)
             return list(pairs)
@@ -153,22 +204,30 @@ class RayExecutor:
             return handle.data[0]
         return value
 
-    def _get(self, ref: Any) -> Any:
-        """The value. Raises what the work raised, as itself; WorkerDied if its process is gone."""
+    def _get(self, ref: Any, worker: int | None = None) -> Any:
+        """The value. Raises what the work raised, as itself; WorkerDied if its process is gone,
+        NodeGone if its node is, DataLost if what it needs was on a node that is gone."""
         try:
             return ray.get(ref)
         except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                raise DataLost(str(error.cause)) from None
             raise error.cause if isinstance(error.cause, Exception) else error from None
+        except ObjectLostError as error:
+            raise DataLost(str(error)) from None
         except RayActorError as error:
             reason = _constructor_error(error)
-            raise (JobError(reason) if reason else WorkerDied(str(error))) from None
-        except RayError as error:  # killed for memory, or what it had on a node is lost
+            if reason:
+                raise JobError(reason) from None
+            gone = worker is not None and _node_gone(self._nodes.get(worker))
+            raise (NodeGone if gone else WorkerDied)(str(error)) from None
+        except RayError as error:  # killed for memory, say
             raise WorkerDied(str(error)) from None
 
     def replace(self, worker: int) -> None:
         ray.kill(self._actors[worker])
         self._actors[worker] = self._actor()
-        self._loading[worker] = self._actors[worker].describe.remote()
+        self._loading[worker] = self._actors[worker].loaded.remote()
 
     def close(self) -> None:
         for actor in self._actors:
@@ -181,13 +240,18 @@ class _Scorer:
     """One model worker: loads its model once, for the whole run."""
 
     def __init__(self, context: Context, device: str, threads: int):
+        if device == "cuda" and context.job.runtime.device == "auto":
+            import torch
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self._worker = ModelWorker(
             *(context.spec, context.job.model, device, threads, context.known, context.large),
             context.job.attention,
         )
 
-    def describe(self) -> dict[str, Any]:
-        return self._worker.describe()
+    def loaded(self) -> tuple[str, dict[str, Any]]:
+        """Its node, and what was chosen."""
+        return ray.get_runtime_context().get_node_id(), self._worker.describe()
 
     @ray.method(num_returns=2)
     def score(self, tokens: Tokens, first: int, stop: int) -> tuple[dict[str, Any], Scored]:
@@ -201,7 +265,9 @@ def _warm_up(context: Context) -> None:
     get_tokenizer(context.spec)
 
 
-@ray.remote(num_cpus=TASK_SHARE, max_retries=2)
+# Spread, because Ray would fill the driver's node first; a unit's tokens are about a megabyte, so
+# that where they are made matters little. Commits go where most of their data are.
+@ray.remote(num_cpus=TASK_SHARE, max_retries=2, scheduling_strategy="SPREAD")
 def _read(context: Context, units: list[Unit]) -> Any:
     # The tokenizer's threads would take the model workers' cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -215,6 +281,33 @@ def _commit(
     context: Context, unit: Unit, poison: list[tuple[int, str]], aside: Any, *pieces: Scored
 ) -> Record:
     return stages.commit(context, unit, aside, poison, pieces)
+
+
+@ray.remote(num_cpus=TASK_SHARE, max_retries=2)
+def _sees(path: str, content: str) -> bool:
+    try:
+        return content in Path(path).read_text()
+    except OSError:
+        return False
+
+
+def _resources() -> tuple[list[int], list[float]]:
+    """Cores and GPUs of each node that is there."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [int(n.get("CPU", 0)) for n in nodes], [float(n.get("GPU", 0)) for n in nodes]
+
+
+def _node_gone(id_: str | None) -> bool:
+    """Whether a node is gone, as its raylet tells: Ray itself notices only after many seconds."""
+    for node in ray.nodes():
+        if node["NodeID"] == id_ and node["Alive"]:
+            address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+            try:
+                socket.create_connection(address, timeout=RAYLET_SECONDS).close()
+            except OSError:
+                return True
+            return False
+    return id_ is not None
 
 
 def _start_ray(verbose: bool) -> None:
