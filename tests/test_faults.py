@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 def start(model: str, input: Path, out: Path, *options: str, **faults: str) -> subprocess.Popen:
     """The command line in its own process, with faults in all its Python processes."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "faults"), **faults}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}:{ROOT}", **faults}
     fixed = ["--set", "model.dtype=float32", "--set", "model.tokens_per_batch=512"]
     return subprocess.Popen(
         [

@@ -162,18 +162,40 @@ def test_nodes_that_come_and_go_cost_no_row(seed):
     assert simulation.committed == {unit.id: (list(range(300)), []) for unit in units}
 
 
+def test_workers_that_join_are_used():
+    class Joining(Simulation):
+        def adapt(self) -> None:
+            if self.committed and self.workers < 3:
+                self.workers += 1
+                self._queues.append([])
+
+        def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
+            used.add(worker)
+            return super().score(worker, tokens, first, stop)
+
+    used: set[int] = set()
+    units = make_units(40, 10)
+    Pipeline(Joining(0, 1, 0.0, set()), lambda r: None, lambda: False).run(
+        iter([[u] for u in units])
+    )
+    assert used == {0, 1, 2}
+
+
 def test_a_unit_whose_reader_always_dies_fails_alone():
     class Deadly(Simulation):
         def _finish(self, handle: int) -> Any:
             kind, *what = self._work[handle]
             if kind == "read" and what[0][0].id == "u1":
+                deaths.append(handle)
                 return WorkerDied("while reading")
             return super()._finish(handle)
 
+    deaths: list[int] = []
     units = make_units(4, 10)
     simulation = Deadly(0, 2, 0.0, set())
     outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert list(outcome.failed_units) == ["u1"]
+    assert len(deaths) == 6
     assert set(simulation.committed) == {"u0", "u2", "u3"}
 
 
