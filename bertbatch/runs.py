@@ -16,7 +16,7 @@ from typing import Any
 from bertbatch import alarms, mending
 from bertbatch.alarms import ENOUGH_ROWS
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
-from bertbatch.job import Job
+from bertbatch.job import Alarms, Job
 from bertbatch.lease import Lease
 from bertbatch.output import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline
@@ -381,6 +381,11 @@ class _Run:
         units = survey_.plan.units.values()
         rows = sum(s.cut.rows for u in units for s in u.spans if s.source.id in survey_.listed)
         raised = alarms.raised(settings, self._totals, rows, records)
+        if not self._totals.rows and settings != Alarms():
+            # The same night again, by hand or by a launcher that tries again: its alarms stand.
+            for last in survey_.output.runs(1):
+                if last["date"] == str(self._job.date):
+                    raised = list(dict.fromkeys([*last["alarms"], *raised]))
         for what in raised:
             log.warning("alarm: %s", what)
         return raised

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -312,7 +313,11 @@ class TestAlarms:
         assert f"positive moved from {share:.1%} of the rows to 100.0%" in second.alarms
         assert (out / "_SUCCESS.json").exists()
         assert records(out)[-1]["alarms"] == second.alarms
-        assert night(0.02).exit_code == 0  # nothing new, so nothing moved
+        again = night(0.02)  # nothing new: the same night's alarms stand
+        assert (again.exit_code, again.alarms) == (4, second.alarms)
+        tomorrow = make_job(tiny_model, folder, out, **{"alarms.label_share": 0.02})
+        tomorrow = tomorrow.model_copy(update={"date": tomorrow.date + timedelta(days=1)})
+        assert run(tomorrow).exit_code == 0
 
     def test_against_another_output(self, tmp_path, tiny_model):
         texts = make_texts(400)
