@@ -232,6 +232,12 @@ class Runtime(Section):
     unit_rows: int | None = Field(
         None, ge=1, description="at most this many rows in a unit that is not cut yet"
     )
+    unit_mib: float | None = Field(
+        None,
+        gt=0,
+        le=1024,
+        description="MiB of text in a unit not cut yet; 1, in small inputs less",
+    )
     on_busy: Literal["fail", "wait", "share"] = Field(
         "fail", description="what to do while another run is at work on the output"
     )

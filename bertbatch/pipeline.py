@@ -19,7 +19,10 @@ from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")
 
-AHEAD_BYTES = 512 << 20  # read but not yet committed, beyond which nothing more is read
+# Read but not yet committed, beyond which nothing more is read: in all, or for each worker,
+# whichever is more. Nodes bring object stores along with their workers.
+AHEAD_BYTES = 512 << 20
+AHEAD_BYTES_EACH = 64 << 20
 PIECES = 16  # a range of rows that kills its worker is split into so many
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
 REREADS = 5  # of a unit whose data were lost with a node or whose reader died
@@ -172,7 +175,8 @@ class Pipeline:
         ahead += [work.unit for work in (*self._ready, *self._suspects)]
         behind = [work.unit for work, _ in self._committing.values()]
         few = len(ahead) < 2 * len(self._queues) + 1 and len(behind) < 4 * len(self._queues) + 16
-        return few and sum(unit.bytes for unit in (*ahead, *behind)) < AHEAD_BYTES
+        most = max(AHEAD_BYTES, AHEAD_BYTES_EACH * len(self._queues))
+        return few and sum(unit.bytes for unit in (*ahead, *behind)) < most
 
     def _dispatch(self) -> None:
         """Gives work to workers: one range running, one behind it; suspects run alone.

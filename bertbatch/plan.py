@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Input
+from bertbatch.job import Input, Runtime
 from bertbatch.readers import CutSize, Reader
 from bertbatch.storage import Store
 from bertbatch.units import Cut, Source, Span, Unit, unit_id
@@ -37,10 +37,14 @@ ENTRY_SOURCES = 2000
 ENTRY_BYTES = 1 << 30
 
 
-def cut_size(unit_rows: int | None, input_bytes: int) -> CutSize:
+def cut_size(runtime: Runtime, input_bytes: int) -> CutSize:
     """How large units of an input of so many bytes may grow."""
     text_bytes = min(max(input_bytes // UNITS, LEAST_TEXT_BYTES), UNIT_TEXT_BYTES)
-    return CutSize(text_bytes, UNIT_CARRIED_BYTES, unit_rows or UNIT_ROWS)
+    carried, rows = UNIT_CARRIED_BYTES, UNIT_ROWS
+    if runtime.unit_mib is not None:
+        text_bytes = int(runtime.unit_mib * (1 << 20))
+        carried, rows = max(carried, text_bytes), max(rows, int(runtime.unit_mib * rows))
+    return CutSize(text_bytes, carried, runtime.unit_rows or rows)
 
 
 @dataclass

@@ -70,7 +70,7 @@ class Survey:
         )
 
     def planner(self, store_entries: bool) -> Planner:
-        size = cut_size(self.job.runtime.unit_rows, self._bytes)
+        size = cut_size(self.job.runtime, self._bytes)
         return Planner(self.plan, self.reader, self.job.input, size, store_entries)
 
     def fresh(self) -> list[Source]:

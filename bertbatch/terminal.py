@@ -25,6 +25,9 @@ from bertbatch.units import Unit
 
 LINE_SECONDS = 10.0
 PLAN_LINES = 40
+RUN_COLUMNS = (
+    *("date", "began", "exit", "rows", "rows/s", "quarantined", "truncated", "labels", "alarms"),
+)
 
 
 def make_watcher(style: str) -> Watcher:
@@ -287,25 +290,24 @@ def show_status(status: Status) -> None:
     console.print(table, highlight=False, soft_wrap=True)
     if not status.runs:
         return
-    runs = Table(
-        *("date", "began", "exit", "rows", "rows/s", "quarantined", "truncated", "labels", ""),
-        box=None,
-        pad_edge=False,
-    )
+    runs = Table(box=None, pad_edge=False)
+    for name in RUN_COLUMNS:
+        runs.add_column(name, no_wrap=True)
     for record in status.runs:
         run = record["this_run"]
         rows = run["rows_scored"] + run["rows_quarantined"]
         shares = label_shares(run["labels"], run["rows_scored"])
         largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
-        wrong = [*record["alarms"], *(f"failed: {s}" for s in list(record["failed_sources"])[:3])]
+        alarms = "; ".join(record["alarms"])
         cells = (
             *(record["date"], record["began"][11:19], str(record["exit_code"]), f"{rows:,}"),
             f"{record['rows_per_second']:,.1f}",
             f"{run['rows_quarantined'] / rows:.2%}" if rows else "",
             f"{run['truncated'] / run['rows_scored']:.1%}" if run["rows_scored"] else "",
             ", ".join(f"{label} {share:.1%}" for label, share in largest),
-            "; ".join(wrong),
+            alarms,
         )
         runs.add_row(*map(Text, cells))
     console.print()
-    console.print(runs, highlight=False, soft_wrap=True)
+    console.width = 1000  # a line that a terminal wraps is better than one with holes
+    console.print(runs, highlight=False)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch import commit, mending
-from bertbatch.job import Input
+from bertbatch.job import Input, Runtime
 from bertbatch.output import Output
 from bertbatch.plan import PlanLog, Planner, cut_size
 from bertbatch.units import Cut, Source, Unit, digest
@@ -264,7 +264,7 @@ def run(
     plan.refresh()
     committed = output.committed()
     sources = listed(inputs)
-    planner = Planner(plan, Cutter(inputs), Input(path="in"), cut_size(None, 1 << 30))
+    planner = Planner(plan, Cutter(inputs), Input(path="in"), cut_size(Runtime(), 1 << 30))
     changed = {s.id for s in sources if plan.sources.get(s.id, s) != s}
     if changed & mended:
         mending.withdraw(plan, output, SCHEMA, changed & mended)

@@ -58,13 +58,18 @@ def test_runners_agree_bit_for_bit(score, corpus, tmp_path, ray_here):
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "least", "most"), [(0.05, 1, 1), (1, 14, 20), (10, 55, 80), (100, 90, 120)]
+    ("megabytes", "unit_mib", "least", "most"),
+    [
+        *((0.05, None, 1, 1), (1, None, 14, 20), (10, None, 55, 80), (100, None, 90, 120)),
+        *((10, 1.0, 9, 12), (10, 4.0, 2, 4)),
+    ],
 )
-def test_a_small_input_is_cut_finer(megabytes, least, most, tmp_path, tiny_model):
+def test_a_small_input_is_cut_finer(megabytes, unit_mib, least, most, tmp_path, tiny_model):
     noise = np.random.default_rng(0).integers(97, 123, int(megabytes * 1e6), np.uint8)
     texts = [noise[i : i + 1000].tobytes().decode() for i in range(0, len(noise), 1000)]
     write_parquet(tmp_path / "in.parquet", texts, compression="none", use_dictionary=False)
-    found = make_survey(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out"))
+    size = {"runtime.unit_mib": unit_mib}
+    found = make_survey(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **size))
     units = [u for us in found.planner(False).extend(found.listing.sources) for u in us]
     assert least <= len(units) <= most
     assert sum(unit.rows for unit in units) == len(texts)

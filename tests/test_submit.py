@@ -197,8 +197,8 @@ def test_what_is_sent(job, tmp_path):
     assert env["py_modules"] == [str(ROOT / "bertbatch")]
     assert "models/sentiment_mini" in env["excludes"]  # 45 MB that this job does not use
     command = entrypoint(submission, loaded)
-    assert f"date='\"'\"'{loaded.date}'\"'\"'" in command  # a retry after midnight, too
+    assert f"--date 2026-11-20 --run {loaded.run} " in command  # a retry after midnight, too
     done = subprocess.run(f"printf '%s|' {command}", shell=True, capture_output=True, text=True)
-    assert "model.labels=[bad, 'good; rm']" in done.stdout.split("|")
+    assert done.stdout.split("|")[-3:] == ["--set", "model.labels=[bad, 'good; rm']", ""]
     own = runtime_env(Submission(job, [], "http://x", package=False), loaded, tmp_path)
     assert set(own) == {"working_dir"}

@@ -103,13 +103,14 @@ def runtime_env(submission: Submission, job: Job, folder: Path) -> dict[str, Any
 
 def entrypoint(submission: Submission, job: Job) -> str:
     """The driver's command. Placeholders mean on every try what they meant on the first."""
-    changes = [word for change in submission.changes for word in ("--set", change)]
-    fixed = ["--set", f"date='{job.date}'", "--set", f"run='{job.run}'"]
+    changes = [c for c in submission.changes if not c.startswith(("date=", "run="))]
     command = ["python", "-m", "bertbatch", "run", "job.yaml", "--log", "plain"]
-    return shlex.join([*command, *changes, *fixed])
+    fixed = ["--date", str(job.date), "--run", job.run]
+    return shlex.join([*command, *fixed, *(word for c in changes for word in ("--set", c))])
 
 
 def _client(address: str) -> Any:
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what it uploads is not the job's doing
     try:
         from ray.job_submission import JobSubmissionClient
 
