@@ -160,6 +160,39 @@ def status(
 
 
 @app.command()
+def verify(
+    output: Annotated[str, typer.Argument(help="the output of a job")],
+    clean: Annotated[
+        bool, typer.Option("--clean", help="delete side files that no part names")
+    ] = False,
+    rescore: Annotated[
+        int, typer.Option(min=0, help="score so many random rows again and compare")
+    ] = 0,
+    job: Annotated[
+        Path | None, typer.Option(help="the job file, for --rescore: where the input is")
+    ] = None,
+) -> None:
+    """Check every promise against the output's files: each row once, and nothing harmed."""
+
+    def check() -> int:
+        from bertbatch.output import open_output
+        from bertbatch.terminal import show_verdict
+        from bertbatch.verify import verify
+
+        if rescore and job is None:
+            raise JobError("--rescore reads the input again: name the job file with --job")
+        verdict = verify(open_output(output), clean)
+        if rescore and job is not None:
+            from bertbatch.rescore import rescore as again
+
+            again(Job.load(job), output, rescore, verdict)
+        show_verdict(verdict)
+        return 0 if verdict.right else 3
+
+    sys.exit(_guard(check))
+
+
+@app.command()
 def attention(
     output: Annotated[str, typer.Argument(help="an output scored with attention statistics")],
     to: Annotated[

@@ -10,6 +10,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -53,19 +54,23 @@ def commit(
         )
     attempt = uuid.uuid4().hex
     side: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for name, table in (("quarantine", quarantine), ("attention", attention)):
         if table is not None and table.num_rows:
             side[name] = f"_bertbatch/{name}/{unit.id}-{attempt}.arrow"
-            step = partial(_create_side, output, side[name], encode_side(table))
+            data = encode_side(table)
+            digests[name] = sha256(data).hexdigest()
+            step = partial(_create_side, output, side[name], data)
             _retry(step, pause)
     footer = {
         "unit": unit.id,
         "attempt": attempt,
-        "sources": [[s.source.id, s.source.fingerprint] for s in unit.spans[:100]],
+        "sources": unit.fingerprints,
         "rows_in": unit.rows,
         "rows_scored": predictions.num_rows,
         "rows_quarantined": quarantine.num_rows,
         "side_files": side,
+        "digests": digests,
         **facts,
     }
     result = _put(output, unit.part, encode_part(predictions, footer), footer, pause)
@@ -123,7 +128,7 @@ def encode_part(predictions: pa.Table, footer: dict[str, Any]) -> bytes:
     sink = pa.BufferOutputStream()
     metadata = {**(predictions.schema.metadata or {}), FOOTER_KEY: to_json(footer)}
     table = predictions.replace_schema_metadata(metadata)
-    pq.write_table(table, sink, compression="zstd", row_group_size=65536)
+    pq.write_table(table, sink, compression="zstd", row_group_size=65536, write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

@@ -13,9 +13,11 @@ import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from bertbatch.errors import SourceError
 from bertbatch.job import Input, Runtime
+from bertbatch.output import Output, stored_fingerprint
 from bertbatch.readers import CutSize, Reader
 from bertbatch.storage import Store
 from bertbatch.units import Cut, Source, Span, Unit, unit_id
@@ -148,6 +150,13 @@ class PlanLog:
             added.append(unit)
         self.size += 1
         return added
+
+
+def stored_plan(output: Output, contract: dict[str, Any]) -> PlanLog:
+    """The plan of an output that is only read: without the job, and so without sources' URLs."""
+    plan = PlanLog(output.store, output.path, stored_fingerprint(contract), {})
+    plan.refresh()
+    return plan
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.lease import PATIENCE_SECONDS, Holder, holder
-from bertbatch.output import Output, stored_fingerprint
-from bertbatch.plan import PlanLog
+from bertbatch.output import Output
+from bertbatch.plan import stored_plan
 
 
 @dataclass
@@ -40,8 +40,7 @@ def read_status(output: Output, last_runs: int) -> Status:
     contract = output.contract()
     if contract is None:
         raise JobError(f"{output.path} is no output of bertbatch, or not begun yet")
-    plan = PlanLog(output.store, output.path, stored_fingerprint(contract), {})
-    plan.refresh()
+    plan = stored_plan(output, contract)
     committed = output.committed()
     done = [unit for unit in plan.units.values() if unit.id in committed]
     at_work = holder(output)

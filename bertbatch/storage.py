@@ -79,6 +79,12 @@ class Store:
         names = (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
         return sorted(name for name in names if not name.startswith("."))
 
+    def temporary(self, folder: str) -> list[str]:
+        """The names of what local creates have left in a folder, or are still writing."""
+        if not self.is_local or not Path(folder).is_dir():
+            return []
+        return sorted(path.name for path in Path(folder).glob(".*.tmp"))
+
     def find(self, path: str) -> list[FileInfo]:
         """The files that a path means, sorted: a file, a folder (recursive) or a glob.
 

@@ -22,6 +22,7 @@ from bertbatch.results import Result, Totals, Watcher
 from bertbatch.status import Status
 from bertbatch.survey import Survey
 from bertbatch.units import Unit
+from bertbatch.verify import Verdict
 
 LINE_SECONDS = 10.0
 PLAN_LINES = 40
@@ -311,3 +312,27 @@ def show_status(status: Status) -> None:
     console.print()
     console.width = 1000  # a line that a terminal wraps is better than one with holes
     console.print(runs, highlight=False)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """What `verify` found: the account in one line, then what is wrong."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(Text(text), highlight=False, soft_wrap=True)
+
+    say(
+        f"{verdict.parts:,} parts of {verdict.units:,} planned units, {verdict.rows_planned:,} "
+        f"rows planned, {verdict.rows_scored:,} scored + {verdict.rows_quarantined:,} quarantined"
+    )
+    if verdict.rescored:
+        say(f"{verdict.rescored:,} rows scored again")
+    if verdict.cleaned:
+        say(f"{verdict.cleaned:,} files that nobody named were deleted")
+    if verdict.orphans:
+        say(f"{len(verdict.orphans):,} files that no part names; they do no harm (--clean)")
+    for problem in verdict.problems[:PLAN_LINES]:
+        say(f"wrong: {problem}")
+    if len(verdict.problems) > PLAN_LINES:
+        say(f"… and {len(verdict.problems) - PLAN_LINES:,} more")
+    say("all is right" if verdict.right else f"{len(verdict.problems):,} problems")

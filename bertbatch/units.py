@@ -69,6 +69,11 @@ class Unit:
         return sum(span.cut.bytes for span in self.spans)
 
     @property
+    def fingerprints(self) -> list[list[str]]:
+        """The first hundred sources with their fingerprints, as a part's footer has them."""
+        return [[span.source.id, span.source.fingerprint] for span in self.spans[:100]]
+
+    @property
     def part(self) -> str:
         """The name of the output file, a function of the unit alone."""
         first = self.spans[0]

@@ -14,6 +14,8 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from bertbatch.output import open_output
+from bertbatch.verify import verify
 from tests.conftest import write_parquet
 from tests.tiny import make_texts
 
@@ -50,6 +52,14 @@ def answers(out: Path) -> pd.DataFrame:
     return pd.read_parquet(out).sort_values("id", ignore_index=True)
 
 
+def sound(out: Path, **known: int) -> None:
+    """Nothing lost, doubled or harmed, and the totals as given."""
+    verdict = verify(open_output(str(out)))
+    assert verdict.problems == []
+    for name, value in known.items():
+        assert getattr(verdict, name) == value, name
+
+
 def same_answers(got: pd.DataFrame, expected: pd.DataFrame) -> None:
     assert got["id"].tolist() == expected["id"].tolist()
     assert got["label"].tolist() == expected["label"].tolist()
@@ -77,6 +87,7 @@ def test_driver_killed_then_resumed_with_other_units(corpus, tmp_path, tiny_mode
     there_then = int(text.split(" planned units were already there")[0].split()[-3])
     assert there <= there_then < 62
     same_answers(answers(out), expected)
+    sound(out, rows_scored=600)
     assert json.loads((out / "_SUCCESS.json").read_text())["rows_scored"] == 600
 
 
@@ -95,6 +106,7 @@ def test_scoring_worker_killed(corpus, tmp_path, tiny_model, expected):
     assert code == 0, text
     assert "a model worker died" in text
     same_answers(answers(out), expected)
+    sound(out, rows_scored=600)
 
 
 def test_a_poison_row_costs_only_itself(tmp_path, tiny_model, score):
@@ -116,6 +128,7 @@ def test_a_poison_row_costs_only_itself(tmp_path, tiny_model, score):
     (row,) = pa.ipc.open_file(file).read_all().to_pylist()
     assert (row["row"], row["id"]) == (123, 123)
     assert "died" in row["reason"]
+    sound(out, rows_scored=299, rows_quarantined=1)
 
 
 def test_two_workers_load_two_models_for_a_thousand_units(tmp_path, tiny_model):

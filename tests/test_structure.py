@@ -25,8 +25,8 @@ README = (ROOT / "README.md").read_text()
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["terminal", "runs"],
-    ["survey", "results", "alarms", "status"],
+    ["terminal", "runs", "rescore"],
+    ["survey", "results", "alarms", "status", "verify"],
     ["runners"],
     ["pipeline"],
     ["stages", "worker"],

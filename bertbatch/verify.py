@@ -1,0 +1,222 @@
+"""Every promise checked against the files: each row once, in a part or in quarantine, unharmed.
+
+Everything is read and compared with the plan, page checksums and side files' digests
+included. Nothing is trusted that the program itself wrote down as a total.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bertbatch.attention.cells import ALL
+from bertbatch.errors import JobError
+from bertbatch.lease import holder
+from bertbatch.output import Output, stored_schema
+from bertbatch.plan import stored_plan
+from bertbatch.units import Unit
+
+SIDE_FOLDERS = ("quarantine", "attention")
+MEAN_TOLERANCE = 1e-4  # of a statistic's mean over a unit, from its rows in float32
+
+
+@dataclass
+class Verdict:
+    """What was found. `problems` say what and where; `orphans` are files that nobody names."""
+
+    units: int = 0
+    parts: int = 0
+    rows_planned: int = 0
+    rows_scored: int = 0
+    rows_quarantined: int = 0
+    problems: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    cleaned: int = 0
+    rescored: int = 0
+
+    @property
+    def right(self) -> bool:
+        return not self.problems
+
+
+@dataclass
+class _Part:
+    """What checking one part came to."""
+
+    scored: int = 0
+    quarantined: int = 0
+    named: list[str] = field(default_factory=list)  # side files
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(output: Output, clean: bool = False) -> Verdict:
+    """Checks an output; with `clean`, deletes what no part names. Raises JobError if it is none.
+
+    A unit without a part is a problem only if `_SUCCESS.json` says that all is there.
+    """
+    contract = output.contract()
+    if contract is None:
+        raise JobError(f"{output.path} is no output of bertbatch, or not begun yet")
+    if clean and (at_work := holder(output)) and not at_work.gone:
+        raise JobError(
+            f"run {at_work.run} on {at_work.host} is at work on {output.path}: what seems nobody's "
+            "may be its; clean when it has ended"
+        )
+    plan = stored_plan(output, contract)
+    schema = stored_schema(contract)
+    committed = output.committed()
+    verdict = Verdict(units=len(plan.units), rows_planned=sum(u.rows for u in plan.units.values()))
+    units = {**plan.units, **plan.withdrawn}
+    for id_, name in sorted(committed.items()):
+        if id_ not in units:
+            verdict.problems.append(f"{name}: no unit of the plan has this part")
+    named: set[str] = set()
+
+    def check(unit: Unit) -> _Part:
+        return _check(output, schema, unit, unit.id in plan.withdrawn)
+
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(check, [units[id_] for id_ in sorted(committed) if id_ in units]):
+            verdict.parts += 1
+            verdict.rows_scored += found.scored
+            verdict.rows_quarantined += found.quarantined
+            verdict.problems += found.problems
+            named.update(found.named)
+    missing = [unit for unit in plan.units.values() if unit.id not in committed]
+    verdict.problems += _check_success(output, verdict, missing)
+    verdict.orphans = sorted(_side_files(output) - named)
+    if clean:
+        for path in verdict.orphans:
+            output.store.delete(output.at(path))
+        verdict.cleaned, verdict.orphans = len(verdict.orphans), []
+    return verdict
+
+
+def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
+    found = _Part()
+
+    def wrong(what: str) -> None:
+        found.problems.append(f"{unit.part}: {what}")
+
+    try:
+        footer = output.footer(unit.part)
+        if footer is None:
+            wrong("missing, under the name that its unit gives it")
+            return found
+        with output.store.open(output.at(unit.part)) as file:
+            table = pq.ParquetFile(file, page_checksum_verification=True).read()
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        wrong(f"cannot be read: {error}")
+        return found
+    found.named = list(footer["side_files"].values())
+    found.scored, found.quarantined = footer["rows_scored"], footer["rows_quarantined"]
+    if footer["unit"] != unit.id:
+        wrong(f"says that it is of unit {footer['unit']}")
+    if not table.schema.equals(schema):
+        wrong("has other columns than the output")
+    if bool(footer.get("void")) != void:
+        wrong("has rows though its unit is out of force" if void else "is void, its unit is not")
+    if void:
+        if table.num_rows:
+            wrong(f"is void and has {table.num_rows} rows")
+        return found
+    if footer["sources"] != unit.fingerprints:
+        wrong("names other sources or fingerprints than the plan")
+    if footer["rows_in"] != unit.rows or found.scored + found.quarantined != unit.rows:
+        wrong(f"{unit.rows} rows planned, {found.scored} + {found.quarantined} accounted for")
+    if table.num_rows != found.scored:
+        wrong(f"says {found.scored} rows and has {table.num_rows}")
+    sides: dict[str, pa.Table] = {}
+    for kind, path in footer["side_files"].items():
+        try:
+            data = output.store.read(output.at(path))
+            if sha256(data).hexdigest() != footer.get("digests", {}).get(kind):
+                wrong(f"{path} is not what was written")
+            sides[kind] = pa.ipc.open_file(data).read_all()
+        except (OSError, pa.ArrowException) as error:
+            wrong(f"{path}, which it names: {error}")
+    bad = sides.get("quarantine")
+    held = bad.num_rows if bad is not None else 0
+    if held != found.quarantined:
+        wrong(f"{found.quarantined} rows in quarantine, {held} in their file")
+    found.problems += [f"{unit.part}: {what}" for what in _check_rows(unit, table, bad)]
+    if (cells := sides.get("attention")) is not None:
+        found.problems += [f"{unit.part}: {what}" for what in _check_cells(table, cells)]
+    return found
+
+
+def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None) -> Iterator[str]:
+    """Each planned row is there exactly once, scored or in quarantine."""
+    there = [table.select(["source", "row"])]
+    if bad is not None:
+        there.append(bad.select(["source", "row"]))
+    rows: dict[str, list[np.ndarray]] = {}
+    for each in there:
+        sources = pc.cast(each["source"], pa.string())
+        for source in pc.unique(sources).to_pylist():
+            of_source = each.filter(pc.equal(sources, source))["row"].to_numpy()
+            rows.setdefault(source, []).append(of_source)
+    for span in unit.spans:
+        found = np.sort(np.concatenate(rows.pop(span.source.id, [np.zeros(0, np.int64)])))
+        planned = np.arange(span.cut.first_row, span.cut.first_row + span.cut.rows)
+        if np.array_equal(found, planned):
+            continue
+        lost = np.setdiff1d(planned, found)
+        values, counts = np.unique(found, return_counts=True)
+        twice, foreign = values[counts > 1], np.setdiff1d(found, planned)
+        for what, which in (("lost", lost), ("doubled", twice), ("not of this unit", foreign)):
+            if len(which):
+                yield f"{len(which)} rows of {span.source.id} {what}, the first is {which[0]}"
+    for source in rows:
+        yield f"has rows of {source}, which is not of its unit"
+
+
+def _check_cells(table: pa.Table, cells: pa.Table) -> Iterator[str]:
+    """A unit's aggregates over all rows are those of its rows, where these are there."""
+    everything = cells.filter(pc.equal(cells["group"], ALL))
+    for cell in everything.to_pylist():
+        name = f"attn_{cell['statistic']}"
+        if name not in table.column_names:
+            continue
+        column = table[name].combine_chunks().drop_null()
+        if len(column) != cell["rows"]:
+            yield f"statistics of {cell['rows']} rows, {len(column)} have {name}"
+        elif len(column):
+            values = column.flatten().to_numpy().reshape(len(column), -1).astype(np.float64)
+            mean = np.asarray(cell["mean"], np.float64)
+            off = np.abs(values.mean(0) - mean)
+            if (off > MEAN_TOLERANCE * np.maximum(np.abs(mean), 1e-3)).any():
+                yield f"the mean of {name} is not that of its rows: {off.max():.3g} off"
+
+
+def _check_success(output: Output, verdict: Verdict, missing: list[Unit]) -> list[str]:
+    success = output.success()
+    if success is None:
+        return []
+    problems = [f"_SUCCESS.json is there, but {unit.part} is not" for unit in missing]
+    if verdict.problems:  # what cannot be read is not counted
+        return problems
+    totals = {"rows_scored": verdict.rows_scored, "rows_quarantined": verdict.rows_quarantined}
+    for name, value in totals.items():
+        if success[name] != value:
+            problems.append(f"_SUCCESS.json: {name} is {success[name]}, the parts have {value}")
+    return problems
+
+
+def _side_files(output: Output) -> set[str]:
+    """Side files, and what a process that died while creating a file has left."""
+    store = output.store
+    paths = {
+        f"_bertbatch/{folder}/{name}"
+        for folder in SIDE_FOLDERS
+        for name in store.names(output.at("_bertbatch", folder))
+    }
+    for folder in ("", *(f"_bertbatch/{f}" for f in (*SIDE_FOLDERS, "plan", "runs"))):
+        for name in store.temporary(output.at(folder) if folder else output.path):
+            paths.add(f"{folder}/{name}" if folder else name)
+    return paths
