@@ -80,11 +80,17 @@ def run(
     set: Set = None,
     date: Date = None,
     name: Name = None,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="score rows in quarantine again")
+    ] = False,
     log: Log = "auto",
     verbose: Verbose = False,
 ) -> None:
     """Run a job file; the same command again resumes, or scores only what is new."""
-    _run(lambda: Job.load(job, _changes(set, date, name)), log, verbose)
+    changes = _changes(set, date, name)
+    if retry_quarantined:
+        changes.append("runtime.retry_quarantined=true")
+    _run(lambda: Job.load(job, changes), log, verbose)
 
 
 @app.command()

@@ -238,6 +238,9 @@ class Runtime(Section):
         le=1024,
         description="MiB of text in a unit not cut yet; 1, in small inputs less",
     )
+    retry_quarantined: bool = Field(
+        False, description="whether rows in quarantine are scored again, their cause being mended"
+    )
     on_busy: Literal["fail", "wait", "share"] = Field(
         "fail", description="what to do while another run is at work on the output"
     )

@@ -1,4 +1,4 @@
-"""Changes to what is planned, when a source turns out broken: safe against crash and company.
+"""Changes to what is planned, safe against crash and company: broken sources, rows scored again.
 
 Each change is first an entry of the plan, then settled: a unit out of force gets a part
 without rows in its place, so that a run that still believes in it cannot commit it. Nobody
@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from bertbatch import commit
 from bertbatch.output import Output
-from bertbatch.plan import Entry, PlanLog
-from bertbatch.units import Span, Unit
+from bertbatch.plan import ENTRY_SOURCES, Entry, PlanLog
+from bertbatch.units import Again, Span, Unit
 
 
 def regroup(
@@ -42,12 +42,44 @@ def withdraw(plan: PlanLog, output: Output, schema: pa.Schema, sources: set[str]
 
     def entry() -> Entry | None:
         units = [u for u in plan.units.values() if any(s.source.id in sources for s in u.spans)]
-        rest = [tuple(s for s in u.spans if s.source.id not in sources) for u in units]
+        rest = [
+            tuple(s for s in u.spans if s.source.id not in sources) for u in units if not u.again
+        ]
         good = [spans for spans in rest if spans]
         named = [span.source for spans in good for span in spans]
         return Entry(named, good, [unit.id for unit in units]) if units else None
 
     _change(plan, output, schema, entry)
+
+
+def plan_again(plan: PlanLog, output: Output, schema: pa.Schema) -> None:
+    """Plans the rows that are in quarantine to be scored once more."""
+
+    def entry() -> Entry | None:
+        again = []
+        for unit in in_quarantine(plan, output)[:ENTRY_SOURCES]:
+            path = (output.footer(unit.part) or {})["side_files"]["quarantine"]
+            bad = pa.ipc.open_file(output.store.read(output.at(path))).read_all()
+            rows = zip(bad["source"].to_pylist(), bad["row"].to_pylist(), strict=True)
+            again.append(Again(unit.id, tuple(sorted(rows))))
+        return Entry([], [], again=again) if again else None
+
+    while _change(plan, output, schema, entry):
+        pass
+
+
+def in_quarantine(plan: PlanLog, output: Output) -> list[Unit]:
+    """Committed units with rows in quarantine that no other unit scores again."""
+    taken = {unit.again.unit for unit in plan.units.values() if unit.again}
+    files = output.store.names(output.at("_bertbatch", "quarantine"))
+    suspected = {name.partition("-")[0] for name in files} - taken
+    found = []
+    for unit in plan.units.values():
+        if unit.id in suspected:
+            footer = output.footer(unit.part)
+            if footer is not None and footer["rows_quarantined"]:
+                found.append(unit)
+    return found
 
 
 def settle(plan: PlanLog, output: Output, schema: pa.Schema) -> None:

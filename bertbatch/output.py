@@ -9,7 +9,7 @@ _bertbatch/quarantine/, attention/                 side files of parts: see comm
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +101,8 @@ class Output:
             return None
         return dict(json.loads(metadata[FOOTER_KEY]))
 
-    def quarantined(self, units: Iterable[Unit]) -> int:
-        """Rows in quarantine over these committed units.
+    def quarantined(self, units: Sequence[Unit]) -> int:
+        """Rows in quarantine over these committed units, without those scored again since.
 
         Only parts that may name a quarantine file are opened, so that this costs little in
         a large output.
@@ -112,7 +112,8 @@ class Output:
         parts = [unit.part for unit in units if unit.id in suspected]
         with ThreadPoolExecutor(16) as pool:
             footers = pool.map(self.footer, parts)
-            return sum(footer["rows_quarantined"] for footer in footers if footer)
+            held = sum(int(footer["rows_quarantined"]) for footer in footers if footer)
+        return held - sum(unit.rows for unit in units if unit.again)
 
     # Records of runs
 

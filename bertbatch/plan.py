@@ -20,7 +20,7 @@ from bertbatch.job import Input, Runtime
 from bertbatch.output import Output, stored_fingerprint
 from bertbatch.readers import CutSize, Reader
 from bertbatch.storage import Store
-from bertbatch.units import Cut, Source, Span, Unit, unit_id
+from bertbatch.units import Again, Cut, Source, Span, Unit, digest, unit_id
 
 log = logging.getLogger("bertbatch")
 
@@ -60,6 +60,7 @@ class Entry:
     sources: list[Source]
     units: list[tuple[Span, ...]]
     withdrawn: list[str] = field(default_factory=list)
+    again: list[Again] = field(default_factory=list)  # rows to score once more
 
     def encode(self) -> bytes:
         number = {source.id: i for i, source in enumerate(self.sources)}
@@ -69,6 +70,7 @@ class Entry:
                 [[number[s.source.id], *_cut_fields(s.cut)] for s in spans] for spans in self.units
             ],
             "withdrawn": self.withdrawn,
+            "again": [[again.unit, again.rows] for again in self.again],
         }
         return gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6, mtime=0)
 
@@ -80,7 +82,10 @@ class Entry:
         units = [
             tuple(Span(sources[n], Cut(*cut)) for n, *cut in spans) for spans in content["units"]
         ]
-        return Entry(sources, units, content["withdrawn"])
+        again = [
+            Again(id_, tuple((s, n) for s, n in rows)) for id_, rows in content.get("again", [])
+        ]
+        return Entry(sources, units, content["withdrawn"], again)
 
 
 def _cut_fields(cut: Cut) -> tuple[int, int, int, int, int]:
@@ -148,6 +153,11 @@ class PlanLog:
                 unit = Unit(unit_id(spans, unit.id), spans)
             self.units[unit.id] = unit
             added.append(unit)
+        for again in entry.again:
+            if (of := self.units.get(again.unit)) is not None:  # None: withdrawn meanwhile
+                unit = Unit(digest(["again", of.id])[:20], of.spans, again)
+                self.units[unit.id] = unit
+                added.append(unit)
         self.size += 1
         return added
 
@@ -175,7 +185,7 @@ class Planner:
         """The units of each entry, once it is stored. Sources that fail go to `failed`."""
         rows_left = self.options.limit
         if rows_left is not None:
-            rows_left -= sum(unit.rows for unit in self.log.units.values())
+            rows_left -= sum(unit.new_rows for unit in self.log.units.values())
         fresh = (s for s in sources if s.id not in self.log.sources)
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := _take(fresh):

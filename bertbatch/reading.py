@@ -16,7 +16,7 @@ from bertbatch.errors import SourceError
 from bertbatch.job import Input, Job
 from bertbatch.readers import Reader, Rows
 from bertbatch.sources import partitions
-from bertbatch.units import Source, Unit
+from bertbatch.units import Again, Source, Unit
 
 
 @dataclass
@@ -47,11 +47,30 @@ def read_units(
         columns = list(dict.fromkeys([*options.texts.values(), *in_file]))
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
         for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
-            collected.append(_chunk(options, schema, source, rows))
+            chunk = _chunk(options, schema, source, rows)
+            collected.append(_only(chunk, source, unit.again) if unit.again else chunk)
             if span is unit.spans[-1]:
                 yield unit, collected
                 collected = []
         _check_unchanged(source, options)
+
+
+def _only(chunk: Chunk, source: Source, again: Again) -> Chunk:
+    """Those of a span's rows that are to be scored again."""
+    wanted = np.array([row for id_, row in again.rows if id_ == source.id], np.int64)
+    kept = np.isin(chunk.row, wanted)
+
+    def some(texts: list[str]) -> list[str]:
+        return [text for text, keep in zip(texts, kept, strict=True) if keep] if texts else []
+
+    bad = np.isin(chunk.bad["row"].to_numpy(), wanted)
+    return Chunk(
+        some(chunk.texts),
+        some(chunk.seconds),
+        chunk.row[kept],
+        chunk.carried.filter(pa.array(kept)),
+        chunk.bad.filter(pa.array(bad)),
+    )
 
 
 def _check_unchanged(source: Source, options: Input) -> None:

@@ -27,6 +27,8 @@ class Totals(Counts):
     rows_before: int = 0
     units_planned: int = 0  # in the whole output
     rows_planned: int = 0
+    rows_again: int = 0  # of `rows`, those that had been in quarantine
+    quarantined_again: int = 0
 
 
 class Watcher:

@@ -88,6 +88,8 @@ class _Run:
                 self._begun = self._begun_now = True
                 survey_.output.clear_success()
                 self._withdraw()
+                if self._job.runtime.retry_quarantined:
+                    mending.plan_again(survey_.plan, survey_.output, survey_.schema)
                 self._watcher.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 pipeline = Pipeline(executor, self._observe, self._should_stop)
@@ -109,7 +111,10 @@ class _Run:
         self._planner = survey_.planner(store_entries=True)
         self._check_sources()
         pending = survey_.pending(survey_.plan.units.values())
-        return bool(pending or self._to_withdraw or survey_.fresh())
+        again = self._job.runtime.retry_quarantined and mending.in_quarantine(
+            survey_.plan, survey_.output
+        )
+        return bool(pending or self._to_withdraw or again or survey_.fresh())
 
     def _tell(self) -> None:
         """Logs what is worth knowing before the work begins, and counts what is there."""
@@ -128,7 +133,7 @@ class _Run:
             )
         done = [u for u in survey_.plan.units.values() if u.id in survey_.committed]
         self._totals.units_before = len(done)
-        self._totals.rows_before = sum(unit.rows for unit in done)
+        self._totals.rows_before = sum(unit.new_rows for unit in done)
         self._count_planned(survey_.plan.units.values())
         if done:
             log.info(
@@ -188,7 +193,7 @@ class _Run:
         tasks = []
         for id_ in list(outcome.failed_units):
             unit = survey_.plan.units.get(id_)
-            if unit is None or len(unit.spans) == 1:
+            if unit is None or unit.again or len(unit.spans) == 1:
                 continue
             rest = [s for s in unit.spans if s.source.id not in outcome.failed_sources]
             if rest and len(rest) < len(unit.spans):
@@ -197,14 +202,14 @@ class _Run:
                 self._count_planned(units)
                 if id_ not in survey_.plan.units:
                     self._totals.units_planned -= 1
-                    self._totals.rows_planned -= unit.rows
+                    self._totals.rows_planned -= unit.new_rows
                 tasks += [[unit] for unit in units]
         return tasks
 
     def _count_planned(self, units: Iterable[Unit]) -> None:
         for unit in units:
             self._totals.units_planned += 1
-            self._totals.rows_planned += unit.rows
+            self._totals.rows_planned += unit.new_rows
 
     def _check_sources(self) -> None:
         """Sources that changed or vanished after they were planned. Raises JobError."""
@@ -277,6 +282,9 @@ class _Run:
             )
         totals.units += 1
         totals.add(record.counts)
+        if unit and unit.again:
+            totals.rows_again += record.counts.rows
+            totals.quarantined_again += record.counts.rows_quarantined
         self._last_commit = time.monotonic()
         self._watcher.progressed(totals, unit)
         self._lease.tell(
@@ -285,8 +293,10 @@ class _Run:
                 "seconds": round(time.monotonic() - (self._scoring_began or 0), 1),
             }
         )
-        if totals.rows >= ENOUGH_ROWS and not self._too_bad:
-            self._too_bad = totals.rows_quarantined / totals.rows > self._job.limits.max_quarantined
+        rows = totals.rows - totals.rows_again
+        if rows >= ENOUGH_ROWS and not self._too_bad:
+            bad = totals.rows_quarantined - totals.quarantined_again
+            self._too_bad = bad / rows > self._job.limits.max_quarantined
         if totals.content >= ENOUGH_ROWS and not self._warned:
             share = totals.unknown / totals.content
             if share > UNKNOWN_SHARE:
@@ -397,7 +407,7 @@ class _Run:
         failed = {**self._planner.failed, **outcome.failed_sources}
         committed = output.committed()
         done = [unit for unit in units.values() if unit.id in committed]
-        rows_in = sum(unit.rows for unit in done)
+        rows_in = sum(unit.new_rows for unit in done)
         quarantined = output.quarantined(done)
         plan_id = digest(sorted(units))[:20]
         scoring = self._last_commit - (self._scoring_began or 0) if run_totals.units else 0.0
@@ -442,12 +452,13 @@ class _Run:
 
     def _check_books(self, run: Totals, done: Sequence[Unit], quarantined: int) -> None:
         """Rows in = rows scored + rows quarantined, over this run and over the output."""
-        rows = sum(unit.rows for unit in done)
+        rows = sum(unit.new_rows for unit in done)
         if self._survey.plan.withdrawn:  # then rows may be gone that came, or were there
             return
-        if run.rows + run.rows_before > rows:
+        came = run.rows - run.rows_again
+        if came + run.rows_before > rows:
             raise RuntimeError(
-                f"{run.rows_before} rows were there and {run.rows} came, but the parts hold {rows}"
+                f"{run.rows_before} rows were there and {came} came, but the parts hold {rows}"
             )
         if run.rows_quarantined > quarantined:
             raise RuntimeError(

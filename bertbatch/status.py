@@ -51,8 +51,8 @@ def read_status(output: Output, last_runs: int) -> Status:
         silent=_silent(output) if at_work else 0.0,
         units_done=len(done),
         units_planned=len(plan.units),
-        rows_done=sum(unit.rows for unit in done),
-        rows_planned=sum(unit.rows for unit in plan.units.values()),
+        rows_done=sum(unit.new_rows for unit in done),
+        rows_planned=sum(unit.new_rows for unit in plan.units.values()),
         quarantined=output.quarantined(done),
         runs=output.runs(last_runs),
     )

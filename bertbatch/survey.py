@@ -76,7 +76,7 @@ class Survey:
     def fresh(self) -> list[Source]:
         """Sources that no entry of the plan covers."""
         limit = self.job.input.limit
-        if limit is not None and sum(unit.rows for unit in self.plan.units.values()) >= limit:
+        if limit is not None and sum(unit.new_rows for unit in self.plan.units.values()) >= limit:
             return []
         return [s for s in self.listing.sources if s.id not in self.plan.sources]
 
@@ -96,6 +96,7 @@ class Survey:
             source = unit.spans[0].source
             joins = (
                 task
+                and not (unit.again or task[0].again)
                 and len(unit.spans) == len(task[0].spans) == 1
                 and task[0].spans[0].source == source
                 and len(task) < self.reader.task_cuts(source)

@@ -54,15 +54,32 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """Rows of a committed unit's quarantine that are scored again: source ids and numbers."""
+
+    unit: str
+    rows: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
-    """The atom of work, retry and commit: one cut of a source, or several whole sources."""
+    """The atom of work, retry and commit: one cut of a source, or several whole sources.
+
+    With `again`, only these rows of them, which another unit has in quarantine.
+    """
 
     id: str
     spans: tuple[Span, ...]
+    again: Again | None = None
 
     @property
     def rows(self) -> int:
-        return sum(span.cut.rows for span in self.spans)
+        return len(self.again.rows) if self.again else self.new_rows
+
+    @property
+    def new_rows(self) -> int:
+        """Those of its rows that no other unit has."""
+        return 0 if self.again else sum(span.cut.rows for span in self.spans)
 
     @property
     def bytes(self) -> int:

@@ -48,8 +48,10 @@ class Verdict:
 class _Part:
     """What checking one part came to."""
 
+    unit: str
     scored: int = 0
     quarantined: int = 0
+    bad: set[tuple[str, int]] = field(default_factory=set)  # the rows in quarantine
     named: list[str] = field(default_factory=list)  # side files
     problems: list[str] = field(default_factory=list)
 
@@ -70,8 +72,11 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     plan = stored_plan(output, contract)
     schema = stored_schema(contract)
     committed = output.committed()
-    verdict = Verdict(units=len(plan.units), rows_planned=sum(u.rows for u in plan.units.values()))
+    rows = sum(unit.new_rows for unit in plan.units.values())
+    verdict = Verdict(units=len(plan.units), rows_planned=rows)
     units = {**plan.units, **plan.withdrawn}
+    again = [unit for id_ in committed if (unit := plan.units.get(id_)) and unit.again]
+    parents = {unit.again.unit: unit for unit in again if unit.again}
     for id_, name in sorted(committed.items()):
         if id_ not in units:
             verdict.problems.append(f"{name}: no unit of the plan has this part")
@@ -87,6 +92,14 @@ def verify(output: Output, clean: bool = False) -> Verdict:
             verdict.rows_quarantined += found.quarantined
             verdict.problems += found.problems
             named.update(found.named)
+            if (other := parents.get(found.unit)) and other.again:
+                foreign = set(other.again.rows) - found.bad
+                if foreign:
+                    verdict.problems.append(
+                        f"{other.part}: scores {len(foreign)} rows again that {found.unit} has not "
+                        "in quarantine"
+                    )
+    verdict.rows_quarantined -= sum(unit.rows for unit in again)
     missing = [unit for unit in plan.units.values() if unit.id not in committed]
     verdict.problems += _check_success(output, verdict, missing)
     verdict.orphans = sorted(_side_files(output) - named)
@@ -98,7 +111,7 @@ def verify(output: Output, clean: bool = False) -> Verdict:
 
 
 def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
-    found = _Part()
+    found = _Part(unit.id)
 
     def wrong(what: str) -> None:
         found.problems.append(f"{unit.part}: {what}")
@@ -142,6 +155,8 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
             wrong(f"{path}, which it names: {error}")
     bad = sides.get("quarantine")
     held = bad.num_rows if bad is not None else 0
+    if bad is not None:
+        found.bad = set(zip(bad["source"].to_pylist(), bad["row"].to_pylist(), strict=True))
     if held != found.quarantined:
         wrong(f"{found.quarantined} rows in quarantine, {held} in their file")
     found.problems += [f"{unit.part}: {what}" for what in _check_rows(unit, table, bad)]
@@ -164,6 +179,8 @@ def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None) -> Iterator[s
     for span in unit.spans:
         found = np.sort(np.concatenate(rows.pop(span.source.id, [np.zeros(0, np.int64)])))
         planned = np.arange(span.cut.first_row, span.cut.first_row + span.cut.rows)
+        if unit.again:
+            planned = np.array([n for id_, n in unit.again.rows if id_ == span.source.id], np.int64)
         if np.array_equal(found, planned):
             continue
         lost = np.setdiff1d(planned, found)
