@@ -17,10 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch.output import FOOTER_KEY, Output, to_json
-from bertbatch.storage import refused
+from bertbatch.storage import TRIES, refused, retried
 from bertbatch.units import Unit
-
-TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def commit(
             data = encode_side(table)
             digests[name] = sha256(data).hexdigest()
             step = partial(_create_side, output, side[name], data)
-            _retry(step, pause)
+            retried(step, pause)
     footer = {
         "unit": unit.id,
         "attempt": attempt,
@@ -99,7 +97,7 @@ def void(output: Output, unit: Unit, schema: pa.Schema, pause: float = 0.5) -> N
         "side_files": {},
     }
     data = encode_part(schema.empty_table(), footer)
-    _retry(lambda: output.store.replace(output.at(unit.part), data), pause)
+    retried(lambda: output.store.replace(output.at(unit.part), data), pause)
     for path in (found or {}).get("side_files", {}).values():
         with suppress(OSError):  # nobody's file does no harm
             output.store.delete(output.at(path))
@@ -161,14 +159,3 @@ def _footer(output: Output, part: str) -> dict[str, Any] | None:
         return output.footer(part)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
-
-
-def _retry(step: Any, pause: float) -> None:
-    for tries in range(TRIES):
-        try:
-            step()
-            return
-        except Exception as error:
-            if refused(error) or tries == TRIES - 1:
-                raise
-            time.sleep(pause * 2**tries)

@@ -11,6 +11,7 @@ import base64
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,10 +119,11 @@ class Output:
     # Records of runs
 
     def clear_success(self) -> None:
-        self.store.delete(self.at("_SUCCESS.json"))
+        storage.retried(lambda: self.store.delete(self.at("_SUCCESS.json")))
 
     def write_success(self, record: dict[str, Any]) -> None:
-        self.store.replace(self.at("_SUCCESS.json"), to_json(record))
+        data = to_json(record)
+        storage.retried(lambda: self.store.replace(self.at("_SUCCESS.json"), data))
 
     def success(self) -> dict[str, Any] | None:
         try:
@@ -130,7 +132,13 @@ class Output:
             return None
 
     def write_run(self, run_id: str, record: dict[str, Any]) -> None:
-        self.store.create(self.at("_bertbatch", "runs", f"{run_id}.json"), to_json(record))
+        path, data = self.at("_bertbatch", "runs", f"{run_id}.json"), to_json(record)
+
+        def write() -> None:
+            with suppress(FileExistsError):  # the name is this run's: an earlier try was heard
+                self.store.create(path, data)
+
+        storage.retried(write)
 
     def runs(self, last: int | None = None) -> list[dict[str, Any]]:
         """The records of earlier runs, oldest first; of the last few only, if so asked."""

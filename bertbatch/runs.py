@@ -41,6 +41,8 @@ def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Resu
         return _Run(job, watcher or Watcher(), verbose).run()
     except EmptyInput as error:
         raise Alarm(str(error)) if job.alarms.empty_input else error from None
+    except OSError as error:  # of the plan, the records: parts have retries of their own
+        raise RunError(f"the storage failed: {error}") from error
 
 
 class _Run:

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,7 @@ from bertbatch.errors import JobError
 
 _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
+TRIES = 5
 _memory_lock = threading.Lock()
 
 
@@ -272,6 +274,18 @@ def _says(error: BaseException | None, *words: str) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def retried(step: Callable[[], object], pause: float = 0.5) -> None:
+    """Does what is safe to repeat, again after errors; raises the last one."""
+    for tries in range(TRIES):
+        try:
+            step()
+            return
+        except Exception as error:
+            if refused(error) or tries == TRIES - 1:
+                raise
+            time.sleep(pause * 2**tries)
 
 
 def refused(error: Exception) -> bool:

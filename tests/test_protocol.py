@@ -10,7 +10,7 @@ import pytest
 
 import bertbatch.output
 import bertbatch.plan
-from bertbatch import commit, mending
+from bertbatch import commit, mending, storage
 from bertbatch.output import Output
 from tests.protocol_model import (
     LESS,
@@ -42,7 +42,8 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "encode_part", encoded_once(commit.encode_part))
     monkeypatch.setattr(commit, "encode_side", encoded_once(commit.encode_side))
     monkeypatch.setattr(commit, "uuid", SimpleNamespace(uuid4=next_attempt))
-    monkeypatch.setattr(commit, "time", SimpleNamespace(sleep=lambda seconds: None))
+    for module in (commit, storage):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 def test_two_runs_on_the_same_input():
@@ -103,9 +104,10 @@ def side_files_after_the_part(monkeypatch):
     monkeypatch.setattr(commit, "_create_side", lambda *side: late.append(side))
 
     def put_first(*arguments):
+        mine, late[:] = late[:], []
         result = put(*arguments)
-        while late:
-            create(*late.pop())
+        for side in mine:
+            create(*side)
         return result
 
     monkeypatch.setattr(commit, "_put", put_first)

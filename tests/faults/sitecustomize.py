@@ -3,8 +3,12 @@
 FAULT_POISON   token ids (JSON list): a worker that scores a row with exactly these dies
 FAULT_SLEEP    seconds that scoring one range of rows takes longer
 FAULT_LOADS    a file that gets a line for each engine that is loaded
+FAULT_STORE    a fault of the storage (JSON): `op` (create, replace, delete, read), a part of the
+               `path`, and what happens, `times` times over all processes (a file `once` counts):
+               "die before" or "die after" it, "lost" (done, but an error is told), "fail"
 """
 
+import fcntl
 import json
 import os
 import time
@@ -23,6 +27,38 @@ if any(name.startswith("FAULT_") for name in os.environ):
                 os._exit(1)
         time.sleep(float(os.environ.get("FAULT_SLEEP", "0")))
         return _score(engine, tokens, first, stop, *rest)
+
+    if fault := json.loads(os.environ.get("FAULT_STORE", "null")):
+        from bertbatch.storage import Store
+
+        _op = getattr(Store, fault["op"])
+
+        def _strikes(path):
+            if fault["path"] not in path:
+                return False
+            with open(fault["once"], "a+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                if len(file.readlines()) >= fault.get("times", 1):
+                    return False
+                file.write(f"{os.getpid()}\n")
+                return True
+
+        def op(self, path, *args):
+            strikes = _strikes(path)
+            what = fault["what"] if strikes else ""
+            if what == "die before":
+                os._exit(9)
+            if what == "fail":
+                raise OSError(5, "the storage failed", path)
+            result = _op(self, path, *args)
+            if what == "die after":
+                os._exit(9)
+            if what == "lost":
+                raise OSError(104, "the reply was lost", path)
+            return result
+
+        setattr(Store, fault["op"], op)
 
     def load_engine(*args):
         if path := os.environ.get("FAULT_LOADS"):
