@@ -71,17 +71,24 @@ class Output:
             raise JobError(f"{self.at('_bertbatch', 'job.yaml')} is not an output's contract")
         return loaded
 
-    def agree(self, contract: dict[str, Any]) -> None:
-        """Creates the contract if absent. Raises JobError if the output has another one."""
+    def agree(self, contract: dict[str, Any]) -> bool:
+        """Creates the contract if absent; whether the store then refuses to create it again.
+
+        Some stores that speak a protocol with conditions ignore them. Raises JobError if the output
+        has another contract.
+        """
         text = yaml.safe_dump(contract, sort_keys=False, allow_unicode=True)
-        try:
-            self.store.create(self.at("_bertbatch", "job.yaml"), text.encode())
-        except FileExistsError:
-            existing = self.contract()
-            assert existing is not None
-            compare(existing, contract, self.path)
-        except OSError as error:
-            raise JobError(f"output.path {self.path}: cannot be written: {error}") from error
+        for _ in range(2):
+            try:
+                self.store.create(self.at("_bertbatch", "job.yaml"), text.encode())
+            except FileExistsError:
+                existing = self.contract()
+                assert existing is not None
+                compare(existing, contract, self.path)
+                return self.store.creates_conditionally
+            except OSError as error:
+                raise JobError(f"output.path {self.path}: cannot be written: {error}") from error
+        return False
 
     # What is committed
 
@@ -96,7 +103,7 @@ class Output:
         Raises OSError or pyarrow's errors if it cannot be read.
         """
         try:
-            with self.store.open(self.at(part)) as file:
+            with storage.as_os_errors(), self.store.open(self.at(part)) as file:
                 metadata = pq.read_metadata(file).metadata
         except FileNotFoundError:
             return None

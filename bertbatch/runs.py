@@ -74,17 +74,17 @@ class _Run:
         self._tell()
         if not something:
             return self._close(Outcome())
-        if not survey_.output.store.creates_conditionally:
-            log.warning(
-                "%s:// cannot create a file only if it is absent: two runs at once on this "
-                "output could both write a unit; run one at a time",
-                survey_.output.store.protocol,
-            )
         executor = self._start(survey_.context())
         # To the end: what comes while the books are closed must not leave them half written.
         with self._stop_on_signals():
             try:
-                survey_.output.agree(make_contract(self._job, survey_.spec, survey_.schema))
+                contract = make_contract(self._job, survey_.spec, survey_.schema)
+                if not survey_.output.agree(contract):
+                    log.warning(
+                        "%s: this store does not create a file only if it is absent: two runs at "
+                        "once on this output could both write a unit; run one at a time",
+                        self._job.output.path,
+                    )
                 self._lease.take()
                 self._check_shared(executor)
                 self._begun = self._begun_now = True

@@ -83,7 +83,7 @@ def _files(given: str, job: Job) -> Iterator[tuple[Source, float | None, bool]]:
         files = store.find(path)
     except FileNotFoundError as error:
         raise EmptyInput(f"input.path {given}: no such file or folder") from error
-    except Exception as error:  # botocore's and other clients' errors are of any type
+    except OSError as error:
         raise JobError(f"input.path {given}: cannot be listed: {error}") from error
     single = [f.path for f in files] == [path]
     glob = storage.is_glob(path) and not single

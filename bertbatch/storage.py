@@ -10,8 +10,8 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,17 @@ _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
 TRIES = 5
 _memory_lock = threading.Lock()
+
+
+@contextmanager
+def as_os_errors() -> Iterator[None]:
+    """Whatever a store's client raises becomes an OSError, from it."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # botocore's and other clients' errors are of any type
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +68,20 @@ class Store:
     def creates_conditionally(self) -> bool:
         return self.protocol in (*_CONDITIONAL_PUT, *_LOCAL, "memory")
 
+    @as_os_errors()
     def open(self, path: str) -> BinaryIO:
         return cast(BinaryIO, self.fs.open(path, "rb"))
 
+    @as_os_errors()
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         return cast(bytes, self.fs.cat_file(path, start=start, end=stop))
 
+    @as_os_errors()
     def info(self, path: str) -> FileInfo:
         self.fs.invalidate_cache(self.fs._parent(path))
         return _file_info(self.fs.info(path))
 
+    @as_os_errors()
     def names(self, folder: str) -> list[str]:
         """The names of the files in a folder, sorted; empty if there is no such folder.
 
@@ -87,6 +102,7 @@ class Store:
             return []
         return sorted(path.name for path in Path(folder).glob(".*.tmp"))
 
+    @as_os_errors()
     def find(self, path: str) -> list[FileInfo]:
         """The files that a path means, sorted: a file, a folder (recursive) or a glob.
 
@@ -109,6 +125,7 @@ class Store:
                 files += self.find(entry["name"])
         return sorted(files, key=lambda file: file.path)
 
+    @as_os_errors()
     def create(self, path: str, data: bytes) -> None:
         """Put a whole file if there is none, in one step that only one writer can win.
 
@@ -148,6 +165,7 @@ class Store:
                     raise
                 time.sleep(0.1 * 2**attempt)
 
+    @as_os_errors()
     def replace(self, path: str, data: bytes) -> None:
         """Put a whole file, whether or not there is one; never visible half-written."""
         if self.is_local:
@@ -158,6 +176,7 @@ class Store:
         else:
             self.fs.pipe_file(path, data)
 
+    @as_os_errors()
     def delete(self, path: str) -> None:
         """Delete a file; it is fine if there is none."""
         with suppress(FileNotFoundError):
