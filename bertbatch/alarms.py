@@ -1,5 +1,6 @@
 """Alarms: what is wrong with a run that succeeded, by its figures and those of the run before."""
 
+from collections import Counter
 from typing import Any
 
 from bertbatch.job import Alarms
@@ -9,9 +10,17 @@ ENOUGH_ROWS = 100  # of which a share says something
 
 
 def raised(
-    alarms: Alarms, counts: Counts, rows_in_input: int, before: list[dict[str, Any]]
+    alarms: Alarms,
+    counts: Counts,
+    rows_in_input: int,
+    before: list[dict[str, Any]],
+    same: list[dict[str, Any]],
 ) -> list[str]:
-    """What to say of each alarm that goes off; `before` are records of runs, oldest first."""
+    """What to say of each alarm that goes off.
+
+    `before` are records of runs of other dates, oldest first; `same` of earlier tries of this one,
+    whose labels count with this run's.
+    """
     found = []
     if alarms.empty_input and not rows_in_input:
         found.append("the input has no rows")
@@ -23,9 +32,14 @@ def raised(
             found.append(
                 f"{share:.1%} of the rows went to quarantine, more than {alarms.quarantined:g}"
             )
-    if alarms.label_share is not None and counts.rows_scored >= ENOUGH_ROWS:
+    labels = Counter(counts.labels)
+    rows = counts.rows_scored
+    for record in same if counts.rows else []:
+        labels.update(record["this_run"]["labels"])
+        rows += record["this_run"]["rows_scored"]
+    if alarms.label_share is not None and counts.rows and rows >= ENOUGH_ROWS:
         then = shares_before(before)
-        now = label_shares(counts.labels, counts.rows_scored)
+        now = label_shares(labels, rows)
         for label in sorted(then.keys() | now.keys()) if then else []:
             old, new = then.get(label, 0.0), now.get(label, 0.0)
             if abs(new - old) > alarms.label_share:

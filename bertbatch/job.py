@@ -357,7 +357,10 @@ def _fill(key: str, path: str, day: dt.date, run: str) -> str:
                 f"{key}: {match[0]} is no placeholder; there are {{date}}, {{date-1}} (and so on) "
                 "and {run}. For a brace in an input's name write ?"
             )
-        return str(day - dt.timedelta(days=int(days[1] or 0)))
+        try:
+            return str(day - dt.timedelta(days=int(days[1] or 0)))
+        except OverflowError:
+            raise JobError(f"{key}: no day is {days[1]} days before {day}") from None
 
     return re.sub(r"\{([^{}]*)\}", meant, path)
 

@@ -62,7 +62,7 @@ class Lease:
         Raises JobError if somebody is, and the job says to fail then.
         """
         seen = holder(self._output)
-        if seen is None or seen.gone or self._on_busy == "share":
+        if seen is None or seen.gone or seen == self._dead or self._on_busy == "share":
             return False
         log.info(
             "run %s on %s has the lease on this output; watching for up to %.0f s whether it lives",
@@ -88,16 +88,23 @@ class Lease:
         self._dead = now
         return True
 
-    def take(self) -> None:
-        """Takes the lease and keeps it beating. Raises JobError if another run was faster."""
+    def take(self) -> bool:
+        """Takes the lease and keeps it beating; whether it had to wait for another run.
+
+        Raises JobError if another run was faster, and the job says to fail then.
+        """
+        waited = False
         try:
-            if not self._taken():
-                return
+            while not self._taken():
+                if self._on_busy == "share":
+                    return waited
+                waited = self.wait() or waited
         except OSError as error:
             log.warning("no lease on this output (%s): another run may do the same work", error)
-            return
+            return waited
         self._beating = threading.Thread(target=self._beat, daemon=True, name="lease")
         self._beating.start()
+        return waited
 
     def _taken(self) -> bool:
         try:
@@ -106,7 +113,9 @@ class Lease:
         except FileExistsError:
             now = holder(self._output)
         if now is not None and now != self._dead and not now.gone:
-            if self._on_busy != "share":
+            if self._on_busy == "wait":
+                return False
+            if self._on_busy == "fail":
                 raise JobError(
                     f"run {now.run} on {now.host} began on this output at the same moment; "
                     "let it end"

@@ -6,7 +6,8 @@ may run what takes its place before that, so that no row is ever there twice. A 
 the two leaves the settling to whoever reads the entry next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow as pa
 from bertbatch import commit
 from bertbatch.output import Output
 from bertbatch.plan import ENTRY_SOURCES, Entry, PlanLog
-from bertbatch.units import Again, Span, Unit
+from bertbatch.units import Again, Source, Span, Unit
 
 
 def regroup(
@@ -52,34 +53,35 @@ def withdraw(plan: PlanLog, output: Output, schema: pa.Schema, sources: set[str]
     _change(plan, output, schema, entry)
 
 
-def plan_again(plan: PlanLog, output: Output, schema: pa.Schema) -> None:
-    """Plans the rows that are in quarantine to be scored once more."""
+def plan_again(
+    plan: PlanLog, output: Output, schema: pa.Schema, listed: Mapping[str, Source]
+) -> None:
+    """Plans the rows that are in quarantine to be scored once more, where their source is there."""
 
     def entry() -> Entry | None:
-        again = []
-        for unit in in_quarantine(plan, output)[:ENTRY_SOURCES]:
-            path = (output.footer(unit.part) or {})["side_files"]["quarantine"]
-            bad = pa.ipc.open_file(output.store.read(output.at(path))).read_all()
-            rows = zip(bad["source"].to_pylist(), bad["row"].to_pylist(), strict=True)
-            again.append(Again(unit.id, tuple(sorted(rows))))
+        again = list(islice(to_score_again(plan, output, listed), ENTRY_SOURCES))
         return Entry([], [], again=again) if again else None
 
     while _change(plan, output, schema, entry):
         pass
 
 
-def in_quarantine(plan: PlanLog, output: Output) -> list[Unit]:
-    """Committed units with rows in quarantine that no other unit scores again."""
+def to_score_again(plan: PlanLog, output: Output, listed: Mapping[str, Source]) -> Iterator[Again]:
+    """Rows in quarantine that no other unit scores again, of sources that are as planned."""
     taken = {unit.again.unit for unit in plan.units.values() if unit.again}
     files = output.store.names(output.at("_bertbatch", "quarantine"))
     suspected = {name.partition("-")[0] for name in files} - taken
-    found = []
-    for unit in plan.units.values():
-        if unit.id in suspected:
-            footer = output.footer(unit.part)
-            if footer is not None and footer["rows_quarantined"]:
-                found.append(unit)
-    return found
+    for unit in list(plan.units.values()):
+        footer = output.footer(unit.part) if unit.id in suspected else None
+        path = footer and footer["side_files"].get("quarantine")
+        if not path:
+            continue
+        bad = pa.ipc.open_file(output.store.read(output.at(path))).read_all()
+        there = {s.source.id for s in unit.spans if listed.get(s.source.id) == s.source}
+        places = zip(bad["source"].to_pylist(), bad["row"].to_pylist(), strict=True)
+        rows = tuple(sorted(place for place in places if place[0] in there))
+        if rows:
+            yield Again(unit.id, rows)
 
 
 def settle(plan: PlanLog, output: Output, schema: pa.Schema) -> None:

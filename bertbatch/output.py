@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -67,9 +68,13 @@ class Output:
             loaded = yaml.safe_load(data)
         except yaml.YAMLError:
             loaded = None
-        if not isinstance(loaded, dict):
+        if not isinstance(loaded, dict) or not {"model", "schema", "format_version"} <= set(loaded):
             raise JobError(f"{self.at('_bertbatch', 'job.yaml')} is not an output's contract")
         return loaded
+
+    def is_here(self) -> bool:
+        """Whether this process sees the contract of a local output: another disk has none."""
+        return self.store.is_local and Path(self.at("_bertbatch", "job.yaml")).exists()
 
     def agree(self, contract: dict[str, Any]) -> bool:
         """Creates the contract if absent; whether the store then refuses to create it again.

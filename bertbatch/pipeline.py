@@ -25,6 +25,7 @@ AHEAD_BYTES = 512 << 20
 AHEAD_BYTES_EACH = 64 << 20
 PIECES = 16  # a range of rows that kills its worker is split into so many
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
+INNOCENT = 3  # nodes that may go under a unit before it is a suspect
 REREADS = 5  # of a unit whose data were lost with a node or whose reader died
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
 
@@ -94,6 +95,7 @@ class _Work:
     pieces: dict[int, Any] = field(default_factory=dict)  # first row → scored range
     poison: list[tuple[int, str]] = field(default_factory=list)
     tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    nodes_gone: int = 0  # while it was scored on them
 
     @property
     def suspect(self) -> bool:
@@ -255,6 +257,11 @@ class Pipeline:
             result = self._on.result(handle)
         except WorkerDied as death:
             gone = isinstance(death, NodeGone)
+            if gone:
+                running = queue[0][1]
+                running.nodes_gone += 1
+                # A row that takes all of a container's memory takes the node with it.
+                gone = running.nodes_gone <= INNOCENT
             self.outcome.worker_deaths += 1
             log.warning(
                 "a model worker %s; a fresh one takes its place",
@@ -276,6 +283,9 @@ class Pipeline:
         except DataLost as error:
             _, work, _ = self._take(queue, handle)
             self._read_again([work.unit], _reason(error))
+        except SourceError as error:  # its tokens were lost, and cannot be read again
+            _, work, _ = self._take(queue, handle)
+            self._fail_source(error, [work.unit])
         except JobError:
             raise  # a fresh worker cannot load the model: no row is to blame
         except Exception as error:
@@ -350,6 +360,9 @@ class Pipeline:
             record = self._on.result(handle)
         except DataLost as error:
             self._read_again([work.unit], _reason(error))
+            return
+        except SourceError as error:  # what it carries was lost, and cannot be read again
+            self._fail_source(error, [work.unit])
             return
         except Exception as error:
             # Committing is safe to repeat: the part's create decides.

@@ -155,7 +155,9 @@ class PlanLog:
             added.append(unit)
         for again in entry.again:
             if (of := self.units.get(again.unit)) is not None:  # None: withdrawn meanwhile
-                unit = Unit(digest(["again", of.id])[:20], of.spans, again)
+                sources = {source for source, _ in again.rows}
+                spans = tuple(span for span in of.spans if span.source.id in sources)
+                unit = Unit(digest(["again", of.id])[:20], spans, again)
                 self.units[unit.id] = unit
                 added.append(unit)
         self.size += 1

@@ -61,6 +61,9 @@ class _Run:
         self._last_commit = 0.0
         self._chosen: dict[str, Any] = {}  # by each kind of worker; see worker.py
         self._to_withdraw: set[str] = set()
+        against = job.alarms.against
+        options = job.output.storage_options
+        self._before = open_output(against, options) if against is not None else None
         self._lease = Lease(Output.of(job), self._id, job.runtime.on_busy)
         self._begun = False  # whether the output exists
         self._begun_now = False  # whether this run has begun to write
@@ -85,13 +88,15 @@ class _Run:
                         "once on this output could both write a unit; run one at a time",
                         self._job.output.path,
                     )
-                self._lease.take()
+                if self._lease.take():  # another run was at work while the model was loaded
+                    survey_.committed = survey_.output.committed()
+                    survey_.plan.refresh()
                 self._check_shared(executor)
                 self._begun = self._begun_now = True
                 survey_.output.clear_success()
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
-                    mending.plan_again(survey_.plan, survey_.output, survey_.schema)
+                    mending.plan_again(survey_.plan, survey_.output, survey_.schema, survey_.listed)
                 self._watcher.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 pipeline = Pipeline(executor, self._observe, self._should_stop)
@@ -113,10 +118,12 @@ class _Run:
         self._planner = survey_.planner(store_entries=True)
         self._check_sources()
         pending = survey_.pending(survey_.plan.units.values())
-        again = self._job.runtime.retry_quarantined and mending.in_quarantine(
-            survey_.plan, survey_.output
-        )
-        return bool(pending or self._to_withdraw or again or survey_.fresh())
+        if pending or self._to_withdraw or survey_.fresh():
+            return True
+        if not self._job.runtime.retry_quarantined:
+            return False
+        again = mending.to_score_again(survey_.plan, survey_.output, survey_.listed)
+        return next(again, None) is not None
 
     def _tell(self) -> None:
         """Logs what is worth knowing before the work begins, and counts what is there."""
@@ -235,7 +242,7 @@ class _Run:
             )
         units_of: dict[str, list[Unit]] = {source.id: [] for source in (*gone, *others)}
         for unit in survey_.plan.units.values():
-            for span in unit.spans:
+            for span in unit.spans if not unit.again else ():
                 if span.source.id in units_of:
                     units_of[span.source.id].append(unit)
         self._to_withdraw = mended
@@ -384,20 +391,25 @@ class _Run:
     def _alarms(self) -> list[str]:
         """What the job's alarms say of this run, beside the one before."""
         survey_, settings = self._survey, self._job.alarms
-        before = survey_.output
-        if settings.against is not None:
-            before = open_output(settings.against, self._job.output.storage_options)
-        records = before.runs(LOOKED_BACK) if settings.label_share is not None else []
-        if settings.label_share is not None and not alarms.shares_before(records):
-            log.info("no earlier run in %s to compare label shares with", before.path)
+        if settings == Alarms():
+            return []
+        today, own, before = str(self._job.date), [], []
+        try:
+            own = survey_.output.runs(LOOKED_BACK)
+            before = [record for record in own if record.get("date") != today]
+            if self._before is not None:
+                before = self._before.runs(LOOKED_BACK)
+        except (OSError, ValueError) as error:
+            log.warning("alarms: records of earlier runs cannot be read: %s", error)
+        same = [record for record in own if record.get("date") == today]
+        if settings.label_share is not None and not alarms.shares_before(before):
+            log.info("no earlier run to compare label shares with")
         units = survey_.plan.units.values()
         rows = sum(s.cut.rows for u in units for s in u.spans if s.source.id in survey_.listed)
-        raised = alarms.raised(settings, self._totals, rows, records)
-        if not self._totals.rows and settings != Alarms():
+        raised = alarms.raised(settings, self._totals, rows, before, same)
+        if not self._totals.rows and same:
             # The same night again, by hand or by a launcher that tries again: its alarms stand.
-            for last in survey_.output.runs(1):
-                if last["date"] == str(self._job.date):
-                    raised = list(dict.fromkeys([*last["alarms"], *raised]))
+            raised = list(dict.fromkeys([*same[-1].get("alarms", []), *raised]))
         for what in raised:
             log.warning("alarm: %s", what)
         return raised
@@ -430,7 +442,10 @@ class _Run:
         self._check_books(run_totals, done, quarantined)
         share = quarantined / rows_in if rows_in >= ENOUGH_ROWS else 0.0
         too_bad = self._too_bad or share > self._job.limits.max_quarantined
-        complete = len(done) == len(units) and not failed and not outcome.failed_units
+        # Rows that were to be scored again and whose source is gone stay in quarantine.
+        due = survey_.pending(unit for unit in units.values() if unit.again)
+        open_ = [u for u in units.values() if u.id not in committed and (not u.again or u in due)]
+        complete = not open_ and not failed and not outcome.failed_units
         advice = ""
         if self._signal:
             code = 128 + self._signal

@@ -299,9 +299,14 @@ def show_status(status: Status) -> None:
         rows = run["rows_scored"] + run["rows_quarantined"]
         shares = label_shares(run["labels"], run["rows_scored"])
         largest = sorted(shares.items(), key=lambda item: -item[1])[:3]
-        alarms = "; ".join(record["alarms"])
+        alarms = "; ".join(record.get("alarms", []))
         cells = (
-            *(record["date"], record["began"][11:19], str(record["exit_code"]), f"{rows:,}"),
+            *(
+                record.get("date", ""),
+                record.get("began", "")[11:19],
+                str(record["exit_code"]),
+                f"{rows:,}",
+            ),
             f"{record['rows_per_second']:,.1f}",
             f"{run['rows_quarantined'] / rows:.2%}" if rows else "",
             f"{run['truncated'] / run['rows_scored']:.1%}" if run["rows_scored"] else "",

@@ -4,6 +4,7 @@ Everything is read and compared with the plan, page checksums and side files' di
 included. Nothing is trusted that the program itself wrote down as a total.
 """
 
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bertbatch.attention.cells import ALL
 from bertbatch.errors import JobError
-from bertbatch.lease import holder
+from bertbatch.lease import Lease
 from bertbatch.output import Output, stored_schema
 from bertbatch.plan import stored_plan
 from bertbatch.units import Unit
@@ -57,18 +58,16 @@ class _Part:
 
 
 def verify(output: Output, clean: bool = False) -> Verdict:
-    """Checks an output; with `clean`, deletes what no part names. Raises JobError if it is none.
+    """Checks an output; with `clean`, deletes what no part names.
 
+    Raises JobError if there is none, or if a run is at work on it that cleaning would disturb.
     A unit without a part is a problem only if `_SUCCESS.json` says that all is there.
     """
     contract = output.contract()
     if contract is None:
         raise JobError(f"{output.path} is no output of bertbatch, or not begun yet")
-    if clean and (at_work := holder(output)) and not at_work.gone:
-        raise JobError(
-            f"run {at_work.run} on {at_work.host} is at work on {output.path}: what seems nobody's "
-            "may be its; clean when it has ended"
-        )
+    # Before the parts: a file that is written later is a run's that is at work.
+    side_files = _side_files(output)
     plan = stored_plan(output, contract)
     schema = stored_schema(contract)
     committed = output.committed()
@@ -100,14 +99,30 @@ def verify(output: Output, clean: bool = False) -> Verdict:
                         "in quarantine"
                     )
     verdict.rows_quarantined -= sum(unit.rows for unit in again)
-    missing = [unit for unit in plan.units.values() if unit.id not in committed]
+    # Rows to score again stay in quarantine until they are: nothing is missing then.
+    missing = [u for u in plan.units.values() if u.id not in committed and not u.again]
     verdict.problems += _check_success(output, verdict, missing)
-    verdict.orphans = sorted(_side_files(output) - named)
-    if clean:
+    verdict.orphans = sorted(side_files - named)
+    if clean and verdict.orphans:
+        _clean(output, verdict, committed)
+    return verdict
+
+
+def _clean(output: Output, verdict: Verdict, seen: dict[str, str]) -> None:
+    """Deletes orphans, while no run can begin, and but for those of parts committed meanwhile."""
+    lease = Lease(output, f"verify-{uuid.uuid4().hex[:6]}", "fail")
+    lease.wait()
+    lease.take()
+    try:
+        fresh = [part for id_, part in output.committed().items() if id_ not in seen]
+        for part in fresh:
+            footer = output.footer(part) or {"side_files": {}}
+            verdict.orphans = sorted({*verdict.orphans} - {*footer["side_files"].values()})
         for path in verdict.orphans:
             output.store.delete(output.at(path))
         verdict.cleaned, verdict.orphans = len(verdict.orphans), []
-    return verdict
+    finally:
+        lease.release()
 
 
 def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -47,7 +48,7 @@ def place(tmp_path):
 
 def job(place, model, out="out", **keys):
     fixed = {"input.carry": ["id"], "runtime.unit_rows": 20, "limits.max_quarantined": 1.0}
-    return make_job(model, place / "in", place / out, **fixed, **keys)
+    return make_job(model, place / "in", place / out, **{**fixed, **keys})
 
 
 def quarantined(out):
@@ -99,6 +100,37 @@ def test_again_and_again(place, tiny_model, fault):
     pd.testing.assert_frame_equal(fourth.to_pandas(), expected)
 
 
+@pytest.mark.parametrize("planned", [False, True])
+def test_rows_of_a_source_that_is_gone_stay(place, tiny_model, fault, planned):
+    """In a unit of several files the others' rows are scored again, and the output is whole."""
+    for path in (place / "in").iterdir():
+        path.rename(place / path.name)
+    texts = pq.read_table(place / "a.parquet")["text"].to_pylist()
+    write_parquet(place / "in" / "a.parquet", texts[:30])  # small files share a unit
+    write_parquet(place / "in" / "b.parquet", texts[10:30], 30)
+    keys = {"runtime.unit_rows": None}
+    fault.update({42})
+    first = run(job(place, tiny_model, **keys))
+    assert (first.totals["units"], first.totals["rows_quarantined"]) == (1, 4)
+    fault.clear()
+    if planned:  # and the file goes before they are scored
+        from bertbatch import mending
+        from bertbatch.survey import make_survey
+
+        survey = make_survey(job(place, tiny_model, **keys))
+        mending.plan_again(survey.plan, survey.output, survey.schema, survey.listed)
+    (place / "in" / "a.parquet").unlink()
+    for _ in range(2):
+        again = run(job(place, tiny_model, **keys, **RETRY))
+        assert again.exit_code == 0
+        assert again.totals["rows_quarantined"] == (4 if planned else 3)
+        assert verify(open_output(str(place / "out"))).problems == []
+        assert (place / "out" / "_SUCCESS.json").exists()
+    write_parquet(place / "in" / "c.parquet", texts[:9], 50)
+    later = run(job(place, tiny_model, **keys))
+    assert (later.exit_code, later.run.rows) == (0, 9)
+
+
 def test_two_runs_plan_the_same_rows_once(place, tiny_model, fault):
     fault.update({42})
     run(job(place, tiny_model))
@@ -107,8 +139,8 @@ def test_two_runs_plan_the_same_rows_once(place, tiny_model, fault):
     from bertbatch.survey import make_survey
 
     one, other = (make_survey(job(place, tiny_model, **RETRY)) for _ in range(2))
-    mending.plan_again(one.plan, one.output, one.schema)
-    mending.plan_again(other.plan, other.output, other.schema)
+    for each in (one, other):
+        mending.plan_again(each.plan, each.output, each.schema, each.listed)
     assert one.plan.units.keys() == other.plan.units.keys()
     assert sum(unit.rows for unit in other.plan.units.values() if unit.again) == 3
     assert run(job(place, tiny_model)).totals["rows_scored"] == 98  # planned is planned

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from bertbatch import Job, JobError, lease, run
 from bertbatch.cli import app
 from bertbatch.errors import Alarm
-from bertbatch.output import open_output
+from bertbatch.output import Output, open_output
 from bertbatch.results import Watcher
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts
@@ -71,6 +71,7 @@ def test_placeholders_in_paths():
         (["run=a/b"], "'run'"),
         (["date=yesterday"], "'date'"),
         (["date=2026-02-30"], "'date'"),
+        (["output.path=out/{date-1}", "date=0001-01-01"], "no day"),
     ],
 )
 def test_wrong_placeholders_are_refused(changes, says):
@@ -242,6 +243,32 @@ class TestLease:
         assert lease.holder(open_output(str(out))).run == "fresh"
         fresh.release()
 
+    def test_a_dead_run_of_another_host_is_taken_over(self, corpus, tmp_path, tiny_model, quick):
+        out = tmp_path / "out"
+        self.hold(out, "other").release()
+        content = {"run": "x", "host": "another", "pid": 1, "born": "1"}
+        (out / "_bertbatch" / "lease.json").write_text(json.dumps(content))
+        result = run(self.job(tiny_model, corpus, out))
+        assert (result.exit_code, result.totals["rows_in"]) == (0, 600)
+
+    def test_waits_for_one_that_began_while_the_model_was_loaded(
+        self, corpus, tmp_path, tiny_model, quick, monkeypatch
+    ):
+        out = tmp_path / "out"
+        others = []
+        agree = Output.agree
+
+        def meanwhile(output, contract):
+            if not others:
+                others.append(self.hold(out, "other"))
+                threading.Timer(1, others[0].release).start()
+            return agree(output, contract)
+
+        monkeypatch.setattr(Output, "agree", meanwhile)
+        result = run(self.job(tiny_model, corpus, out, **{"runtime.on_busy": "wait"}))
+        assert (result.exit_code, result.totals["rows_in"]) == (0, 600)
+        assert others[0]._stop.is_set()
+
     def test_a_run_that_lost_its_lease_stops(self, corpus, tmp_path, tiny_model, quick):
         out = tmp_path / "out"
 
@@ -293,10 +320,11 @@ class TestAlarms:
         texts = sorted(set(make_texts(900)))
         write_parquet(folder / "day1.parquet", texts[:300])
 
-        def night(limit):
-            return run(make_job(tiny_model, folder, out, **{"alarms.label_share": limit}))
+        def night(day, limit):
+            job = make_job(tiny_model, folder, out, **{"alarms.label_share": limit})
+            return run(job.model_copy(update={"date": job.date + timedelta(days=day)}))
 
-        first = night(0.1)  # no run before: nothing to compare with
+        first = night(1, 0.1)  # no run before: nothing to compare with
         assert (first.exit_code, list(first.alarms)) == (0, [])
         scored = run(make_job(tiny_model, folder, tmp_path / "all")).to_pandas()
         share = (scored["label"] == "positive").mean()
@@ -307,17 +335,39 @@ class TestAlarms:
         positive = list(frame[(more["label"] == "positive").to_numpy()])
         few = [t for t in positive for _ in range(3)][:150]
         write_parquet(folder / "day2.parquet", few)
-        second = night(0.02)
+        second = night(2, 0.02)
         assert second.exit_code == 4
         assert len(second.alarms) == 2
         assert f"positive moved from {share:.1%} of the rows to 100.0%" in second.alarms
         assert (out / "_SUCCESS.json").exists()
         assert records(out)[-1]["alarms"] == second.alarms
-        again = night(0.02)  # nothing new: the same night's alarms stand
+        again = night(2, 0.02)  # nothing new: the same night's alarms stand
         assert (again.exit_code, again.alarms) == (4, second.alarms)
-        tomorrow = make_job(tiny_model, folder, out, **{"alarms.label_share": 0.02})
-        tomorrow = tomorrow.model_copy(update={"date": tomorrow.date + timedelta(days=1)})
-        assert run(tomorrow).exit_code == 0
+        assert night(3, 0.02).exit_code == 0
+
+    def test_a_night_in_two_tries(self, tmp_path, tiny_model):
+        """The second try judges the whole night, and not beside the first."""
+        folder, out = tmp_path / "in", tmp_path / "out"
+        texts = make_texts(400)
+
+        def night(day):
+            job = make_job(tiny_model, folder, out, **{"alarms.label_share": 0.02})
+            return run(job.model_copy(update={"date": job.date + timedelta(days=day)}))
+
+        write_parquet(folder / "day0.parquet", texts[:200])
+        assert night(0).exit_code == 0
+        write_parquet(folder / "day1-a.parquet", [texts[3]] * 150)
+        assert night(1).exit_code == 4
+        write_parquet(folder / "day1-b.parquet", [texts[3]] * 150)
+        again = night(1)  # beside itself nothing would have moved
+        assert again.exit_code == 4
+        assert any("from" in alarm and "100.0%" in alarm for alarm in again.alarms)
+
+    def test_another_output_that_cannot_be_understood(self, tmp_path, tiny_model, corpus):
+        keys = {"alarms.label_share": 0.1, "alarms.against": "nowhere://x"}
+        with pytest.raises(JobError):
+            run(make_job(tiny_model, corpus, tmp_path / "out", **keys))
+        assert not (tmp_path / "out").exists()
 
     def test_against_another_output(self, tmp_path, tiny_model):
         texts = make_texts(400)

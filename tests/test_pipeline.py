@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bertbatch.errors import RunError
+from bertbatch.errors import RunError, SourceError
 from bertbatch.pipeline import DataLost, NodeGone, Pipeline, WorkerDied
 from bertbatch.stages import Counts, Record
 from bertbatch.units import Cut, Source, Span, Unit
@@ -160,6 +160,47 @@ def test_nodes_that_come_and_go_cost_no_row(seed):
     outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert not outcome.failed_units
     assert simulation.committed == {unit.id: (list(range(300)), []) for unit in units}
+
+
+def test_a_unit_that_takes_its_nodes_along_is_found_out():
+    """A row that takes all of a container's memory takes the node: it is no innocent for ever."""
+
+    class Hungry(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == "score" and what[1].id == "u1" and what[2] <= 7 < what[3]:
+                for waiting in self._queues[what[0]]:
+                    self._done[waiting] = NodeGone("gone")
+                return NodeGone("gone")
+            return super()._finish(handle)
+
+    units = make_units(4, 40)
+    simulation = Hungry(0, 2, 0.0, set())
+    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert not outcome.failed_units
+    assert simulation.committed["u1"][1] == [7]
+    assert outcome.worker_deaths < 20
+
+
+@pytest.mark.parametrize("stage", ["score", "commit"])
+def test_lost_data_whose_source_is_gone_fails_its_source(stage):
+    """No row is to blame for tokens that were lost and cannot be read again."""
+
+    class Lost(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == stage and "u1" in (getattr(each, "id", "") for each in what):
+                if kind == "score":
+                    self._queues[what[0]].remove(handle)
+                return SourceError("a", "has changed since it was planned")
+            return super()._finish(handle)
+
+    units = make_units(4, 10)
+    simulation = Lost(0, 2, 0.0, set())
+    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert outcome.failed_sources == {"a": "has changed since it was planned"}
+    assert list(outcome.failed_units) == ["u1"]
+    assert set(simulation.committed) == {"u0", "u2", "u3"}
 
 
 def test_workers_that_join_are_used():

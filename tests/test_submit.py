@@ -132,6 +132,19 @@ def test_a_killed_driver_is_submitted_again(head, job, tmp_path):
 
 
 @pytest.mark.cluster
+def test_a_job_that_is_stopped_is_not_submitted_again(head, job, tmp_path):
+    out = tmp_path / "out" / "stopped"
+    command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", "stopped"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_parts(out, 2)
+    ray = [str(BIN / "ray"), "job", "stop", "--address", head, "nightly-stopped"]
+    assert subprocess.run(ray, capture_output=True).returncode == 0
+    stdout, stderr = watching.communicate(timeout=120)
+    assert watching.returncode == 130, stdout + stderr
+    assert "again" not in stderr
+
+
+@pytest.mark.cluster
 def test_ctrl_c_leaves_the_job_going(head, job, tmp_path):
     out = tmp_path / "out" / "watched"
     command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", "watched"]

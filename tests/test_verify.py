@@ -161,6 +161,7 @@ def test_orphans_are_told_and_cleaned(out, monkeypatch):
     verdict = verify(open_output(str(out)))
     assert verdict.problems == []
     assert {out / name for name in verdict.orphans} == set(orphans)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
     holder = lease.Lease(open_output(str(out)), "other", "fail")
     holder.take()
     with pytest.raises(JobError, match="at work"):
@@ -170,6 +171,30 @@ def test_orphans_are_told_and_cleaned(out, monkeypatch):
     assert (verdict.cleaned, verdict.orphans) == (4, [])
     assert not any(path.exists() for path in orphans)
     assert verify(open_output(str(out))).problems == []
+
+
+def test_what_is_committed_while_cleaning_is_kept(out, monkeypatch):
+    """A part that was not there yet when the parts were listed has side files, too."""
+    path, footer = a_part(out, quarantine=True)
+    hidden = path.rename(path.with_suffix(".later"))
+    (out / "_SUCCESS.json").unlink()
+    take = lease.Lease.take
+
+    def committed_meanwhile(self):
+        hidden.rename(path)
+        return take(self)
+
+    monkeypatch.setattr(lease.Lease, "take", committed_meanwhile)
+    assert verify(open_output(str(out)), clean=True).cleaned == 0
+    assert (out / footer["side_files"]["quarantine"]).exists()
+    monkeypatch.undo()
+    assert problems(out) == []
+
+
+def test_no_contract_of_ours(out):
+    (out / "_bertbatch" / "job.yaml").write_text("a: 1")
+    with pytest.raises(JobError, match="not an output's contract"):
+        verify(open_output(str(out)))
 
 
 def test_command(whole, out):

@@ -87,11 +87,12 @@ class RayExecutor:
         # One worker for each core: several one-thread workers beat one many-thread worker by
         # a few percent. A worker cannot span nodes.
         self.workers = max(self._fit(), 1) if runtime.workers == "auto" else runtime.workers
-        share = 1.0
+        # At least a core each: those that do not fit wait for a node, and autoscalers see them.
+        share = 1
         if self._device == "cpu" and any(cores):
-            share = min(sum(cores) / self.workers, max(cores))
-        self._threads = max(int(share), 1)
-        self._share = min(self._threads, share) * SCORER_SHARE
+            share = max(int(min(sum(cores) / self.workers, max(cores))), 1)
+        self._threads = share
+        self._share = share * SCORER_SHARE
 
     def _fit(self) -> int:
         """How many workers the cluster has room for as it is."""
@@ -112,8 +113,10 @@ class RayExecutor:
 
     def blind_nodes(self, path: str, content: str) -> list[str]:
         """The nodes that do not see a file with this content at a local path."""
-        nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= 1]
-        if len(nodes) < 2:
+        here = ray.get_runtime_context().get_node_id()
+        nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+        nodes = [node for node in nodes if node["NodeID"] != here]
+        if not nodes:
             return []
         asked = {}
         for node in nodes:
@@ -164,6 +167,7 @@ class RayExecutor:
             return False
         try:
             self._nodes[worker], _ = self._get(self._loading.pop(worker))
+            self._loads_failed = 0
         except WorkerDied:
             self._loads_failed += 1
             if self._loads_failed >= LOADS:
@@ -210,7 +214,7 @@ class RayExecutor:
         try:
             return ray.get(ref)
         except RayTaskError as error:
-            if isinstance(error.cause, ObjectLostError):
+            if isinstance(error.cause, RayError):  # of what it was given, not of its own work
                 raise DataLost(str(error.cause)) from None
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except ObjectLostError as error:

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import bertbatch
-from bertbatch.errors import JobError
+from bertbatch.errors import JobError, RunError
 from bertbatch.job import Job
 from bertbatch.model import packaged
 
 log = logging.getLogger("bertbatch")
 
-# What `bertbatch run` ends with by itself. Anything else (a signal, no code at all) means that
-# its driver, or the node under it, is gone, and that another try may fare better.
-OWN_CODES = (0, 2, 3, 4, 130, 143)
+STOPPED = 130  # the code of a job that was told to stop
 RETRY_SECONDS = 5.0
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0  # for a dashboard that does not answer
@@ -69,8 +67,10 @@ def submit(
             code = _Watch(client, id_, say).exit_code()
         except KeyboardInterrupt:
             return _interrupted(client, id_, job, ask_to_stop)
-        if code in OWN_CODES:
-            return int(code)
+        # What it ended with by itself stands. A signal's code or none means that its driver, or
+        # the node under it, is gone, and that another try may fare better.
+        if code is not None and (0 <= code <= 128 or code in (130, 143)):
+            return code
         log.warning("the job's driver is gone (exit code %s)", code)
     return 3
 
@@ -81,6 +81,8 @@ def check_paths(job: Job) -> None:
     named = [("input.path", path) for path in inputs] + [("output.path", job.output.path)]
     if Path(job.model.name).is_dir() and job.model.name.replace("_", "-") not in packaged():
         named.append(("model.name", job.model.name))
+    if job.alarms.against is not None:
+        named.append(("alarms.against", job.alarms.against))
     for key, path in named:
         if "://" not in path and not Path(path).is_absolute():
             raise JobError(
@@ -137,6 +139,8 @@ def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
                     "another with --id"
                 ) from None
             raise JobError(f"{submission.address} refused the job: {error}") from None
+        except OSError as error:
+            raise RunError(f"{submission.address} does not answer any more: {error}") from None
 
 
 class _Watch:
@@ -147,10 +151,10 @@ class _Watch:
         self._id = id_
         self._say = say
         self._told = 0  # characters
+        self._heard = time.monotonic()
 
     def exit_code(self) -> int | None:
-        """The job's, once it has ended; None if it left none. Raises JobError if it is lost."""
-        last_heard = time.monotonic()
+        """The job's, once it has ended; None if it left none. Raises RunError if it is lost."""
         while True:
             # The connection may break, the dashboard be away: the job goes on.
             with suppress(Exception):
@@ -158,13 +162,15 @@ class _Watch:
             try:
                 details = self._client.get_job_info(self._id)
             except Exception as error:
-                if time.monotonic() - last_heard > PATIENCE_SECONDS:
-                    raise JobError(
+                if "does not exist" in str(error):  # another head is there now
+                    return None
+                if time.monotonic() - self._heard > PATIENCE_SECONDS:
+                    raise RunError(
                         f"nothing heard of {self._id} for {PATIENCE_SECONDS:.0f} s: {error}. It "
                         "may go on: see `bertbatch status` of its output"
                     ) from None
             else:
-                last_heard = time.monotonic()
+                self._heard = time.monotonic()
                 if details.status.is_terminal():
                     return self._code(details)
             time.sleep(POLL_SECONDS)
@@ -172,6 +178,7 @@ class _Watch:
     async def _follow(self) -> None:
         seen = 0  # each connection gives the log from its start
         async for text in self._client.tail_job_logs(self._id):
+            self._heard = time.monotonic()
             fresh = text[max(self._told - seen, 0) :]
             seen += len(text)
             if fresh:
@@ -180,8 +187,8 @@ class _Watch:
 
     @staticmethod
     def _code(details: Any) -> int | None:
-        if details.status == "SUCCEEDED":
-            return 0
+        if details.status in ("SUCCEEDED", "STOPPED"):
+            return 0 if details.status == "SUCCEEDED" else STOPPED
         code: int | None = details.driver_exit_code
         if code is None and details.message:
             log.warning("%s: %s", details.status, details.message.strip().splitlines()[-1])
@@ -190,9 +197,12 @@ class _Watch:
 
 def _interrupted(client: Any, id_: str, job: Job, ask_to_stop: Callable[[], bool]) -> int:
     if ask_to_stop():
-        client.stop_job(id_)
-        while not client.get_job_status(id_).is_terminal():
-            time.sleep(POLL_SECONDS)
+        try:
+            client.stop_job(id_)
+            while not client.get_job_status(id_).is_terminal():
+                time.sleep(POLL_SECONDS)
+        except (RuntimeError, OSError) as error:
+            raise RunError(f"{id_} may go on: {error}") from None
         log.warning("%s is stopped; submit it again to go on", id_)
     else:
         log.warning(
