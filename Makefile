@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-cluster check bench bench-gpu gpu-check format clean
+.PHONY: help setup demo test test-cluster test-faults check bench bench-gpu gpu-check format clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: .venv/test  ## run the tests (minutes)
 
 test-cluster: .venv/test  ## run the tests with clusters of several nodes (minutes)
 	$(BIN)/python -m pytest -m cluster
+
+test-faults: .venv/test  ## run every fault (half an hour)
+	$(BIN)/python -m pytest -m faults
 
 check: .venv/test  ## lint, format check, types
 	$(BIN)/ruff check .

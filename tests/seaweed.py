@@ -33,6 +33,7 @@ def seaweed(folder: Path) -> Iterator[dict[str, Any]]:
         *(weed(), "server", "-filer", "-s3", f"-s3.config={folder / 's3.json'}"),
         *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-master.telemetry=false"),
         *("-volume.max=20", "-master.volumeSizeLimitMB=64"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # at fixed ports, one server a machine
         f"-filer.localSocket={folder / 'filer.sock'}",
         *[f"-{name}={port}" for name, port in ports.items()],
     ]

@@ -37,6 +37,7 @@ TASK_SHARE = 0.25
 PATIENCE_SECONDS = 60  # for Ray to place the first worker, before the log says why it waits
 RAYLET_SECONDS = 2.0  # for a node's raylet to accept a connection
 ADAPT_SECONDS = 5.0  # between looks for nodes that have joined
+FIRST_LOADS = 3  # workers that die while loading, none having loaded, before the job is refused
 LOADS = 10  # workers that die while loading, before the run gives up
 
 
@@ -139,19 +140,25 @@ class RayExecutor:
 
     def _first_loaded(self) -> dict[str, Any]:
         """Waits for one worker to have its model. Raises JobError if it cannot have it."""
-        pending = list(self._loading.values())
-        ready, _ = ray.wait(pending, num_returns=1, timeout=PATIENCE_SECONDS)
-        while not ready:
-            log.warning(
-                "no model worker has begun after %d s; each asks Ray for %.2f CPUs%s: is the "
-                "cluster busy? See `ray status`",
-                *(PATIENCE_SECONDS, self._share, " and a GPU" if self._device == "cuda" else ""),
-            )
-            ready, _ = ray.wait(pending, num_returns=1, timeout=PATIENCE_SECONDS)
-        try:
-            chosen: dict[str, Any] = self._get(ready[0])[1]
-        except WorkerDied as error:
-            raise JobError(f"a model worker died while loading: {error}") from None
+        while True:
+            loading = {ref: worker for worker, ref in self._loading.items()}
+            ready, _ = ray.wait(list(loading), num_returns=1, timeout=PATIENCE_SECONDS)
+            if not ready:
+                log.warning(
+                    "no model worker has begun after %d s; each asks Ray for %.2f CPUs%s: is the "
+                    "cluster busy? See `ray status`",
+                    *(PATIENCE_SECONDS, self._share),
+                    " and a GPU" if self._device == "cuda" else "",
+                )
+                continue
+            try:
+                chosen: dict[str, Any] = self._get(ready[0])[1]
+                break
+            except WorkerDied as error:
+                self._loads_failed += 1
+                if self._loads_failed >= FIRST_LOADS:
+                    raise JobError(f"model workers die while loading: {error}") from None
+                self.replace(loading[ready[0]])
         if self._device == "cuda" and chosen["device"] != "cuda":
             log.warning(
                 "Ray has GPUs, but torch finds none where a model worker runs: it scores on its "

@@ -1,0 +1,83 @@
+"""Killed at random, again and again, whatever it was doing: nothing is lost and nothing doubled.
+
+Seeded, so that a failure can be repeated; BERTBATCH_ROUNDS says how often to kill.
+"""
+
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.test_faults import answers, expected, finish, same_answers, sound, start, wait_for_parts
+
+__all__ = ["expected"]  # a fixture
+
+ROUNDS = int(os.environ.get("BERTBATCH_ROUNDS", "20"))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("runner", ["inline", "ray"])
+def test_killed_at_random(runner, corpus, tmp_path, tiny_model, expected):
+    """The driver, or on Ray one of all its processes, at a random moment of its life."""
+    rng = random.Random(runner)
+    out, kills, outputs = tmp_path / "out", 0, 0
+    options = ("--runner", runner, "--unit-rows", "5")
+    while kills < ROUNDS:
+        process = start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.05")
+        time.sleep(rng.uniform(2, 9) if runner == "inline" else rng.uniform(4, 25))
+        if process.poll() is None:
+            victims = [process, *psutil.Process(process.pid).children(recursive=True)]
+            victim = process if runner == "inline" else rng.choice(victims)
+            victim.send_signal(signal.SIGKILL)
+            kills += 1
+        code, said = finish(process)
+        if runner == "inline":  # Ray's own end, its raylet killed, is not ours to word
+            assert "Traceback" not in said, said
+            assert code in (0, -9), said
+        if (out / "_bertbatch" / "job.yaml").exists():
+            sound(out)
+        if (out / "_SUCCESS.json").exists():
+            sound(out, rows_scored=600)
+            same_answers(answers(out), expected)
+            out, outputs = tmp_path / f"out{outputs}", outputs + 1  # begin anew
+    code, said = finish(start(tiny_model, corpus, out, *options))
+    assert code == 0, said
+    sound(out, rows_scored=600)
+    same_answers(answers(out), expected)
+
+
+@pytest.mark.faults
+def test_stopped_while_another_finishes(corpus, tmp_path, tiny_model, expected):
+    """A run that sleeps (SIGSTOP) and wakes when another has done all finds nothing to do."""
+    out = tmp_path / "out"
+    options = ("--runner", "inline", "--unit-rows", "10")
+    sleeper = start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.2")
+    wait_for_parts(out, 3, sleeper)
+    sleeper.send_signal(signal.SIGSTOP)
+    shared = ("--set", "runtime.on_busy=share")
+    code, said = finish(start(tiny_model, corpus, out, *options, *shared))
+    assert code == 0, said
+    assert "at work here, too" in said
+    parts = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    sleeper.send_signal(signal.SIGCONT)
+    code, said = finish(sleeper)
+    assert code == 0, said
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == parts
+    sound(out, rows_scored=600)
+    same_answers(answers(out), expected)
+
+
+@pytest.mark.faults
+def test_two_runs_at_once(corpus, tmp_path, tiny_model, expected):
+    out = tmp_path / "out"
+    options = ("--runner", "inline", "--unit-rows", "10", "--set", "runtime.on_busy=share")
+    both = [start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.05") for _ in range(2)]
+    for process in both:
+        code, said = finish(process)
+        assert code == 0, said
+    sound(out, rows_scored=600)
+    same_answers(answers(out), expected)
