@@ -73,6 +73,7 @@ def expected(score, corpus, tmp_path) -> pd.DataFrame:
     return answers(tmp_path / "expected")
 
 
+@pytest.mark.faults
 def test_driver_killed_then_resumed_with_other_units(corpus, tmp_path, tiny_model, expected):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "10", FAULT_SLEEP="0.3")
@@ -131,6 +132,7 @@ def test_a_poison_row_costs_only_itself(tmp_path, tiny_model, score):
     sound(out, rows_scored=299, rows_quarantined=1)
 
 
+@pytest.mark.faults
 def test_two_workers_load_two_models_for_a_thousand_units(tmp_path, tiny_model):
     write_parquet(tmp_path / "in.parquet", make_texts(1000))
     loads = tmp_path / "loads"
@@ -161,6 +163,7 @@ def test_stopped_by_a_signal_says_how_to_go_on(
     same_answers(answers(out), expected)
 
 
+@pytest.mark.faults
 def test_sigterm_while_the_books_are_closed(corpus, tmp_path, tiny_model):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "100")
@@ -172,6 +175,7 @@ def test_sigterm_while_the_books_are_closed(corpus, tmp_path, tiny_model):
     assert (out / "_SUCCESS.json").exists() == (code == 0)
 
 
+@pytest.mark.faults
 def test_ctrl_c_on_ray(corpus, tmp_path, tiny_model):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "10", FAULT_SLEEP="0.3")

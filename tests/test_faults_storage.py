@@ -74,7 +74,9 @@ def try_again(model, whole, out, *options, code=0):
     return said
 
 
-@pytest.mark.parametrize("what", ["die before", "die after"])
+@pytest.mark.parametrize(
+    "what", [pytest.param("die before", marks=pytest.mark.faults), "die after"]
+)
 @pytest.mark.parametrize(
     ("op", "path"),
     [

@@ -97,6 +97,7 @@ def wait_for_parts(out: Path, count: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.cluster
 def test_same_job_same_answers_as_here(head, job, tmp_path):
     done = submit(head, job, "--run", "there")
     assert done.returncode == 0, done.stdout + done.stderr
