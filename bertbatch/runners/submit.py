@@ -152,6 +152,7 @@ class _Watch:
         self._say = say
         self._told = 0  # characters
         self._heard = time.monotonic()
+        self._cancelled = False
 
     def exit_code(self) -> int | None:
         """The job's, once it has ended; None if it left none. Raises RunError if it is lost."""
@@ -159,6 +160,8 @@ class _Watch:
             # The connection may break, the dashboard be away: the job goes on.
             with suppress(Exception):
                 asyncio.run(self._follow())
+            if self._cancelled:  # the client may have made another error of it
+                raise KeyboardInterrupt
             try:
                 details = self._client.get_job_info(self._id)
             except Exception as error:
@@ -177,13 +180,17 @@ class _Watch:
 
     async def _follow(self) -> None:
         seen = 0  # each connection gives the log from its start
-        async for text in self._client.tail_job_logs(self._id):
-            self._heard = time.monotonic()
-            fresh = text[max(self._told - seen, 0) :]
-            seen += len(text)
-            if fresh:
-                self._say(fresh)
-                self._told = seen
+        task = asyncio.current_task()
+        try:
+            async for text in self._client.tail_job_logs(self._id):
+                self._heard = time.monotonic()
+                fresh = text[max(self._told - seen, 0) :]
+                seen += len(text)
+                if fresh:
+                    self._say(fresh)
+                    self._told = seen
+        finally:
+            self._cancelled = task is not None and task.cancelling() > 0
 
     @staticmethod
     def _code(details: Any) -> int | None:
