@@ -6,13 +6,11 @@ A tiny model makes the forward pass cheap, so that what is left is bertbatch's o
 import argparse
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,26 +21,23 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
-from s3fs import S3FileSystem
 
 from benchmarks.compare import environment
 from benchmarks.corpora import generated, write_corpus
 from benchmarks.models import ROOT, model_folder
 from benchmarks.report import Report
-from bertbatch import Job, commit, stages
+from benchmarks.stages import stages
+from bertbatch import Job, commit
 from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.job import Model
 from bertbatch.model import check
 from bertbatch.output import make_contract
-from bertbatch.plan import cut_size
 from bertbatch.reading import quarantine
 from bertbatch.scoring import Statistics
 from bertbatch.survey import Survey, make_survey
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import get_tokenizer
 from bertbatch.units import Unit
-from bertbatch.worker import ModelWorker
-from tests.seaweed import seaweed
 
 
 def main() -> None:
@@ -88,83 +83,6 @@ def units(report: Report, scratch: Path, fraction: float) -> None:
     columns = ["units", "seconds of scoring", "units/s", "driver's CPU ms a unit"]
     more = ["driver's MiB at the first unit", "at the last", "at its peak"]
     report.table("Units of one row", [*columns, *more], table)
-
-
-def stages_(report: Report, scratch: Path, fraction: float) -> None:
-    """Units of the usual size through each stage on one core, from and to an object store."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    requests: Counter[str] = Counter()
-    call = S3FileSystem._call_s3
-
-    async def counted(self: Any, method: str, *args: Any, **more: Any) -> Any:
-        requests[method] += 1
-        return await call(self, method, *args, **more)
-
-    S3FileSystem._call_s3 = counted
-    found: dict[str, list[float]] = {name: [] for name in STAGE_COLUMNS}
-    asked: dict[str, Counter[str]] = {name: Counter() for name in ("read and tokenize", "commit")}
-    with seaweed(scratch) as options:
-        local = scratch / "mixed.parquet"
-        write_corpus(local, "mixed", 20_000)
-        store = S3FileSystem(**options)
-        store.put(str(local), "bucket/in/mixed.parquet")
-        where = [
-            {"path": f"s3://bucket/{name}", "storage_options": options} for name in ("in", "out")
-        ]
-        job = Job.build({"input": where[0], "output": where[1], "model": {"dtype": "float32"}})
-        survey = make_survey(job)
-        survey.output.agree(make_contract(job, survey.spec, survey.schema))
-        planner = survey.planner(store_entries=True)
-        planner.size = cut_size(job.runtime, 1 << 30)  # as of a large input
-        units = [unit for added in planner.extend(survey.listing.sources) for unit in added]
-        context = survey.context()
-        worker = ModelWorker(context.spec, job.model, "cpu", 1, {}, False)
-        for number, unit in enumerate(units[: max(int(4 * fraction), 2)]):
-            requests.clear()
-            times = [time.perf_counter()]
-            (prepared,) = stages.read_and_tokenize(context, [unit])
-            times.append(time.perf_counter())
-            reading = Counter(requests)
-            scored = worker.score(prepared.tokens, 0, prepared.rows)
-            times.append(time.perf_counter())
-            requests.clear()
-            stages.commit(context, unit, prepared.aside, [], [scored])
-            times.append(time.perf_counter())
-            if not number:  # connections are made, caches filled
-                continue
-            asked["read and tokenize"].update(reading)
-            asked["commit"].update(requests)
-            part = survey.output.store.info(survey.output.at(unit.part)).size
-            seconds = np.diff(times)
-            sizes_ = (
-                unit.bytes,
-                _bytes(prepared.tokens),
-                _bytes(prepared.aside),
-                _bytes(scored),
-                part,
-            )
-            values = (len(prepared.tokens.ids), *seconds, *(size / 1e6 for size in sizes_))
-            for name, value in zip(found, values, strict=True):
-                found[name].append(float(value))
-    S3FileSystem._call_s3 = call
-    count = len(found["tokens"])
-    table = [[name, f"{median(v):,.3g}"] for name, v in found.items()]
-    for stage, methods in asked.items():
-        each = ", ".join(f"{n / count:.3g} {method}" for method, n in methods.items())
-        table.append([f"requests to {stage}", each])
-    report.table(f"A unit of the usual size, medians of {count}, MiniLM", ["what", "a unit"], table)
-
-
-STAGE_COLUMNS = (
-    *("tokens", "s to read and tokenize", "s to score", "s to commit"),
-    *("MB of text and carried columns", "MB of tokens", "MB past the model", "MB of scores"),
-    "MB of its part",
-)
-
-
-def _bytes(value: Any) -> int:
-    """What a value weighs on its way from one process to another."""
-    return len(pickle.dumps(value, 5))
 
 
 def planning(report: Report, scratch: Path, fraction: float) -> None:
@@ -279,7 +197,7 @@ def tokenizer(report: Report, scratch: Path, fraction: float) -> None:
 PARTS: dict[str, Callable[[Report, Path, float], None]] = {
     "rows": rows,
     "units": units,
-    "stages": stages_,
+    "stages": stages,
     "planning": planning,
     "resume": resume,
     "merging": merging,

@@ -1,28 +1,55 @@
 """Alarms: what is wrong with a run that succeeded, by its figures and those of the run before."""
 
+import logging
 from collections import Counter
 from typing import Any
 
-from bertbatch.job import Alarms
+from bertbatch.job import Alarms, Job
+from bertbatch.output import Output
 from bertbatch.stages import Counts
 
+log = logging.getLogger("bertbatch")
+
 ENOUGH_ROWS = 100  # of which a share says something
+LOOKED_BACK = 100  # runs, for one that scored enough rows to compare with
 
 
-def raised(
+def go_off(
+    job: Job, output: Output, before: Output | None, counts: Counts, empty: bool
+) -> list[str]:
+    """What to say of each alarm of a job that its run sets off; also logged.
+
+    Label shares are compared with those of the last run of `before`, or else of the output itself
+    on another date. `empty` says whether the input has no rows.
+    """
+    if job.alarms == Alarms():
+        return []
+    today, own, others = str(job.date), [], []
+    try:
+        own = output.runs(LOOKED_BACK)
+        others = before.runs(LOOKED_BACK) if before else [r for r in own if r.get("date") != today]
+    except (OSError, ValueError) as error:
+        log.warning("alarms: records of earlier runs cannot be read: %s", error)
+    same = [record for record in own if record.get("date") == today]
+    found = _found(job.alarms, counts, empty, others, same)
+    if not counts.rows and same:
+        # The same night again, by hand or by a launcher that tries again: its alarms stand.
+        found = list(dict.fromkeys([*same[-1].get("alarms", []), *found]))
+    for what in found:
+        log.warning("alarm: %s", what)
+    return found
+
+
+def _found(
     alarms: Alarms,
     counts: Counts,
-    rows_in_input: int,
+    empty: bool,
     before: list[dict[str, Any]],
     same: list[dict[str, Any]],
 ) -> list[str]:
-    """What to say of each alarm that goes off.
-
-    `before` are records of runs of other dates, oldest first; `same` of earlier tries of this one,
-    whose labels count with this run's.
-    """
+    """`before` and `same` are records, oldest first; the labels of `same` count as this run's."""
     found = []
-    if alarms.empty_input and not rows_in_input:
+    if alarms.empty_input and empty:
         found.append("the input has no rows")
     if alarms.nothing_new and not counts.rows:
         found.append("nothing was new")
@@ -38,7 +65,9 @@ def raised(
         labels.update(record["this_run"]["labels"])
         rows += record["this_run"]["rows_scored"]
     if alarms.label_share is not None and counts.rows and rows >= ENOUGH_ROWS:
-        then = shares_before(before)
+        then = _shares_before(before)
+        if not then:
+            log.info("no earlier run to compare label shares with")
         now = label_shares(labels, rows)
         for label in sorted(then.keys() | now.keys()) if then else []:
             old, new = then.get(label, 0.0), now.get(label, 0.0)
@@ -52,7 +81,7 @@ def label_shares(labels: dict[str, int], rows_scored: int) -> dict[str, float]:
     return {label: count / rows_scored for label, count in labels.items()} if rows_scored else {}
 
 
-def shares_before(before: list[dict[str, Any]]) -> dict[str, float]:
+def _shares_before(before: list[dict[str, Any]]) -> dict[str, float]:
     """The label shares of the last run that scored enough rows."""
     for record in reversed(before):
         run = record["this_run"]

@@ -10,12 +10,13 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bertbatch.errors import JobError
+from bertbatch.explaining import explain
 from bertbatch.statistics import DEFAULT, STATISTICS
 
 
@@ -328,7 +329,7 @@ class Job(Section):
         try:
             return cls.model_validate(data)._filled()
         except ValidationError as error:
-            lines = [f"{where}: {_explain(e)}" for e in error.errors(include_url=False)]
+            lines = [f"{where}: {explain(e, Job)}" for e in error.errors(include_url=False)]
             raise JobError("\n".join(lines)) from None
 
     def _filled(self) -> "Job":
@@ -395,38 +396,3 @@ def _apply(data: dict[str, Any], change: str) -> None:
         data[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError):
         data[last] = value  # a comma, a bar or a tab mean themselves; so does a 30 February
-
-
-def _explain(error: Any) -> str:
-    """One line for one validation error: the key, what is wrong, what the key means."""
-    location = [str(part) for part in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(Job)
-        key = ".".join(location)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
-            k for k in known if k.rpartition(".")[2] == location[-1]
-        ]
-        hint = f"did you mean '{near[0]}' ({known[near[0]]})?" if near else ""
-        siblings = [k for k in known if k.rpartition(".")[0] == ".".join(location[:-1])]
-        return f"unknown key '{key}'; {hint or 'valid here: ' + ', '.join(siblings)}"
-    known = _known_keys(Job)
-    key = next(
-        (k for n in range(len(location), 0, -1) if (k := ".".join(location[:n])) in known),
-        ".".join(location),
-    )
-    if error["type"] == "model_type":
-        keys = [k for k in known if k.rpartition(".")[0] == key]
-        return f"'{key}' is a section ({known[key]}) with the keys {', '.join(keys)}"
-    what = error["msg"].removeprefix("Value error, ")
-    return f"'{key}': {what[0].lower() + what[1:]} ({known.get(key, 'see the documentation')})"
-
-
-def _known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """Every key of the job file with its meaning."""
-    known: dict[str, str] = {}
-    for name, info in model.model_fields.items():
-        known[prefix + name] = info.description or ""
-        for kind in (info.annotation, *get_args(info.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                known |= _known_keys(kind, f"{prefix}{name}.")
-    return known

@@ -76,7 +76,7 @@ def to_score_again(plan: PlanLog, output: Output, listed: Mapping[str, Source]) 
         path = footer and footer["side_files"].get("quarantine")
         if not path:
             continue
-        bad = pa.ipc.open_file(output.store.read(output.at(path))).read_all()
+        bad = output.side(path)
         there = {s.source.id for s in unit.spans if listed.get(s.source.id) == s.source}
         places = zip(bad["source"].to_pylist(), bad["row"].to_pylist(), strict=True)
         rows = tuple(sorted(place for place in places if place[0] in there))

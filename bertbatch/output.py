@@ -74,7 +74,7 @@ class Output:
 
     def is_here(self) -> bool:
         """Whether this process sees the contract of a local output: another disk has none."""
-        return self.store.is_local and Path(self.at("_bertbatch", "job.yaml")).exists()
+        return not self.store.is_local or Path(self.at("_bertbatch", "job.yaml")).exists()
 
     def agree(self, contract: dict[str, Any]) -> bool:
         """Creates the contract if absent; whether the store then refuses to create it again.
@@ -113,6 +113,19 @@ class Output:
         except FileNotFoundError:
             return None
         return dict(json.loads(metadata[FOOTER_KEY]))
+
+    def part(self, part: str) -> tuple[dict[str, Any], pa.Table]:
+        """A part's footer and rows, its pages held against their checksums.
+
+        Raises OSError, KeyError or ValueError if it is not there or cannot be read.
+        """
+        with storage.as_os_errors(), self.store.open(self.at(part)) as file:
+            content = pq.ParquetFile(file, page_checksum_verification=True)
+            return dict(json.loads(content.metadata.metadata[FOOTER_KEY])), content.read()
+
+    def side(self, path: str) -> pa.Table:
+        """A side file's rows. Raises OSError or pyarrow's errors."""
+        return pa.ipc.open_file(self.store.read(self.at(path))).read_all()
 
     def quarantined(self, units: Sequence[Unit]) -> int:
         """Rows in quarantine over these committed units, without those scored again since.

@@ -25,7 +25,7 @@ AHEAD_BYTES = 512 << 20
 AHEAD_BYTES_EACH = 64 << 20
 PIECES = 16  # a range of rows that kills its worker is split into so many
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
-INNOCENT = 3  # nodes that may go under a unit before it is a suspect
+NODES_FORGIVEN = 3  # nodes that may go under a unit before it is a suspect
 REREADS = 5  # of a unit whose data were lost with a node or whose reader died
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
 
@@ -261,7 +261,7 @@ class Pipeline:
                 running = queue[0][1]
                 running.nodes_gone += 1
                 # A row that takes all of a container's memory takes the node with it.
-                gone = running.nodes_gone <= INNOCENT
+                gone = running.nodes_gone <= NODES_FORGIVEN
             self.outcome.worker_deaths += 1
             log.warning(
                 "a model worker %s; a fresh one takes its place",

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bertbatch import stages
 from bertbatch.errors import JobError, SourceError
@@ -35,10 +34,11 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     context = survey.context()  # without statistics, which answers do not depend on
     context = replace(context, job=context.job.model_copy(update={"attention": None}))
     worker = ModelWorker(*(context.spec, job.model, "cpu", available_cores(), context.known, False))
+    task = task_of(context.spec)
+    names = [field.name for field in task.fields]
     each = -(-count // max(len(chosen), 1))
     for unit in chosen:
-        with survey.output.store.open(survey.output.at(unit.part)) as file:
-            part = pq.ParquetFile(file).read()
+        _, part = survey.output.part(unit.part)
         rows = random.sample(range(part.num_rows), min(each, part.num_rows))
         try:
             (prepared,) = stages.read_and_tokenize(context, [unit])
@@ -55,10 +55,9 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
             there = part.slice(index, 1)
             place = (there["source"][0].as_py(), there["row"][0].as_py())
             logits = worker.score(prepared.tokens, at[place], at[place] + 1).logits
-            answers = task_of(context.spec).columns(logits)
-            names = [field.name for field in task_of(context.spec).fields]
+            now = dict(zip(names, task.columns(logits), strict=True))
             verdict.rescored += 1
-            if what := _difference(there, dict(zip(names, answers, strict=True)), unit, place):
+            if what := _difference(there, now, unit, place):
                 verdict.problems.append(what)
 
 

@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bertbatch import alarms, mending
-from bertbatch.alarms import ENOUGH_ROWS
+from bertbatch import mending
+from bertbatch.alarms import ENOUGH_ROWS, go_off
+from bertbatch.changes import few, find_changes
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
-from bertbatch.job import Alarms, Job
+from bertbatch.job import Job
 from bertbatch.lease import Lease
 from bertbatch.output import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline
 from bertbatch.results import Result, Totals, Watcher
 from bertbatch.stages import Context, Record
 from bertbatch.survey import make_survey
-from bertbatch.units import Source, Unit, digest
+from bertbatch.units import Unit, digest
 
 log = logging.getLogger("bertbatch")
 
-LOOKED_BACK = 100  # runs, for one that scored enough rows to compare with
 UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit the corpus
 
 
@@ -116,7 +116,9 @@ class _Run:
         self._survey = survey_ = make_survey(self._job)
         self._begun = not survey_.is_new
         self._planner = survey_.planner(store_entries=True)
-        self._check_sources()
+        changes = find_changes(survey_)
+        self._to_withdraw = changes.withdraw
+        self._planner.failed.update(changes.failed)
         pending = survey_.pending(survey_.plan.units.values())
         if pending or self._to_withdraw or survey_.fresh():
             return True
@@ -156,7 +158,7 @@ class _Run:
             return
         if blind := executor.blind_nodes(self._lease.path, self._id):
             raise JobError(
-                f"output.path {self._job.output.path}: not the same on every node: {_few(blind)} "
+                f"output.path {self._job.output.path}: not the same on every node: {few(blind)} "
                 "cannot see what was written there; name a folder that all nodes share, or a URL"
             )
 
@@ -220,67 +222,6 @@ class _Run:
             self._totals.units_planned += 1
             self._totals.rows_planned += unit.new_rows
 
-    def _check_sources(self) -> None:
-        """Sources that changed or vanished after they were planned. Raises JobError."""
-        survey_, options = self._survey, self._job.input
-        listed = survey_.listed
-        planned = survey_.plan.sources.values()
-        gone = [s for s in planned if s.id not in listed]
-        changed = [s for s in planned if s.id in listed and listed[s.id] != s]
-        if gone and options.on_removed_source == "fail":
-            raise JobError(
-                f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
-                "input.on_removed_source: keep to keep what is scored of them"
-            )
-        mended = self._mended(changed)
-        others = [source for source in changed if source.id not in mended]
-        if others and options.on_changed_source == "fail":
-            raise JobError(
-                f"{_some(others)} changed after being planned for this output, and an output "
-                "never mixes answers; score into a new output, such as one with the date, or set "
-                "input.on_changed_source: keep to keep what is scored of the old content"
-            )
-        units_of: dict[str, list[Unit]] = {source.id: [] for source in (*gone, *others)}
-        for unit in survey_.plan.units.values():
-            for span in unit.spans if not unit.again else ():
-                if span.source.id in units_of:
-                    units_of[span.source.id].append(unit)
-        self._to_withdraw = mended
-        for id_, units in units_of.items():
-            scored = [unit.id in survey_.committed for unit in units]
-            what = "changed" if id_ in listed else "is gone"
-            if units and not any(scored):
-                log.info(
-                    "%s %s before anything of it was scored: the plan goes on without", id_, what
-                )
-                self._to_withdraw.add(id_)
-            elif not all(scored):
-                self._planner.failed[id_] = f"{what} before it was wholly scored"
-
-    def _mended(self, changed: list[Source]) -> set[str]:
-        """Changed sources that an earlier run found broken, and that were never wholly scored.
-
-        What had been scored of them will be withdrawn: it is not known whether the mended
-        source has the same rows.
-        """
-        if not changed:
-            return set()
-        broken: dict[str, str] = {}
-        for record in self._survey.output.runs():
-            broken |= {id_: mark for id_, (mark, _) in record["failed_sources"].items()}
-        unfinished = {
-            span.source.id
-            for unit in self._survey.plan.units.values()
-            for span in unit.spans
-            if unit.id not in self._survey.committed
-        }
-        planned = self._survey.plan.sources
-        return {
-            s.id
-            for s in changed
-            if s.id in unfinished and broken.get(s.id) == planned[s.id].fingerprint
-        }
-
     def _observe(self, record: Record) -> None:
         totals = self._totals
         unit = self._survey.plan.units.get(record.unit)  # None: another run has withdrawn it
@@ -296,12 +237,8 @@ class _Run:
             totals.quarantined_again += record.counts.rows_quarantined
         self._last_commit = time.monotonic()
         self._watcher.progressed(totals, unit)
-        self._lease.tell(
-            {
-                **{"rows": totals.rows, "tokens": totals.tokens},
-                "seconds": round(time.monotonic() - (self._scoring_began or 0), 1),
-            }
-        )
+        seconds = round(time.monotonic() - (self._scoring_began or 0), 1)
+        self._lease.tell({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
         rows = totals.rows - totals.rows_again
         if rows >= ENOUGH_ROWS and not self._too_bad:
             bad = totals.rows_quarantined - totals.quarantined_again
@@ -356,7 +293,11 @@ class _Run:
 
         mending.conclude(survey_.plan, survey_.output, survey_.schema, judge)
         failed = {**self._planner.failed, **outcome.failed_sources}
-        raised = [] if code else self._alarms()
+        raised = []
+        if not code:
+            spans = (span for unit in survey_.plan.units.values() for span in unit.spans)
+            empty = not any(s.cut.rows and s.source.id in survey_.listed for s in spans)
+            raised = go_off(self._job, survey_.output, self._before, self._totals, empty)
         if raised:
             code = 4
         if self._begun:
@@ -388,32 +329,6 @@ class _Run:
         self._watcher.finished(result)
         return result
 
-    def _alarms(self) -> list[str]:
-        """What the job's alarms say of this run, beside the one before."""
-        survey_, settings = self._survey, self._job.alarms
-        if settings == Alarms():
-            return []
-        today, own, before = str(self._job.date), [], []
-        try:
-            own = survey_.output.runs(LOOKED_BACK)
-            before = [record for record in own if record.get("date") != today]
-            if self._before is not None:
-                before = self._before.runs(LOOKED_BACK)
-        except (OSError, ValueError) as error:
-            log.warning("alarms: records of earlier runs cannot be read: %s", error)
-        same = [record for record in own if record.get("date") == today]
-        if settings.label_share is not None and not alarms.shares_before(before):
-            log.info("no earlier run to compare label shares with")
-        units = survey_.plan.units.values()
-        rows = sum(s.cut.rows for u in units for s in u.spans if s.source.id in survey_.listed)
-        raised = alarms.raised(settings, self._totals, rows, before, same)
-        if not self._totals.rows and same:
-            # The same night again, by hand or by a launcher that tries again: its alarms stand.
-            raised = list(dict.fromkeys([*same[-1].get("alarms", []), *raised]))
-        for what in raised:
-            log.warning("alarm: %s", what)
-        return raised
-
     def _judge(self, outcome: Outcome) -> tuple[int, str, dict[str, Any]]:
         """The exit code, what to do next, and the output's totals, for the plan as it is."""
         survey_, run_totals = self._survey, self._totals
@@ -443,9 +358,12 @@ class _Run:
         share = quarantined / rows_in if rows_in >= ENOUGH_ROWS else 0.0
         too_bad = self._too_bad or share > self._job.limits.max_quarantined
         # Rows that were to be scored again and whose source is gone stay in quarantine.
-        due = survey_.pending(unit for unit in units.values() if unit.again)
-        open_ = [u for u in units.values() if u.id not in committed and (not u.again or u in due)]
-        complete = not open_ and not failed and not outcome.failed_units
+        missing = [
+            unit
+            for unit in units.values()
+            if unit.id not in committed and (not unit.again or survey_.as_planned(unit))
+        ]
+        complete = not missing and not failed and not outcome.failed_units
         advice = ""
         if self._signal:
             code = 128 + self._signal
@@ -481,12 +399,3 @@ class _Run:
             raise RuntimeError(
                 f"{run.rows_quarantined} rows went to quarantine, the parts say {quarantined}"
             )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _some(sources: Sequence[Source]) -> str:
-    shown = _few([source.id for source in sources])
-    return f"{len(sources)} source{'s' if len(sources) > 1 else ''} ({shown})"

@@ -161,7 +161,7 @@ def commit(
 
     `pieces` hold the rows in order, without the `poison` ones (row index, reason).
     """
-    if context.output.store.is_local and not context.output.is_here():
+    if not context.output.is_here():
         raise OSError(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"

@@ -82,12 +82,11 @@ class Survey:
 
     def pending(self, units: Iterable[Unit]) -> list[Unit]:
         """Those of the units that are not committed and whose sources are as planned."""
-        return [
-            unit
-            for unit in units
-            if unit.id not in self.committed
-            and all(self.listed.get(span.source.id) == span.source for span in unit.spans)
-        ]
+        return [unit for unit in units if unit.id not in self.committed and self.as_planned(unit)]
+
+    def as_planned(self, unit: Unit) -> bool:
+        """Whether all of a unit's sources are there, and what they were."""
+        return all(self.listed.get(span.source.id) == span.source for span in unit.spans)
 
     def tasks(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
         """Pending units as read tasks: consecutive ones of one source go together."""

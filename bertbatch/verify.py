@@ -13,7 +13,6 @@ from hashlib import sha256
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from bertbatch.attention.cells import ALL
 from bertbatch.errors import JobError
@@ -132,13 +131,8 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
         found.problems.append(f"{unit.part}: {what}")
 
     try:
-        footer = output.footer(unit.part)
-        if footer is None:
-            wrong("missing, under the name that its unit gives it")
-            return found
-        with output.store.open(output.at(unit.part)) as file:
-            table = pq.ParquetFile(file, page_checksum_verification=True).read()
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        footer, table = output.part(unit.part)
+    except (OSError, KeyError, ValueError, TypeError) as error:
         wrong(f"cannot be read: {error}")
         return found
     found.named = list(footer["side_files"].values())

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bertbatch import scoring
 from bertbatch.calibration import ENOUGH_TOKENS, calibrate
@@ -86,6 +86,13 @@ class ModelWorker:
             "packed": self._engine.packs,
             "measured": self._rates,
         }
+
+
+def find_device() -> Literal["cuda", "cpu"]:
+    """What torch finds in this process: "cuda" or "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def note(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[str, Any]:

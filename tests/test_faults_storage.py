@@ -2,7 +2,6 @@
 room. Afterwards the same command ends in the same answers, and `verify` finds nothing wrong."""
 
 import json
-import os
 import shutil
 import subprocess
 
@@ -13,7 +12,7 @@ from bertbatch import load_attention
 from bertbatch.output import open_output
 from bertbatch.verify import verify
 from tests.conftest import make_job, write_parquet
-from tests.test_faults import answers, finish, same_answers, sound, start
+from tests.test_faults import answers, finish, same_answers, sound, start, wait_for_parts
 from tests.tiny import make_texts
 
 STEPS = [
@@ -67,6 +66,12 @@ def as_if_nothing_had_been(whole, out):
     assert verify(output).orphans == []
 
 
+def disturbed(model, whole, tmp_path, *fault_, runner=("--runner", "inline"), times=1):
+    """The exit code and the words of a run with a fault."""
+    injected = fault(tmp_path, *fault_, times=times)
+    return finish(start(model, whole / "in", tmp_path / "out", *runner, *OPTIONS, **injected))
+
+
 def try_again(model, whole, out, *options, code=0):
     got, said = finish(start(model, whole / "in", out, "--runner", "inline", *OPTIONS, *options))
     assert got == code, said
@@ -86,11 +91,7 @@ def try_again(model, whole, out, *options, code=0):
 )
 def test_the_driver_dies(op, path, what, whole, tmp_path, tiny_model):
     out = tmp_path / "out"
-    process = start(
-        tiny_model, whole / "in", out, "--runner", "inline", *OPTIONS,
-        **fault(tmp_path, op, path, what),
-    )  # fmt: skip
-    code, said = finish(process)
+    code, said = disturbed(tiny_model, whole, tmp_path, op, path, what)
     assert code == 9, said
     if out.exists() and (out / "_bertbatch" / "job.yaml").exists():
         sound(out)
@@ -104,10 +105,7 @@ def test_the_driver_dies(op, path, what, whole, tmp_path, tiny_model):
 def test_a_committing_process_dies(path, what, whole, tmp_path, tiny_model):
     """On Ray the run goes on: the commit is tried again in another process."""
     out = tmp_path / "out"
-    process = start(
-        tiny_model, whole / "in", out, *OPTIONS, **fault(tmp_path, "create", path, what)
-    )
-    code, said = finish(process)
+    code, said = disturbed(tiny_model, whole, tmp_path, "create", path, what, runner=())
     assert code == 0, said
     assert struck(tmp_path) == 1
     as_if_nothing_had_been(whole, out)
@@ -118,11 +116,7 @@ def test_a_committing_process_dies(path, what, whole, tmp_path, tiny_model):
 @pytest.mark.parametrize(("op", "path"), STEPS)
 def test_the_storage_fails_once(op, path, what, whole, tmp_path, tiny_model):
     out = tmp_path / "out"
-    process = start(
-        tiny_model, whole / "in", out, "--runner", "inline", *OPTIONS,
-        **fault(tmp_path, op, path, what),
-    )  # fmt: skip
-    code, said = finish(process)
+    code, said = disturbed(tiny_model, whole, tmp_path, op, path, what)
     assert struck(tmp_path) == 1
     assert "Traceback" not in said, said
     assert code in (0, 2, 3), said
@@ -135,9 +129,8 @@ def test_the_storage_fails_once(op, path, what, whole, tmp_path, tiny_model):
 def test_the_storage_stays_away(whole, tmp_path, tiny_model):
     """No part can be written any more: the run ends, says so, and loses nothing."""
     out = tmp_path / "out"
-    always = fault(tmp_path, "create", "part-b", "fail", times=1_000_000)
-    process = start(tiny_model, whole / "in", out, "--runner", "inline", *OPTIONS, **always)
-    code, said = finish(process)
+    always = ("create", "part-b", "fail")
+    code, said = disturbed(tiny_model, whole, tmp_path, *always, times=1_000_000)
     assert code == 3, said
     assert "the storage failed" in said
     assert "Traceback" not in said
@@ -180,12 +173,9 @@ def test_a_disk_that_becomes_read_only(whole, tmp_path, tiny_model, small_disk):
     disk, remount = small_disk
     remount("size=4m")
     out = disk / "out"
-    os.environ.setdefault("LANG", "C")
     process = start(
         tiny_model, whole / "in", out, "--runner", "inline", *OPTIONS, FAULT_SLEEP="0.5"
     )
-    from tests.test_faults import wait_for_parts
-
     wait_for_parts(out, 2, process)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     code, said = finish(process)

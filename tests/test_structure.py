@@ -26,6 +26,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["terminal", "runs", "rescore"],
+    ["changes"],
     ["survey", "results", "alarms", "status", "verify"],
     ["runners"],
     ["pipeline"],
@@ -39,7 +40,7 @@ LAYERS = [
     ["batching"],
     ["model"],
     ["storage", "job", "units"],
-    ["errors", "statistics"],
+    ["errors", "statistics", "explaining"],
 ]
 
 

@@ -80,6 +80,13 @@ def submit(head: str, job: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
+def watch(head: str, job: Path, name: str) -> tuple[Path, subprocess.Popen]:
+    """The output of a job, and the process that submits and watches it."""
+    command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", name]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return job.parent / "out" / name, subprocess.Popen(command, text=True, **pipes)
+
+
 def driver_of(out: Path) -> psutil.Process:
     """The driver that is at work on an output."""
     words = ["-m", "bertbatch", "run", "job.yaml"]
@@ -118,10 +125,8 @@ def test_same_job_same_answers_as_here(head, job, tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_killed_driver_is_submitted_again(head, job, tmp_path):
-    out = tmp_path / "out" / "killed"
-    command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", "killed"]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_killed_driver_is_submitted_again(head, job):
+    out, watching = watch(head, job, "killed")
     wait_for_parts(out, 3)
     driver_of(out).kill()
     stdout, stderr = watching.communicate(timeout=200)
@@ -133,10 +138,8 @@ def test_a_killed_driver_is_submitted_again(head, job, tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_job_that_is_stopped_is_not_submitted_again(head, job, tmp_path):
-    out = tmp_path / "out" / "stopped"
-    command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", "stopped"]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_job_that_is_stopped_is_not_submitted_again(head, job):
+    out, watching = watch(head, job, "stopped")
     wait_for_parts(out, 2)
     ray = [str(BIN / "ray"), "job", "stop", "--address", head, "nightly-stopped"]
     assert subprocess.run(ray, capture_output=True).returncode == 0
@@ -146,13 +149,8 @@ def test_a_job_that_is_stopped_is_not_submitted_again(head, job, tmp_path):
 
 
 @pytest.mark.cluster
-def test_ctrl_c_leaves_the_job_going(head, job, tmp_path):
-    out = tmp_path / "out" / "watched"
-    command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", "watched"]
-    watching = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+def test_ctrl_c_leaves_the_job_going(head, job):
+    out, watching = watch(head, job, "watched")
     wait_for_parts(out, 1)
     watching.send_signal(signal.SIGINT)
     _, stderr = watching.communicate(timeout=60)

@@ -144,7 +144,7 @@ def _stored(output: Output, parts: Sequence[str]) -> Iterator[pa.Table]:
         if path is None:
             return None
         try:
-            return pa.ipc.open_file(output.store.read(output.at(path))).read_all()
+            return output.side(path)
         except (OSError, pa.ArrowException) as error:
             raise JobError(f"{output.at(path)}, which {part} names: {error}") from error
 

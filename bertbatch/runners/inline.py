@@ -15,7 +15,7 @@ from bertbatch.scoring import Scored
 from bertbatch.stages import Context
 from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
-from bertbatch.worker import ModelWorker, note
+from bertbatch.worker import ModelWorker, find_device, note
 
 
 class Stopped(Exception):
@@ -31,9 +31,7 @@ class InlineExecutor:
         self._reader, self._scorer, self._committer = (ThreadPoolExecutor(1) for _ in range(3))
         device = context.job.runtime.device
         if device == "auto":
-            import torch
-
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = find_device()
         threads = available_cores()
         self._worker = ModelWorker(
             *(context.spec, context.job.model, device, threads, context.known, context.large),

@@ -26,7 +26,7 @@ from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
 from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
-from bertbatch.worker import ModelWorker, note
+from bertbatch.worker import ModelWorker, find_device, note
 
 log = logging.getLogger("bertbatch")
 
@@ -77,14 +77,13 @@ class RayExecutor:
         """How many model workers, and what of a node each takes."""
         runtime = self._context.job.runtime
         cores, gpus = _resources()
-        auto = runtime.workers == "auto"
-        if runtime.device == "cuda" and auto and not any(gpus):
+        if runtime.device == "cuda" and runtime.workers == "auto" and not any(gpus):
             raise JobError(
                 "runtime.device is cuda, but Ray has no GPU: see `ray status`, or set "
                 "runtime.workers if nodes with GPUs are started on demand"
             )
-        self._device = "cpu" if runtime.device == "cpu" or not any(gpus) else "cuda"
-        self._device = "cuda" if runtime.device == "cuda" else self._device
+        found = "cuda" if any(gpus) else "cpu"
+        self._device = found if runtime.device == "auto" else runtime.device
         # One worker for each core: several one-thread workers beat one many-thread worker by
         # a few percent. A worker cannot span nodes.
         self.workers = max(self._fit(), 1) if runtime.workers == "auto" else runtime.workers
@@ -115,14 +114,15 @@ class RayExecutor:
     def blind_nodes(self, path: str, content: str) -> list[str]:
         """The nodes that do not see a file with this content at a local path."""
         here = ray.get_runtime_context().get_node_id()
-        nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
-        nodes = [node for node in nodes if node["NodeID"] != here]
-        if not nodes:
-            return []
         asked = {}
-        for node in nodes:
+        for node in ray.nodes():
+            works = node["Alive"] and node["Resources"].get("CPU", 0) > 0
+            if not works or node["NodeID"] == here:
+                continue
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[_sees.options(scheduling_strategy=there).remote(path, content)] = node
+        if not asked:
+            return []
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_SECONDS)
         blind = []
         for ref in done:
@@ -252,9 +252,7 @@ class _Scorer:
 
     def __init__(self, context: Context, device: str, threads: int):
         if device == "cuda" and context.job.runtime.device == "auto":
-            import torch
-
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = find_device()
         self._worker = ModelWorker(
             *(context.spec, context.job.model, device, threads, context.known, context.large),
             context.job.attention,

@@ -1,0 +1,93 @@
+"""Sources that are not as they were planned, and what a run does about each."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bertbatch.errors import JobError
+from bertbatch.survey import Survey
+from bertbatch.units import Source, Unit
+
+log = logging.getLogger("bertbatch")
+
+
+@dataclass
+class Changes:
+    """Sources to take out of the plan, and those that cannot be wholly scored, with the reason."""
+
+    withdraw: set[str]
+    failed: dict[str, str]
+
+
+def find_changes(survey: Survey) -> Changes:
+    """Sources that changed or vanished after they were planned.
+
+    Raises JobError if the job says to fail then.
+    """
+    options, listed = survey.job.input, survey.listed
+    planned = survey.plan.sources.values()
+    gone = [s for s in planned if s.id not in listed]
+    changed = [s for s in planned if s.id in listed and listed[s.id] != s]
+    if gone and options.on_removed_source == "fail":
+        raise JobError(
+            f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
+            "input.on_removed_source: keep to keep what is scored of them"
+        )
+    mended = _mended(survey, changed)
+    others = [source for source in changed if source.id not in mended]
+    if others and options.on_changed_source == "fail":
+        raise JobError(
+            f"{_some(others)} changed after being planned for this output, and an output "
+            "never mixes answers; score into a new output, such as one with the date, or set "
+            "input.on_changed_source: keep to keep what is scored of the old content"
+        )
+    units_of: dict[str, list[Unit]] = {source.id: [] for source in (*gone, *others)}
+    for unit in survey.plan.units.values():
+        for span in unit.spans if not unit.again else ():
+            if span.source.id in units_of:
+                units_of[span.source.id].append(unit)
+    found = Changes(mended, {})
+    for id_, units in units_of.items():
+        scored = [unit.id in survey.committed for unit in units]
+        what = "changed" if id_ in listed else "is gone"
+        if units and not any(scored):
+            log.info("%s %s before anything of it was scored: the plan goes on without", id_, what)
+            found.withdraw.add(id_)
+        elif not all(scored):
+            found.failed[id_] = f"{what} before it was wholly scored"
+    return found
+
+
+def _mended(survey: Survey, changed: list[Source]) -> set[str]:
+    """Changed sources that an earlier run found broken, and that were never wholly scored.
+
+    What had been scored of them will be withdrawn: it is not known whether the mended
+    source has the same rows.
+    """
+    if not changed:
+        return set()
+    broken: dict[str, str] = {}
+    for record in survey.output.runs():
+        broken |= {id_: mark for id_, (mark, _) in record["failed_sources"].items()}
+    unfinished = {
+        span.source.id
+        for unit in survey.plan.units.values()
+        for span in unit.spans
+        if unit.id not in survey.committed
+    }
+    planned = survey.plan.sources
+    return {
+        s.id
+        for s in changed
+        if s.id in unfinished and broken.get(s.id) == planned[s.id].fingerprint
+    }
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _some(sources: Sequence[Source]) -> str:
+    shown = few([source.id for source in sources])
+    return f"{len(sources)} source{'s' if len(sources) > 1 else ''} ({shown})"
