@@ -42,10 +42,12 @@ def withdraw(plan: PlanLog, output: Output, schema: pa.Schema, sources: set[str]
     """
 
     def entry() -> Entry | None:
-        units = [u for u in plan.units.values() if any(s.source.id in sources for s in u.spans)]
-        rest = [
-            tuple(s for s in u.spans if s.source.id not in sources) for u in units if not u.again
+        units = [
+            u
+            for u in plan.units.values()
+            if not u.again and any(s.source.id in sources for s in u.spans)
         ]
+        rest = [tuple(s for s in u.spans if s.source.id not in sources) for u in units]
         good = [spans for spans in rest if spans]
         named = [span.source for spans in good for span in spans]
         return Entry(named, good, [unit.id for unit in units]) if units else None
@@ -56,10 +58,16 @@ def withdraw(plan: PlanLog, output: Output, schema: pa.Schema, sources: set[str]
 def plan_again(
     plan: PlanLog, output: Output, schema: pa.Schema, listed: Mapping[str, Source]
 ) -> None:
-    """Plans the rows that are in quarantine to be scored once more, where their source is there."""
+    """Plans the rows that are in quarantine to be scored once more, where their source is there.
+
+    Not those that only come there meanwhile, by another run that scores them again without
+    success: the two would chase each other.
+    """
+    known = set(plan.units)
 
     def entry() -> Entry | None:
-        again = list(islice(to_score_again(plan, output, listed), ENTRY_SOURCES))
+        found = (again for again in to_score_again(plan, output, listed) if again.unit in known)
+        again = list(islice(found, ENTRY_SOURCES))
         return Entry([], [], again=again) if again else None
 
     while _change(plan, output, schema, entry):
@@ -76,7 +84,12 @@ def to_score_again(plan: PlanLog, output: Output, listed: Mapping[str, Source]) 
         path = footer and footer["side_files"].get("quarantine")
         if not path:
             continue
-        bad = output.side(path)
+        try:
+            bad = output.side(path)
+        except FileNotFoundError:
+            if _has_rows(output, unit):
+                raise
+            continue  # another run has withdrawn the unit meanwhile
         there = {s.source.id for s in unit.spans if listed.get(s.source.id) == s.source}
         places = zip(bad["source"].to_pylist(), bad["row"].to_pylist(), strict=True)
         rows = tuple(sorted(place for place in places if place[0] in there))

@@ -53,8 +53,9 @@ def cut_size(runtime: Runtime, input_bytes: int) -> CutSize:
 class Entry:
     """One entry of the log: sources newly planned, and the units that they are cut into.
 
-    `withdrawn` are ids of units that this entry puts out of force for good; see
-    `mending.py`. Sources of such units that it does not name itself are no longer planned.
+    `withdrawn` are ids of units that this entry puts out of force for good, with those that
+    score their rows again; see `mending.py`. Sources of such units that it does not name
+    itself are no longer planned.
     """
 
     sources: list[Source]
@@ -139,9 +140,12 @@ class PlanLog:
 
     def apply(self, entry: Entry) -> list[Unit]:
         """Puts an entry in force, in this value only; the units that it adds."""
-        for id_ in entry.withdrawn:
-            if (unit := self.units.pop(id_, None)) is not None:
-                self.withdrawn[id_] = self.unsettled[id_] = unit
+        gone = set(entry.withdrawn)
+        for unit in list(self.units.values()) if gone else ():
+            # What scores some of its rows again comes later and goes with it.
+            if unit.id in gone or (unit.again and unit.again.unit in gone):
+                gone.add(unit.id)
+                self.withdrawn[unit.id] = self.unsettled[unit.id] = self.units.pop(unit.id)
                 for span in unit.spans:
                     self.sources.pop(span.source.id, None)
         for source in entry.sources:

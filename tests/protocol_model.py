@@ -3,10 +3,11 @@
 A writer is a function of what its store answers. So it is run with recorded answers up to
 its next store operation, and that operation is kept; the schedules of several writers are
 then a graph of (store, where each writer is), searched whole. At every point any writer may
-go on, or be gone for good; up to `faults` times in a schedule a change takes effect but its
-reply is lost, or a read fails (any other failure is like a crash, or a try a little later). At
-every end a run that starts afresh repairs. Nothing is left out of what this describes, but
-with three writers there are no faults, and once no crashes.
+go on, or be gone for good. Up to `faults` times in a schedule an operation fails: it is not
+done; or it is a change, is done, and its reply is lost; or, with `late`, it is done at any time
+after the error, by a request that the client has given up. At every end a run that starts
+afresh repairs. Nothing is left out of what this describes, but with three writers there are
+no faults, and once no crashes.
 
 Within one writer the order is that of `runs.py` with one commit at a time; workers that a
 dead run has left behind are writers of their own (`left_behind`).
@@ -257,8 +258,13 @@ def run(
     inputs: Inputs,
     unreadable: frozenset[str] = frozenset(),
     mended: frozenset[str] = frozenset(),
+    retry: bool = False,
+    cured: bool = False,
 ) -> None:
-    """A run, as runs.py orders it. It cannot read `unreadable`; `mended` have failed before."""
+    """A run, as runs.py orders it. It cannot read `unreadable`; `mended` have failed before.
+
+    With `retry` it scores what is in quarantine again; if it is `cured`, without failing.
+    """
     output = Output(store, "out")
     plan = PlanLog(store, "out", "model", {id_: id_ for id_ in inputs})
     plan.refresh()
@@ -268,33 +274,44 @@ def run(
     changed = {s.id for s in sources if plan.sources.get(s.id, s) != s}
     if changed & mended:
         mending.withdraw(plan, output, SCHEMA, changed & mended)
-    pending = [u for u in plan.units.values() if u.id not in committed]
+    listing = {s.id: s for s in sources}
+    as_planned = partial(is_as_planned, listing)
+    pending = [u for u in plan.units.values() if u.id not in committed and as_planned(u)]
     failed = False
-    if pending or any(s.id not in plan.sources for s in sources):
+    new = any(s.id not in plan.sources for s in sources)
+    if pending or new or (retry and any(mending.to_score_again(plan, output, listing))):
         output.clear_success()
+        if retry:
+            mending.plan_again(plan, output, SCHEMA, listing)
         todo: Iterator[list[Unit]] | None = tasks(plan, output, planner, sources, committed)
         while todo:
             bad = []
             for unit in (unit for units in todo for unit in units):
                 if {span.source.id for span in unit.spans} & unreadable:
                     bad.append(unit)
-                elif all(span.source in sources for span in unit.spans):
-                    commit_unit(output, unit)
+                elif as_planned(unit):
+                    commit_unit(output, unit, cured)
             failed = failed or bool(bad)
             todo = salvaged(plan, output, bad, unreadable) if bad else None
 
     def judge() -> dict[str, Any] | None:
         there = output.committed()
-        if failed or not all(id_ in there for id_ in plan.units):
+        done = [unit for unit in plan.units.values() if unit.id in there]
+        missing = [unit for unit in plan.units.values() if unit.id not in there]
+        if failed or not all(unit.again and not as_planned(unit) for unit in missing):
             return None
         plan_id, success = digest(sorted(plan.units)), output.success()
         if success is not None and success["plan"] == plan_id:
             return None
-        rows = sum(unit.rows for unit in plan.units.values())
-        quarantined = output.quarantined(plan.units.values())
+        rows = sum(unit.new_rows for unit in done)
+        quarantined = output.quarantined(done)
         return {"rows_in": rows, "rows_quarantined": quarantined, "plan": plan_id}
 
     mending.conclude(plan, output, SCHEMA, judge)
+
+
+def is_as_planned(listing: dict[str, Source], unit: Unit) -> bool:
+    return all(listing.get(span.source.id) == span.source for span in unit.spans)
 
 
 def tasks(
@@ -315,19 +332,17 @@ def salvaged(
     plan: PlanLog, output: Output, bad: list[Unit], unreadable: frozenset[str]
 ) -> Iterator[list[Unit]]:
     for unit in bad:
+        if unit.again:
+            continue
         rest = [span for span in unit.spans if span.source.id not in unreadable]
         if 0 < len(rest) < len(unit.spans):
             yield mending.regroup(plan, output, SCHEMA, unit, rest)
 
 
-def commit_unit(output: Output, unit: Unit) -> None:
-    rows = [
-        (span.source.id, row)
-        for span in unit.spans
-        for row in range(span.cut.first_row, span.cut.first_row + span.cut.rows)
-    ]
-    good = [pair for pair in rows if pair[1] != BAD_ROW]
-    bad = [pair for pair in rows if pair[1] == BAD_ROW]
+def commit_unit(output: Output, unit: Unit, cured: bool = False) -> None:
+    rows = unit.again.rows if unit.again else places(unit)
+    good = [pair for pair in rows if pair[1] != BAD_ROW or cured]
+    bad = [pair for pair in rows if pair not in good]
     for tries in (1, 2, 3):  # as the pipeline does
         try:
             commit.commit(output, unit, table(*good), table(*bad), {})
@@ -337,15 +352,24 @@ def commit_unit(output: Output, unit: Unit) -> None:
                 raise
 
 
+def places(unit: Unit) -> list[tuple[str, int]]:
+    """All rows of its spans."""
+    return [
+        (span.source.id, row)
+        for span in unit.spans
+        for row in range(span.cut.first_row, span.cut.first_row + span.cut.rows)
+    ]
+
+
 @cache
 def table(*rows: tuple[str, int]) -> pa.Table:
     return pa.table([[s for s, _ in rows], [r for _, r in rows]], schema=SCHEMA)
 
 
-def left_behind(store: Any, units: list[Unit]) -> None:
+def left_behind(store: Any, units: list[Unit], cured: bool = False) -> None:
     """Workers that still commit what they were given, whatever has become of their run."""
     for unit in units:
-        commit_unit(Output(store, "out"), unit)
+        commit_unit(Output(store, "out"), unit, cured)
 
 
 # What must hold
@@ -385,12 +409,15 @@ def parts(world: World) -> dict[str, Part]:
     return {part.footer["unit"]: part for part in found}
 
 
-def rows_of(world: World, part: Part) -> list[tuple[str, int]]:
-    """All rows that a part accounts for."""
+def in_quarantine(world: World, part: Part) -> list[tuple[str, int]]:
     for path in part.side_files:
         assert path in world.files, f"{path} is named by a part, and missing"
-    sides = [read_side(world.files[path]) for path in part.side_files]
-    rows = part.rows + [row for side in sides for row in side]
+    return [row for path in part.side_files for row in read_side(world.files[path])]
+
+
+def rows_of(world: World, part: Part) -> list[tuple[str, int]]:
+    """All rows that a part accounts for."""
+    rows = part.rows + in_quarantine(world, part)
     assert len(part.rows) == part.footer["rows_scored"]
     assert len(rows) == part.footer["rows_in"]
     return rows
@@ -403,16 +430,28 @@ def log_of(world: World) -> PlanLog:
 
 
 def check_always(world: World) -> None:
-    """At every moment: no row twice, no side file missing, no overlap in what is planned."""
-    rows = Counter(row for part in parts(world).values() for row in rows_of(world, part))
+    """At every moment: no row twice, no side file missing, no overlap in what is planned.
+
+    A unit that scores rows again may have those alone that the other has in quarantine.
+    """
+    there, plan = parts(world), log_of(world)
+    units = {**plan.units, **plan.withdrawn}
+    scored = Counter(row for part in there.values() for row in part.rows)
+    assert max(scored.values(), default=1) == 1, f"scored twice: {scored}"
+    first = [part for id_, part in there.items() if id_ not in units or not units[id_].again]
+    rows = Counter(row for part in first for row in rows_of(world, part))
     assert max(rows.values(), default=1) == 1, f"rows twice: {rows}"
-    spans = [span for unit in log_of(world).units.values() for span in unit.spans]
-    planned = Counter(
-        (s.source.id, row)
-        for s in spans
-        for row in range(s.cut.first_row, s.cut.first_row + s.cut.rows)
-    )
+    planned = Counter(row for u in plan.units.values() if not u.again for row in places(u))
     assert max(planned.values(), default=1) == 1, f"units in force overlap: {planned}"
+    tried = Counter(u.again.unit for u in plan.units.values() if u.again)
+    assert max(tried.values(), default=1) == 1, f"planned again twice: {tried}"
+    for unit in plan.units.values():
+        if unit.again:
+            assert unit.again.unit in plan.units, f"{unit.part} scores again what is withdrawn"
+            bad = in_quarantine(world, there[unit.again.unit])
+            assert set(unit.again.rows) <= set(bad), f"{unit.part} has rows not in quarantine"
+            if unit.id in there:
+                assert set(rows_of(world, there[unit.id])) == set(unit.again.rows)
 
 
 def check_success(world: World) -> None:
@@ -430,7 +469,8 @@ def check_whole(world: World, inputs: Inputs) -> None:
     check_success(world)
     assert "out/_SUCCESS.json" in world.files, "no success"
     plan, there = log_of(world), parts(world)
-    rows = [row for unit in plan.units for row in rows_of(world, there[unit])]
+    first = [id_ for id_, unit in plan.units.items() if not unit.again]
+    rows = [row for unit in first for row in rows_of(world, there[unit])]
     expected = [
         (id_, r) for id_, given in inputs.items() for r in range(sum(n for n, _ in given.cuts))
     ]
@@ -440,7 +480,9 @@ def check_whole(world: World, inputs: Inputs) -> None:
     assert all(part.footer.get("void") for part in others), "a part out of force has rows"
     record = json.loads(world.files["out/_SUCCESS.json"])
     assert record["rows_in"] == len(expected)
-    assert record["rows_quarantined"] == sum(row == BAD_ROW for _, row in expected)
+    scored = {row for part in there.values() for row in part.rows}
+    assert record["rows_quarantined"] == len(set(expected) - scored)
+    assert {row for _, row in set(expected) - scored} <= {BAD_ROW}
 
 
 # The search
@@ -455,16 +497,15 @@ class Search:
     mended: frozenset[str] = frozenset()
     faults: int = 1
     crashes: bool = True
+    late: bool = False
     _checked: set[World] = field(default_factory=set)
     _repaired: set[World] = field(default_factory=set)
 
     def go(self, start: World | None = None) -> None:
-        State = tuple[World, tuple[Point | None, ...], int]
-        first: State = (
-            start or World.of({}),
-            tuple(w.start() for w in self.writers),
-            self.faults,
-        )
+        # The store, where the writers are, faults left, changes that may yet be made.
+        State = tuple[World, tuple[Point | None, ...], int, frozenset[Op]]
+        points = tuple(w.start() for w in self.writers)
+        first: State = (start or World.of({}), points, self.faults, frozenset())
         came: dict[State, tuple[State, str] | None] = {first: None}
         todo = [first]
         while todo:
@@ -480,8 +521,10 @@ class Search:
         print(f"{len(came)} states")
 
     def _steps(
-        self, world: World, points: tuple[Point | None, ...], faults: int
+        self, world: World, points: tuple[Point | None, ...], faults: int, late: frozenset[Op]
     ) -> Iterator[tuple[Any, str]]:
+        for op in late:
+            yield (world.do(op)[0], points, faults, late - {op}), f"AT LAST {op}"
         for i, point in enumerate(points):
             if point is None or point.op is None:
                 continue
@@ -491,16 +534,20 @@ class Search:
                 return (*points[:i], to, *points[i + 1 :])
 
             after, next_point = point.go_on(world)
-            yield (after, moved(next_point), faults), f"{name}: {op}"
+            yield (after, moved(next_point), faults, late), f"{name}: {op}"
             if self.crashes:
-                yield (world, moved(None), faults), f"{name} is gone before {op}"
-            if faults and (op.changes or op.name == "read"):
-                # Only a change whose reply is lost differs from a crash or a try later.
-                what = "REPLY LOST" if op.changes else "FAILS"
-                yield (after, moved(point.after(OSError)), faults - 1), f"{name}: {op}, {what}"
+                yield (world, moved(None), faults, late), f"{name} is gone before {op}"
+            if not faults:
+                continue
+            failed = moved(point.after(OSError))
+            yield (world, failed, faults - 1, late), f"{name}: {op}, FAILS"
+            if op.changes:
+                yield (after, failed, faults - 1, late), f"{name}: {op}, REPLY LOST"
+                if self.late:
+                    yield (world, failed, faults - 1, late | {op}), f"{name}: {op}, IS LATE"
 
     def _check(self, state: Any) -> None:
-        world, points, _ = state
+        world, points, *_ = state
         if world not in self._checked:
             self._checked.add(world)
             check_always(world)
@@ -511,7 +558,8 @@ class Search:
             assert not point or point.ended == "done" or point.ended.startswith("OSError")
         # A run that dies between writing its success and looking at the plan again can leave
         # one that another run's new entry outdates: until that run ends, or the next begins.
-        if all(point and point.ended == "done" for point in points):
+        # A late write of it may outlast its deletion: its `plan` tells, and the next run sees.
+        if all(point and point.ended == "done" for point in points) and not self.late:
             check_success(world)
         if world not in self._repaired:
             self._repaired.add(world)
@@ -542,6 +590,8 @@ ONE = {"a": Given(((2, LARGE), (1, LARGE)))}
 MORE = {"a": Given(((2, LARGE),)), "b": Given(((1, LARGE),))}
 LESS = {"a": MORE["a"]}
 SHARED = {"a": Given(((2, SMALL),)), "b": Given(((1, SMALL),))}
+ALONE = {"b": Given(((2, LARGE),))}
+TWO_BAD = {"a": Given(((2, SMALL),)), "b": Given(((2, SMALL),))}
 B = frozenset("b")
 
 
@@ -556,15 +606,20 @@ def cannot_read_b(name: str, inputs: Inputs) -> Writer:
     return Writer(name, partial(run, inputs=inputs, unreadable=B))
 
 
-def left_over(world: World, *numbers: int) -> Writer:
+def again(name: str, inputs: Inputs, **keys: Any) -> Writer:
+    """A run that scores what is in quarantine again."""
+    return Writer(name, partial(run, inputs=inputs, retry=True, **keys))
+
+
+def left_over(world: World, *numbers: int, cured: bool = False) -> Writer:
     """A worker that still commits some of the units that are in force in a world."""
     units = list(log_of(world).units.values())
-    return Writer("L", partial(left_behind, units=[units[i] for i in numbers]))
+    return Writer("L", partial(left_behind, units=[units[i] for i in numbers], cured=cured))
 
 
-def after(*writers: Writer, until: str = "") -> World:
+def after(*writers: Writer, until: str = "", start: World | None = None) -> World:
     """What is there after these writers, one after the other, or before one's operation."""
-    world = World.of({})
+    world = start or World.of({})
     for writer in writers:
         point = writer.start()
         while point.op and not (until and until in str(point.op)):

@@ -12,17 +12,21 @@ import bertbatch.output
 import bertbatch.plan
 from bertbatch import commit, mending, storage
 from bertbatch.output import Output
+from bertbatch.plan import PlanLog
 from tests.protocol_model import (
+    ALONE,
     LESS,
     MORE,
     ONE,
     SHARED,
+    TWO_BAD,
     B,
     OneThread,
     Search,
     Store,
     Writer,
     after,
+    again,
     cannot_read_b,
     changed,
     check_whole,
@@ -94,6 +98,41 @@ def test_a_source_that_changes_back_is_scored_again():
         Writer("C", partial(run, inputs=MORE, mended=was)),
     )
     check_whole(world, MORE)
+
+
+@pytest.mark.faults
+def test_two_runs_score_what_is_in_quarantine_again():
+    world = after(*runs(ONE))
+    Search(ONE, [again("A", ONE, cured=True), again("B", ONE)]).go(world)
+
+
+@pytest.mark.faults
+def test_rows_are_scored_again_while_another_run_still_scores():
+    Search(ONE, [*runs(ONE), again("B", ONE, cured=True)]).go()
+
+
+@pytest.mark.parametrize("inputs", [ALONE, TWO_BAD], ids=["alone", "shared"])
+def test_a_source_is_withdrawn_while_its_rows_are_scored_again(inputs):
+    old, new = after(*runs(inputs)), changed(inputs)
+    (mended,) = runs(new, mended=B)
+    # Those of both sources, planned again and scored without success; those of what is as planned.
+    both = after(again("0", inputs), start=old)
+    rest = after(again("0", new), start=old, until="part-")
+    for world in (both, rest):
+        late = left_over(world, len(log_of(world).units) - 1, cured=True)
+        Search(new, [late, mended], mended=B).go(world)
+    if inputs is ALONE:
+        Search(new, [mended, again("C", new, cured=True)], mended=B, faults=0).go(both)
+
+
+@pytest.mark.faults
+def test_requests_that_are_done_after_they_have_failed():
+    Search(ONE, runs(ONE, ONE), late=True).go()
+    Search(MORE, runs(LESS, MORE), late=True).go()
+    old, new = after(*runs(MORE)), changed(MORE)
+    Search(new, runs(new, new, mended=B), mended=B, late=True).go(old)
+    world = after(*runs(SHARED), until="quarantine")
+    Search(SHARED, [cannot_read_b("A", SHARED), *runs(SHARED)], late=True).go(world)
 
 
 # The check can fail
@@ -168,6 +207,20 @@ def success_not_cleared(monkeypatch):
     monkeypatch.setattr(Output, "clear_success", lambda self: None)
 
 
+def rows_of_withdrawn_units_still_scored_again(monkeypatch):
+    apply = PlanLog.apply
+
+    def keep(self, entry):
+        kept = [u for u in self.units.values() if u.again and u.id not in entry.withdrawn]
+        added = apply(self, entry)
+        for unit in kept:
+            self.units[unit.id] = unit
+            self.unsettled.pop(unit.id, None)
+        return added
+
+    monkeypatch.setattr(PlanLog, "apply", keep)
+
+
 @pytest.mark.parametrize(
     ("break_it", "case"),
     [
@@ -180,6 +233,10 @@ def success_not_cleared(monkeypatch):
         (success_not_cleared, test_one_run_plans_more_while_the_other_ends),
         (units_out_of_force_not_settled, test_a_shared_unit_is_divided_while_others_commit_it),
         (void_by_deleting_first, test_a_shared_unit_is_divided_while_others_commit_it),
+        (
+            rows_of_withdrawn_units_still_scored_again,
+            partial(test_a_source_is_withdrawn_while_its_rows_are_scored_again, TWO_BAD),
+        ),
     ],
 )
 def test_the_check_can_fail(break_it, case, monkeypatch):
