@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.batching import gather
-from bertbatch.engines import Engine, OutOfMemory, batches, load_engine
-from bertbatch.errors import JobError
+from bertbatch.engines import Engine, batches, load_engine
+from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec
 from bertbatch.scoring import score

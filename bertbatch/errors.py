@@ -31,3 +31,7 @@ class SourceError(Exception):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"
+
+
+class OutOfMemory(Exception):
+    """The device had no room for a batch."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
-from bertbatch.errors import JobError, RunError, SourceError
+from bertbatch.errors import JobError, OutOfMemory, RunError, SourceError
 from bertbatch.stages import Record
 from bertbatch.units import Unit
 
@@ -27,6 +27,7 @@ PIECES = 16  # a range of rows that kills its worker is split into so many
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
 NODES_FORGIVEN = 3  # nodes that may go under a unit before it is a suspect
 REREADS = 5  # of a unit whose data were lost with a node or whose reader died
+UNCOMMITTED_IN_A_ROW = 4  # units, after which the run ends: the storage does not take them
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
 
 
@@ -130,6 +131,7 @@ class Pipeline:
         self._given_up = 0  # units, in a row
         self._rereads: Counter[str] = Counter()  # by unit id
         self._more = True  # tasks that nobody reads yet
+        self._uncommitted = 0  # units that could not be committed, in a row
         self._any_read = False  # whether a read task has ended
 
     def run(self, tasks: Iterator[Sequence[Unit]]) -> Outcome:
@@ -139,7 +141,7 @@ class Pipeline:
         """
         self._more = True
         while True:
-            if self._should_stop():
+            if self._should_stop() or self._uncommitted >= UNCOMMITTED_IN_A_ROW:
                 self._wind_down()
                 return self.outcome
             self._on.adapt()
@@ -290,7 +292,7 @@ class Pipeline:
             raise  # a fresh worker cannot load the model: no row is to blame
         except Exception as error:
             _, work, rows = self._take(queue, handle)
-            self._failures[worker] += 1
+            self._failures[worker] += not isinstance(error, OutOfMemory)
             if self._failures[worker] >= 2 and not queue:
                 # It may be the worker that is sick (a GPU's context after a fault), so rows
                 # are judged by a fresh one.
@@ -365,12 +367,17 @@ class Pipeline:
             self._fail_source(error, [work.unit])
             return
         except Exception as error:
-            # Committing is safe to repeat: the part's create decides.
-            if tries < 3:
+            # Committing is safe to repeat: the part's create decides. What the storage refused
+            # was tried often enough by the commit itself.
+            if tries < 3 and not isinstance(error, OSError):
                 self._commit(work, tries + 1)
-            else:
-                self._fail_unit(work.unit, f"committing failed: {_reason(error)}")
+                return
+            self._fail_unit(work.unit, f"committing failed: {_reason(error)}")
+            self._uncommitted += 1
+            if self._uncommitted == UNCOMMITTED_IN_A_ROW:
+                log.warning("%d units in a row: the run ends here", self._uncommitted)
             return
+        self._uncommitted = 0
         self._observe(record)
 
     def _fail_source(self, error: SourceError, units: Sequence[Unit]) -> None:

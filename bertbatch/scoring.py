@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertbatch.batching import gather
-from bertbatch.engines import Engine, OutOfMemory, Running, batches
+from bertbatch.engines import Engine, Running, batches
+from bertbatch.errors import OutOfMemory
 from bertbatch.tokenizer import Tokens
 
 log = logging.getLogger("bertbatch")

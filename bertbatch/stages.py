@@ -162,7 +162,7 @@ def commit(
     `pieces` hold the rows in order, without the `poison` ones (row index, reason).
     """
     if not context.output.is_here():
-        raise OSError(
+        raise RuntimeError(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"
         )

@@ -13,10 +13,10 @@ import torch.nn.attention.varlen
 import transformers
 
 from bertbatch import calibration, run, survey, worker
-from bertbatch.engines import OutOfMemory, load_engine, packed, products, torch_engine
+from bertbatch.engines import load_engine, packed, products, torch_engine
 from bertbatch.engines.fused import Int8Linear, compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
-from bertbatch.errors import JobError
+from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec, check
 from bertbatch.scoring import score

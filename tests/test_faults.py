@@ -11,36 +11,41 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import psutil
-import pyarrow as pa
 import pytest
 
 from bertbatch.output import open_output
 from bertbatch.verify import verify
 from tests.conftest import write_parquet
+from tests.forks import Run
 from tests.tiny import make_texts
 
 ROOT = Path(__file__).parent.parent
 
+Process = Run | subprocess.Popen
 
-def start(model: str, input: Path, out: Path, *options: str, **faults: str) -> subprocess.Popen:
+
+def start(model: str, input: Path, out: Path, *options: str, **faults: str) -> Process:
     """The command line in its own process, with faults in all its Python processes."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}:{ROOT}", **faults}
     fixed = ["--set", "model.dtype=float32", "--set", "model.tokens_per_batch=512"]
+    arguments = [
+        *("score", str(input), str(out), "--carry", "id", "--model", model),
+        *("--log", "plain", *fixed, *options),
+    ]
+    if "inline" in options:
+        return Run(arguments, faults)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}:{ROOT}", **faults}
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "bertbatch", "score", str(input), str(out), "--carry", "id"),
-            *("--model", model, "--log", "plain", *fixed, *options),
-        ],
+        [sys.executable, "-m", "bertbatch", *arguments],
         cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
+def finish(process: Process) -> tuple[int, str]:
     stdout, stderr = process.communicate(timeout=240)
     return process.returncode, stdout + stderr
 
 
-def wait_for_parts(out: Path, count: int, process: subprocess.Popen) -> None:
+def wait_for_parts(out: Path, count: int, process: Process) -> None:
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.parquet"))) < count:
         assert process.poll() is None, process.communicate()
@@ -108,28 +113,6 @@ def test_scoring_worker_killed(corpus, tmp_path, tiny_model, expected):
     assert "a model worker died" in text
     same_answers(answers(out), expected)
     sound(out, rows_scored=600)
-
-
-def test_a_poison_row_costs_only_itself(tmp_path, tiny_model, score):
-    texts = make_texts(300)
-    texts[123] = "zzz"
-    write_parquet(tmp_path / "in.parquet", texts)
-    score(tmp_path / "in.parquet", tmp_path / "expected", **{"input.carry": ["id"]})
-    expected = answers(tmp_path / "expected")
-    out = tmp_path / "out"
-    from transformers import AutoTokenizer
-
-    poison = json.dumps(AutoTokenizer.from_pretrained(tiny_model)("zzz")["input_ids"])
-    code, text = finish(
-        start(tiny_model, tmp_path / "in.parquet", out, "--unit-rows", "150", FAULT_POISON=poison)
-    )
-    assert code == 0, text
-    same_answers(answers(out), expected.drop(123).reset_index(drop=True))
-    (file,) = (out / "_bertbatch" / "quarantine").iterdir()
-    (row,) = pa.ipc.open_file(file).read_all().to_pylist()
-    assert (row["row"], row["id"]) == (123, 123)
-    assert "died" in row["reason"]
-    sound(out, rows_scored=299, rows_quarantined=1)
 
 
 @pytest.mark.faults

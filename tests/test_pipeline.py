@@ -240,6 +240,29 @@ def test_a_unit_whose_reader_always_dies_fails_alone():
     assert set(simulation.committed) == {"u0", "u2", "u3"}
 
 
+@pytest.mark.parametrize(("refused", "given_up"), [(range(3, 99), 4), ([1, 2, 3, 5, 6, 7], 6)])
+def test_a_storage_that_takes_no_unit_any_more_ends_the_run(refused, given_up):
+    """And only such a one: after a success it is counted anew."""
+
+    class Full(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == "commit" and int(what[0].id[1:]) in refused:
+                tries.append(what[0].id)
+                return OSError(28, "No space left on device")
+            return super()._finish(handle)
+
+    tries: list[str] = []
+    units = make_units(40, 10)
+    simulation = Full(1, 1, 0.0, set())
+    simulation.wait = lambda handles, timeout: Simulation.wait(simulation, [min(handles)], timeout)
+    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert len(tries) == len(set(tries))  # each once: the commit itself has tried again
+    assert given_up <= len(outcome.failed_units) <= given_up + 2  # those under way may fail, too
+    assert outcome.stopped == (given_up == 4)
+    assert (len(simulation.committed) == 34) == (given_up == 6)
+
+
 def test_the_last_units_wait_for_workers_that_still_load():
     class Late(Simulation):
         """The second worker has its model only after the first has scored something."""

@@ -23,10 +23,6 @@ ENGINES = {
 }
 
 
-class OutOfMemory(Exception):
-    """The device had no room for a batch."""
-
-
 @dataclass(frozen=True)
 class Running:
     """A batch under way.

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from bertbatch.batching import padded, segments
-from bertbatch.engines import OutOfMemory, Running, packed
+from bertbatch.engines import Running, packed
 from bertbatch.engines.fused import FusedLinear, Int8Linear, compile_parts, fuse
 from bertbatch.engines.products import Products
 from bertbatch.engines.watched import Watch, Watching
-from bertbatch.errors import JobError
+from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job import Model
 from bertbatch.model import OFFSET_POSITIONS, ModelSpec, load
 

@@ -1,6 +1,9 @@
 """Faults for the tests, put into every Python process by PYTHONPATH; the program knows nothing.
 
 FAULT_POISON   token ids (JSON list): a worker that scores a row with exactly these dies
+FAULT_DEATH    how: by itself, or by a signal of this number
+FAULT_RAISE    the number of the call of scoring that raises, in each process
+FAULT_MEMORY   a batch of more tokens than this is too much for the device's memory
 FAULT_SLEEP    seconds that scoring one range of rows takes longer
 FAULT_LOADS    a file that gets a line for each engine that is loaded
 FAULT_STORE    a fault of the storage (JSON): `op` (create, replace, delete, read), a part of the
@@ -9,22 +12,29 @@ FAULT_STORE    a fault of the storage (JSON): `op` (create, replace, delete, rea
 """
 
 import fcntl
+import itertools
 import json
 import os
 import time
 
-if any(name.startswith("FAULT_") for name in os.environ):
+
+def install() -> None:
+    """Puts the faults that the environment names in place."""
     import bertbatch.engines
     import bertbatch.scoring
 
     _score = bertbatch.scoring.score
     _load = bertbatch.engines.load_engine
+    _calls = itertools.count(1)
     _poison = json.loads(os.environ.get("FAULT_POISON", "null"))
 
     def score(engine, tokens, first, stop, *rest):
         for row in range(first, stop):
             if tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist() == _poison:
+                os.kill(os.getpid(), int(os.environ.get("FAULT_DEATH", "0")))
                 os._exit(1)
+        if next(_calls) == int(os.environ.get("FAULT_RAISE", "0")):
+            raise RuntimeError("the engine is out of order")
         time.sleep(float(os.environ.get("FAULT_SLEEP", "0")))
         return _score(engine, tokens, first, stop, *rest)
 
@@ -64,7 +74,21 @@ if any(name.startswith("FAULT_") for name in os.environ):
         if path := os.environ.get("FAULT_LOADS"):
             with open(path, "a") as file:
                 file.write(f"{os.getpid()}\n")
-        return _load(*args)
+        engine = _load(*args)
+        if limit := int(os.environ.get("FAULT_MEMORY", "0")):
+            import torch
+
+            def packed(ids, *rest, _packed=engine._packed):
+                if len(ids) > limit:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return _packed(ids, *rest)
+
+            engine._packed = packed
+        return engine
 
     bertbatch.scoring.score = score
     bertbatch.engines.load_engine = load_engine
+
+
+if any(name.startswith("FAULT_") for name in os.environ):
+    install()

@@ -1,0 +1,80 @@
+"""Rows and engines that fail: killed workers, memory that does not suffice, calls that raise."""
+
+import json
+import signal
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from transformers import AutoTokenizer
+
+from tests.conftest import write_parquet
+from tests.test_faults import answers, expected, finish, same_answers, sound, start
+from tests.tiny import make_texts
+
+__all__ = ["expected"]  # a fixture
+
+
+def in_quarantine(out) -> list[dict]:
+    files = sorted((out / "_bertbatch" / "quarantine").iterdir())
+    return [row for file in files for row in pa.ipc.open_file(file).read_all().to_pylist()]
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        "0",  # of itself
+        pytest.param(str(int(signal.SIGKILL)), marks=pytest.mark.faults),  # as out of memory
+        pytest.param(str(int(signal.SIGSEGV)), marks=pytest.mark.faults),
+    ],
+)
+def test_a_poison_row_costs_only_itself(death, tmp_path, tiny_model, score):
+    texts = make_texts(300)
+    texts[123] = "zzz"
+    write_parquet(tmp_path / "in.parquet", texts)
+    score(tmp_path / "in.parquet", tmp_path / "expected", **{"input.carry": ["id"]})
+    expected = answers(tmp_path / "expected")
+    out = tmp_path / "out"
+    poison = json.dumps(AutoTokenizer.from_pretrained(tiny_model)("zzz")["input_ids"])
+    faults = {"FAULT_POISON": poison, "FAULT_DEATH": death}
+    code, text = finish(
+        start(tiny_model, tmp_path / "in.parquet", out, "--unit-rows", "150", **faults)
+    )
+    assert code == 0, text
+    same_answers(answers(out), expected.drop(123).reset_index(drop=True))
+    (row,) = in_quarantine(out)
+    assert (row["row"], row["id"]) == (123, 123)
+    assert "died" in row["reason"]
+    sound(out, rows_scored=299, rows_quarantined=1)
+
+
+RUNNERS = ["inline", pytest.param("ray", marks=pytest.mark.faults)]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_an_engine_that_raises_now_and_then(runner, corpus, tmp_path, tiny_model, expected):
+    """On its third call in each process: the same rows are scored by another call."""
+    out = tmp_path / "out"
+    options = ("--runner", runner, "--unit-rows", "30")
+    code, text = finish(start(tiny_model, corpus, out, *options, FAULT_RAISE="3"))
+    assert code == 0, text
+    same_answers(answers(out), expected)
+    sound(out, rows_scored=600, rows_quarantined=0)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_out_of_memory_costs_rows_that_are_too_large_alone(
+    runner, corpus, tmp_path, tiny_model, expected
+):
+    """Batches are halved down to single rows; those of over 55 tokens fit no more."""
+    out = tmp_path / "out"
+    options = ("--runner", runner, "--set", "limits.max_quarantined=1")
+    code, text = finish(start(tiny_model, corpus, out, *options, FAULT_MEMORY="55"))
+    assert code == 0, text
+    fits = expected["n_tokens"] <= 55
+    assert 0 < fits.sum() < 600
+    same_answers(answers(out), expected[fits].reset_index(drop=True))
+    bad = pd.DataFrame(in_quarantine(out))
+    assert sorted(bad["id"]) == expected["id"][~fits].tolist()
+    assert all("memory" in reason for reason in bad["reason"])
+    sound(out, rows_scored=fits.sum(), rows_quarantined=600 - fits.sum())
