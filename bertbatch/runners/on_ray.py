@@ -22,6 +22,7 @@ from bertbatch import stages
 from bertbatch.errors import JobError
 from bertbatch.pipeline import DataLost, NodeGone, WorkerDied
 from bertbatch.runners.cores import available_cores
+from bertbatch.runners.scratch import Scratch
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
 from bertbatch.tokenizer import Tokens, get_tokenizer
@@ -54,8 +55,10 @@ class RayExecutor:
     def __init__(self, context: Context, verbose: bool = False):
         self._context = context
         self._mine = not ray.is_initialized()
+        self._scratch: Scratch | None = None
+        self._troubled = False  # whether a worker was replaced
         if self._mine:
-            _start_ray(verbose)
+            self._scratch = _start_ray(verbose)
         self._actors: list[Any] = []
         self._nodes: dict[int, str] = {}  # where a worker that has its model is
         self._look_again = time.monotonic() + ADAPT_SECONDS
@@ -236,6 +239,7 @@ class RayExecutor:
             raise WorkerDied(str(error)) from None
 
     def replace(self, worker: int) -> None:
+        self._troubled = True
         ray.kill(self._actors[worker])
         self._actors[worker] = self._actor()
         self._loading[worker] = self._actors[worker].loaded.remote()
@@ -245,6 +249,10 @@ class RayExecutor:
             ray.kill(actor)
         if self._mine:
             ray.shutdown()
+        if self._scratch:
+            if self._troubled:
+                log.info("Ray's logs stay in %s until the next run here", self._scratch.path)
+            self._scratch.close(keep=self._troubled)
 
 
 class _Scorer:
@@ -319,25 +327,29 @@ def _node_gone(id_: str | None) -> bool:
     return id_ is not None
 
 
-def _start_ray(verbose: bool) -> None:
-    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine."""
+def _start_ray(verbose: bool) -> Scratch | None:
+    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine, with its scratch."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {}
+    scratch = None
     if "RAY_ADDRESS" not in os.environ:
         # By default Ray ends a process that has had no task for a second if there are more
         # than cores, and the next read would import and load its tokenizer anew.
         keep = {"idle_worker_killing_time_threshold_ms": 600_000}
+        scratch = Scratch()
         options = {
             "address": "local",
             "num_cpus": available_cores(),
             "include_dashboard": False,
             "_system_config": keep,
+            "_temp_dir": scratch.path,
         }
     ray.init(
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
         **options,
     )
+    return scratch
 
 
 def _constructor_error(error: RayActorError) -> str | None:
