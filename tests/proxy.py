@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-KINDS = ("503", "reset", "lost", "slow")
+KINDS = ("503", "reset", "cut", "lost", "slow")
 
 
 @contextmanager
@@ -18,7 +18,8 @@ def failing(target: str, share: float, seed: int) -> Iterator[tuple[str, Counter
     """Forwards to a URL; yields the proxy's own URL and what it has done so far.
 
     Of the requests a share gets, in a seeded order: 503, a reset connection before anything was
-    done, a lost reply after it was done, or an answer two seconds late.
+    done or after half of the body was sent, a lost reply after it was done, or an answer two
+    seconds late.
     """
     rng, lock, done = random.Random(seed), threading.Lock(), Counter[str]()
     where = urlsplit(target).netloc
@@ -48,6 +49,12 @@ def failing(target: str, share: float, seed: int) -> Iterator[tuple[str, Counter
             )
             for name, value in self.headers.items():
                 connection.putheader(name, value)  # Host, too: it is signed
+            if fault == "cut":
+                connection.endheaders(body[: len(body) // 2])
+                connection.close()
+                self.close_connection = True
+                self.connection.close()
+                return
             connection.endheaders(body)
             answer = connection.getresponse()
             content = answer.read()

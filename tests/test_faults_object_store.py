@@ -16,7 +16,7 @@ from bertbatch.errors import JobError
 from bertbatch.output import open_output
 from bertbatch.verify import verify
 from tests.conftest import make_job
-from tests.proxy import failing
+from tests.proxy import KINDS, failing
 from tests.seaweed import BUCKET, free_ports, seaweed
 
 
@@ -61,7 +61,7 @@ def test_requests_that_fail_or_get_lost(seed, s3, corpus, tiny_model):
                 break
         else:
             pytest.fail("twelve runs, and none came through")
-    assert sum(done[kind] for kind in ("503", "reset", "lost", "slow")) >= 3, done
+    assert sum(done[kind] for kind in KINDS) >= 3, done
     verdict = verify(open_output(f"s3://{folder}/out", s3))
     assert verdict.problems == []
     # Without the proxy, which is gone: what is left, if anything is.
