@@ -5,6 +5,7 @@ Seeded, so that a failure can be repeated; BERTBATCH_ROUNDS says how often to ki
 
 import os
 import random
+import re
 import signal
 import time
 from contextlib import suppress
@@ -34,10 +35,12 @@ def test_killed_at_random(runner, share, corpus, tmp_path, tiny_model, expected)
         time.sleep(rng.uniform(least, most))
         while process.poll() is None:
             time.sleep(pause * rng.expovariate(1))
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, IndexError):
                 victims = [psutil.Process(process.pid)]
                 victims += victims[0].children(recursive=True)
-                rng.choice(victims).kill()
+                # Ray ends as a whole with most of its own processes: more of those at work.
+                workers = [v for v in victims if re.match(r"ray::(?!\w*Agent)", v.cmdline()[0])]
+                rng.choice(workers if workers and rng.random() < 0.8 else victims).kill()
                 kills += 1
         code, said = finish(process)
         if runner == "inline":  # Ray's own end, its raylet killed, is not ours to word
@@ -49,11 +52,12 @@ def test_killed_at_random(runner, share, corpus, tmp_path, tiny_model, expected)
             sound(out, rows_scored=600)
             same_answers(answers(out), expected)
             out, outputs = tmp_path / f"out{outputs}", outputs + 1  # begin anew
+    there = len(list(out.glob("*.parquet")))
     code, said = finish(start(tiny_model, corpus, out, *options))
     assert code == 0, said
     sound(out, rows_scored=600)
     same_answers(answers(out), expected)
-    print(f"{kills} kills, {outputs} outputs finished under them")
+    print(f"{kills} kills, {outputs} outputs finished under them, {there} parts then")
 
 
 @pytest.mark.faults
