@@ -138,7 +138,7 @@ def encode_side(table: pa.Table) -> bytes:
         field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
         for field in table.schema
     ]
-    table = table.cast(pa.schema(plain))
+    table = table.cast(pa.schema(plain)).unify_dictionaries()  # those inside of lists and structs
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:

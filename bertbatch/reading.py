@@ -197,5 +197,15 @@ def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
         if old not in folders and old not in schema.names:
             have = ", ".join([*schema.names, *folders])
             raise SourceError(source.id, f"has no column '{old}' to carry; it has: {have}")
-        fields.append(pa.field(new, pa.string() if old in folders else schema.field(old).type))
+        kind = pa.string() if old in folders else _storable(schema.field(old).type)
+        fields.append(pa.field(new, kind))
     return pa.schema(fields)
+
+
+def _storable(kind: pa.DataType) -> pa.DataType:
+    """The output's type for a carried column's: one that can hold every shard's values."""
+    if pa.types.is_dictionary(kind):  # the next shard's dictionary may need a wider index
+        return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+    if pa.types.is_string_view(kind):  # pyarrow cannot filter views
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind

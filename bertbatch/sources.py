@@ -52,6 +52,8 @@ def list_sources(job: Job) -> Listing:
                 left_out[f"younger than input.min_age ({options.min_age:g} s)"] += 1
             else:
                 key = source.id if isinstance(options.path, str) else source.url
+                # A local name may be no Unicode, which neither the plan nor a part can hold.
+                key = key.encode(errors="backslashreplace").decode()
                 named = Source(key, source.url, source.size, source.stamp)
                 found[key] = (named, kind)
     formats = sorted({kind for _, kind in found.values()})

@@ -16,6 +16,9 @@ from bertbatch.batching import twins
 from bertbatch.errors import JobError
 from bertbatch.model import ModelSpec, locate, tokenizer_hash
 
+# Characters: of longer texts no more is encoded than is needed, and never more than the last.
+HUGE = (1 << 16, 1 << 18, 1 << 20)
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -76,10 +79,15 @@ class Tokenizer:
         """Tokens of each text, or pair of texts, truncated to the model's max_length."""
         starts: list[int] | None = None
         if self._rust is not None:
-            inputs = texts if seconds is None else list(zip(texts, seconds, strict=True))
+            inputs: list[Any] = [self._end_that_counts(text) for text in texts]
+            shortened = [len(i) < len(text) for i, text in zip(inputs, texts, strict=True)]
+            if seconds is not None:
+                # Which text of a pair is cut by how much depends on both: they stay whole.
+                inputs, shortened = list(zip(texts, seconds, strict=True)), [False] * len(texts)
             encodings = self._rust.encode_batch_fast(inputs)
             ids = [encoding.ids for encoding in encodings]
-            truncated = np.fromiter((bool(e.overflowing) for e in encodings), bool, len(texts))
+            flags = [bool(e.overflowing) or s for e, s in zip(encodings, shortened, strict=True)]
+            truncated = np.array(flags, bool)
             if seconds is not None:
                 starts = [_second(e.type_ids, e.sequence_ids) for e in encodings]
         else:
@@ -101,6 +109,22 @@ class Tokenizer:
             "token_type_ids" in self.python.model_input_names,
             *(twins(flat, offsets, split), np.zeros(len(ids), bool)),
         )
+
+    def _end_that_counts(self, text: str) -> str:
+        """A huge text's beginning (or end, if that is kept), encoded as the whole would be.
+
+        Encoding takes 200 bytes of memory a character, also for what is cut off. Where a text is
+        cut changes the tokens nearby, so enough is kept to fill the model more than twice. Only a
+        text that is nearly nothing but blanks or one endless word is cut without that.
+        """
+        part = text
+        for size in HUGE:
+            if len(text) <= size:
+                return text
+            part = text[-size:] if self.python.truncation_side == "left" else text[:size]
+            if len(self._rust.encode(part).overflowing) > 1:
+                break
+        return part
 
     def _encode_in_python(
         self, texts: list[str], seconds: list[str] | None

@@ -6,6 +6,7 @@ of fields, bytes that are no text) becomes a bad row and the others go on. What 
 `csv_scan` says, to planning and reading alike.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -155,7 +156,7 @@ def _columns(source: Source, options: Input) -> list[str]:
             source.id, f"its header is not valid {options.csv.encoding}; set input.csv.encoding"
         )
     names = [name or "" for name in array.to_pylist()]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise SourceError(source.id, f"its header has the same name twice: {', '.join(twice)}")
     return names

@@ -5,6 +5,7 @@ the footer's column chunks, so that planning reads no data.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -70,7 +71,8 @@ def _open(source: Source, options: Input) -> Iterator[pq.ParquetFile]:
     store, path = storage.connect(source.url, options.storage_options)
     try:
         if store.is_local:
-            with pq.ParquetFile(path) as file:
+            # As bytes, since a name may be no Unicode.
+            with pa.OSFile(os.fsencode(path)) as handle, pq.ParquetFile(handle) as file:
                 yield file
         else:
             with store.open(path) as handle, pq.ParquetFile(handle, pre_buffer=True) as file:
