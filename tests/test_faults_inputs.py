@@ -215,7 +215,7 @@ def test_a_huge_texts_tokens_are_those_of_the_whole(side, tmp_path, tiny_model, 
 @pytest.mark.parametrize(
     ("rows", "options", "parts"),
     [
-        (20_000, ("--unit-rows", "5000"), 4),
+        (4_000, ("--unit-rows", "1000"), 4),
         pytest.param(1_000_000, (), 16, marks=pytest.mark.faults),
     ],
 )
