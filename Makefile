@@ -32,10 +32,11 @@ test-cluster: .venv/test  ## run the tests with clusters of several nodes (minut
 test-faults: .venv/test  ## run every fault (half an hour)
 	$(BIN)/python -m pytest -m faults
 
-check: .venv/test  ## lint, format check, types
+check: .venv/test  ## lint, format check, types, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python recipes/audit.py
 
 .venv/bench: .venv/test
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
