@@ -9,6 +9,7 @@ import datetime as dt
 import difflib
 import os
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -306,11 +307,11 @@ class Job(Section):
         Raises JobError: no such file, not YAML, unknown keys, wrong types.
         """
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            data = read_yaml(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise JobError(f"{path}: cannot read the job file: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: encoding, a 30 February
-            raise JobError(f"{path}: not a YAML file: {error}") from error
+        except ValueError as error:
+            raise JobError(f"{path}: not a YAML file: {error}") from None
         if not isinstance(data, dict):
             raise JobError(f"{path}: a job file is a mapping with at least 'input' and 'output'")
         return cls.build(data, str(path), changes)
@@ -331,6 +332,8 @@ class Job(Section):
         except ValidationError as error:
             lines = [f"{where}: {explain(e, Job)}" for e in error.errors(include_url=False)]
             raise JobError("\n".join(lines)) from None
+        except ValueError as error:  # pydantic's own, of a number with thousands of digits
+            raise JobError(f"{where}: {error}") from None
 
     def _filled(self) -> "Job":
         """With each placeholder in a path replaced by what it means. Raises JobError."""
@@ -349,6 +352,12 @@ class Job(Section):
 
 
 def _fill(key: str, path: str, day: dt.date, run: str) -> str:
+    if re.search(r"://[^/@]*:[^/]*@", path):
+        raise JobError(
+            f"{key}: holds a password, and paths are shown in logs and records; give it in "
+            "storage_options, as ${NAME}"
+        )
+
     def meant(match: re.Match[str]) -> str:
         if match[1] == "run":
             return run
@@ -386,13 +395,55 @@ OUTPUT_COLUMNS = (
 def _apply(data: dict[str, Any], change: str) -> None:
     key, equals, value = change.partition("=")
     if not equals or not key:
-        raise JobError(f"--set {change}: must look like model.max_length=256")
+        raise JobError(f"--set {key}: must look like model.max_length=256")
     *sections, last = key.strip().split(".")
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
-            raise JobError(f"--set {change}: '{section}' is not a section")
+            raise JobError(f"--set {key}: '{section}' is not a section")
     try:
-        data[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
+        data[last] = read_yaml(value)
+    except ValueError:
         data[last] = value  # a comma, a bar or a tab mean themselves; so does a 30 February
+
+
+MOST_CHARACTERS = 10_000_000  # of a YAML text, aliases written out
+MOST_LEVELS = 100
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Plain data from YAML. Raises ValueError, which does not quote the text: it may be secret.
+
+    A few lines of aliases to aliases can stand for more than any memory holds: not that either.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        size, levels = _extent(node, {})
+        if size > MOST_CHARACTERS or levels > MOST_LEVELS:
+            raise ValueError("it is nested too deeply, or its aliases stand for too much")
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a 30 February
+        what = getattr(error, "problem", None) or str(error)
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(re.sub(r"'[^'<>]{2,}'", "'…'", what) + where) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # whatever a value provokes that its tag does not fit
+        raise ValueError(f"a value does not fit its tag ({type(error).__name__})") from None
+
+
+def _extent(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """A node's characters and levels, aliases written out; too many if it holds itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value), 1
+    if id(node) not in known:
+        known[id(node)] = MOST_CHARACTERS, MOST_LEVELS
+        mapping = isinstance(node, yaml.MappingNode)
+        inner = [_extent(n, known) for n in (chain(*node.value) if mapping else node.value)]
+        sizes, levels = zip((1, 0), *inner, strict=True)
+        known[id(node)] = sum(sizes), 1 + max(levels)
+    return known[id(node)]

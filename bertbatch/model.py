@@ -228,6 +228,8 @@ def _tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = set(_read_json(index, where).get("weight_map", {}).values())
+        if any(Path(name).name != name for name in names):
+            raise JobError(f"{where}: {index} names weights outside of the model's folder")
         files = [folder / name for name in sorted(names)]
     elif not files[0].is_file():
         pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(

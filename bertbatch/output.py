@@ -9,6 +9,7 @@ _bertbatch/quarantine/, attention/                 side files of parts: see comm
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ import yaml
 
 from bertbatch import storage
 from bertbatch.errors import JobError
-from bertbatch.job import Job
+from bertbatch.job import Job, read_yaml
 from bertbatch.model import ModelSpec
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import Store
@@ -65,8 +66,8 @@ class Output:
         except OSError as error:
             raise JobError(f"output.path {self.path}: cannot be read: {error}") from error
         try:
-            loaded = yaml.safe_load(data)
-        except yaml.YAMLError:
+            loaded = read_yaml(data)
+        except ValueError:
             loaded = None
         if not isinstance(loaded, dict) or not {"model", "schema", "format_version"} <= set(loaded):
             raise JobError(f"{self.at('_bertbatch', 'job.yaml')} is not an output's contract")
@@ -105,14 +106,13 @@ class Output:
     def footer(self, part: str) -> dict[str, Any] | None:
         """What a part says of itself, or None if there is no such part.
 
-        Raises OSError or pyarrow's errors if it cannot be read.
+        Raises OSError if it cannot be read.
         """
         try:
             with storage.as_os_errors(), self.store.open(self.at(part)) as file:
-                metadata = pq.read_metadata(file).metadata
+                return _footer(pq.read_metadata(file).metadata)
         except FileNotFoundError:
             return None
-        return dict(json.loads(metadata[FOOTER_KEY]))
 
     def part(self, part: str) -> tuple[dict[str, Any], pa.Table]:
         """A part's footer and rows, its pages held against their checksums.
@@ -121,7 +121,7 @@ class Output:
         """
         with storage.as_os_errors(), self.store.open(self.at(part)) as file:
             content = pq.ParquetFile(file, page_checksum_verification=True)
-            return dict(json.loads(content.metadata.metadata[FOOTER_KEY])), content.read()
+            return _footer(content.metadata.metadata), content.read()
 
     def side(self, path: str) -> pa.Table:
         """A side file's rows. Raises OSError or pyarrow's errors."""
@@ -170,6 +170,19 @@ class Output:
         folder = self.at("_bertbatch", "runs")
         names = self.store.names(folder)[-last if last else None :]
         return [json.loads(self.store.read(f"{folder}/{name}")) for name in names]
+
+
+def _footer(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """Raises ValueError and others if it is none.
+
+    The side files that a footer names are read and deleted: one that another program wrote must
+    not lead to files elsewhere.
+    """
+    footer = dict(json.loads(metadata[FOOTER_KEY]))
+    for path in dict(footer.get("side_files", {})).values():
+        if not re.fullmatch(r"_bertbatch/(quarantine|attention)/[\w-]+\.arrow", str(path)):
+            raise ValueError(f"names {path!r}, which is no side file")
+    return footer
 
 
 def open_output(path: str, storage_options: dict[str, Any] | None = None) -> Output:

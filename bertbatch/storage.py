@@ -36,7 +36,7 @@ def as_os_errors() -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # botocore's and other clients' errors are of any type
-        raise OSError(f"{type(error).__name__}: {error}") from error
+        raise OSError(f"{type(error).__name__}: {_public(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str
         advice = f"pip install 'bertbatch[{extra}]'" if extra else str(error)
         raise JobError(f"{url}: cannot reach {protocol}:// storage: {advice}") from error
     except (ValueError, TypeError) as error:
-        raise JobError(f"{url}: {error}; are the storage_options right?") from error
+        raise JobError(f"{url}: {_public(error)}; are the storage_options right?") from error
     name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return Store(name, given), path.rstrip("/") or "/"
 
@@ -282,6 +282,11 @@ def _create_local(target: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _public(error: Exception) -> str:
+    """An error's message without the password of a URL, such as an endpoint's or a proxy's."""
+    return re.sub(r"://[^/@\s]*@", "://…@", str(error))
 
 
 def _says(error: BaseException | None, *words: str) -> bool:

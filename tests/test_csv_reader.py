@@ -88,6 +88,44 @@ def test_rows_are_the_csv_modules_whatever_the_cuts(
     assert next_row == len(expected)
 
 
+BYTES = st.lists(st.sampled_from(b'"\'",;\t\r\n\n ab\x00\x81\xe6\xff\xef\xbb\xbf')).map(bytes)
+ASCII = st.characters(max_codepoint=127)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    BYTES | st.binary(max_size=80),
+    st.fixed_dictionaries(
+        {"header": st.booleans()},
+        optional={
+            "delimiter": ASCII, "quote": ASCII,
+            "encoding": st.sampled_from(["utf-8", "cp932", "euc-jp", "latin-1", "cp1252"]),
+        },
+    ),
+    st.sampled_from(["plain", "gzip", "not gzip", "cut off"]),
+    st.integers(1, 30),
+)  # fmt: skip
+def test_any_bytes_are_rows_or_bad_rows_or_an_error(
+    data: bytes, dialect: Any, how: str, n: int
+) -> None:
+    try:
+        options = settings_of(**dialect)
+    except ValidationError:
+        return
+    packed = {"plain": data, "not gzip": data}.get(how, gzip.compress(data))
+    packed = packed[: -1 - n // 2] if how == "cut off" else packed
+    source = stored(packed, "x.csv" if how == "plain" else "x.csv.gz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_reader, "BLOCK", n)
+        try:
+            names = CsvReader().schema(source, options).names
+            cuts, good, bad = read(source, names, options, CutSize(n, 1 << 30, 3))
+        except SourceError:
+            return
+    numbers = sorted([number for number, _ in good] + list(bad))
+    assert numbers == list(range(sum(cut.rows for cut in cuts)))
+
+
 def test_cuts_are_as_large_as_they_may_be() -> None:
     source, reader = stored(b"a\n" + b"123\n" * 10 + b"longer than that\n1\n"), CsvReader()
 

@@ -3,6 +3,8 @@
 import gzip
 import json
 import logging
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+import yaml
 
 from bertbatch import JobError
+from bertbatch.status import read_status
 from bertbatch.storage import Store, connect
+from bertbatch.terminal import show_status, show_verdict
+from bertbatch.verify import verify
+from tests.conftest import make_job
 from tests.seaweed import BUCKET, KEY, SECRET, seaweed
 from tests.test_storage import race
 
@@ -172,7 +179,9 @@ def test_a_missing_bucket_and_a_missing_folder(score, place, options):
             score(path, f"{url}/out", **options)
 
 
-def test_secrets_go_nowhere(score, corpus, place, s3, options, caplog, capfd, monkeypatch):
+def test_secrets_go_nowhere(
+    score, corpus, tmp_path, place, s3, options, caplog, capfd, monkeypatch
+):
     store, folder, url = place
     caplog.set_level(logging.DEBUG, logger="bertbatch")
     upload(corpus, store, folder)
@@ -181,7 +190,14 @@ def test_secrets_go_nowhere(score, corpus, place, s3, options, caplog, capfd, mo
     options["output.storage_options"] = {**s3, "secret": "${STORE_SECRET}"}
     result = score(f"{url}/in", f"{url}/out", **KEYS, **options)
     assert result.exit_code == 3
+    job = make_job("sentiment-mini", f"{url}/in", f"{url}/other", **options)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(exclude={"attention"})))
+    subprocess.run([sys.executable, "-m", "bertbatch", "plan", tmp_path / "job.yaml"], check=True)
+    show_status(read_status(result.output, 3))
+    show_verdict(verify(result.output))
     shown = capfd.readouterr()
+    for what in ("sources", "stopped", "planned units"):  # of plan, status and verify
+        assert what in shown.out
     texts = [repr(result), caplog.text, shown.out, shown.err]
     files = store.find(f"{folder}/out")
     assert len(files) >= 5

@@ -50,6 +50,11 @@ def submit(
     """
     job = Job.load(submission.path, submission.changes)
     check_paths(job)
+    if any("storage_options" in change.partition("=")[0] for change in submission.changes):
+        raise JobError(
+            "--set storage_options: a cluster's dashboard shows the command line of a job; write "
+            "them into the job file, secrets as ${NAME}"
+        )
     client = _client(submission.address)
     first = submission.id or f"{submission.path.stem}-{job.run}"
     id_ = first
