@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -84,7 +85,10 @@ def watch(head: str, job: Path, name: str) -> tuple[Path, subprocess.Popen]:
     """The output of a job, and the process that submits and watches it."""
     command = [*BERTBATCH, "submit", str(job), "--address", head, "--run", name]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return job.parent / "out" / name, subprocess.Popen(command, text=True, **pipes)
+    # Whoever starts the tests in a script's background has them ignore Ctrl-C.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, text=True, preexec_fn=heed, **pipes)
+    return job.parent / "out" / name, process
 
 
 def driver_of(out: Path) -> psutil.Process:
