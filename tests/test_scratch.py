@@ -78,7 +78,7 @@ def memory(process: psutil.Process) -> dict[str, int]:
 def test_memory_is_flat_over_ten_minutes_of_small_units(root, tmp_path, tiny_model):
     """Of units of one row; the driver may keep what it must know of each."""
     seconds = int(os.environ.get("BERTBATCH_SOAK_SECONDS", "600"))
-    for i in range(20):
+    for i in range(40):  # more than two cores score in that time
         write_parquet(tmp_path / "in" / f"{i:02}.parquet", make_texts(3000, i), 3000 * i)
     out, faults = tmp_path / "out", {"RAY_TMPDIR": str(root), "FAULT_SLEEP": "0.01"}
     process = start(tiny_model, tmp_path / "in", out, "--unit-rows", "1", **faults)
@@ -90,7 +90,7 @@ def test_memory_is_flat_over_ten_minutes_of_small_units(root, tmp_path, tiny_mod
         time.sleep(5)
     took = time.monotonic() - began
     print(f"{took:.0f} s, {units} units, MiB: {dict(first)} {dict(last)}, disk {disk >> 20}")
-    assert took > seconds - 10 or units == 60_000
+    assert took > seconds - 10 or process.poll() == 0  # a faster machine was done before
     assert last["driver"] < first["driver"] + 10 + units * 2 // 1024  # 2 KiB a unit
     assert last["scorer"] < first["scorer"] + 30
     assert last["task"] < first["task"] + 30
