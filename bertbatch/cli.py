@@ -296,6 +296,9 @@ def _guard(command: Any) -> int:
     except RunError as error:
         print(f"error: {error}\nwhat is committed is kept", file=sys.stderr)
         return 3
+    except OSError as error:  # while an output is read; a run tells its own
+        print(f"error: the storage failed: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130

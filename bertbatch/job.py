@@ -352,7 +352,7 @@ class Job(Section):
 
 
 def _fill(key: str, path: str, day: dt.date, run: str) -> str:
-    if re.search(r"://[^/@]*:[^/]*@", path):
+    if re.search(r"://[^/]*:[^/]*@", path):
         raise JobError(
             f"{key}: holds a password, and paths are shown in logs and records; give it in "
             "storage_options, as ${NAME}"
@@ -407,8 +407,9 @@ def _apply(data: dict[str, Any], change: str) -> None:
         data[last] = value  # a comma, a bar or a tab mean themselves; so does a 30 February
 
 
-MOST_CHARACTERS = 10_000_000  # of a YAML text, aliases written out
+MOST_TIMES = 10  # the characters of a YAML text that it may have with aliases written out
 MOST_LEVELS = 100
+MOST_DIGITS = 1000  # PyYAML takes hours for an endless number
 
 
 def read_yaml(text: str | bytes) -> Any:
@@ -422,14 +423,16 @@ def read_yaml(text: str | bytes) -> Any:
         if node is None:
             return None
         size, levels = _extent(node, {})
-        if size > MOST_CHARACTERS or levels > MOST_LEVELS:
+        if size > MOST_TIMES * (len(text) + 1000) or levels > MOST_LEVELS:
             raise ValueError("it is nested too deeply, or its aliases stand for too much")
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a 30 February
         what = getattr(error, "problem", None) or str(error)
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(re.sub(r"'[^'<>]{2,}'", "'…'", what) + where) from None
+        # From the first quote on, unless that is of a single character or a token's kind.
+        what = re.sub(r"""(["'])(?!(.|<[\w ]+>)\1).*""", "…", what, flags=re.DOTALL)
+        raise ValueError(what + where) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except Exception as error:  # whatever a value provokes that its tag does not fit
@@ -439,9 +442,11 @@ def read_yaml(text: str | bytes) -> Any:
 def _extent(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """A node's characters and levels, aliases written out; too many if it holds itself."""
     if isinstance(node, yaml.ScalarNode):
+        if len(node.value) > MOST_DIGITS and node.tag.endswith((":int", ":float")):
+            raise ValueError(f"a number has more than {MOST_DIGITS} digits")
         return 1 + len(node.value), 1
     if id(node) not in known:
-        known[id(node)] = MOST_CHARACTERS, MOST_LEVELS
+        known[id(node)] = 0, MOST_LEVELS
         mapping = isinstance(node, yaml.MappingNode)
         inner = [_extent(n, known) for n in (chain(*node.value) if mapping else node.value)]
         sizes, levels = zip((1, 0), *inner, strict=True)

@@ -227,7 +227,10 @@ def _tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
     files = [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = set(_read_json(index, where).get("weight_map", {}).values())
+        files_of = _read_json(index, where).get("weight_map")
+        if not isinstance(files_of, dict) or not all(isinstance(n, str) for n in files_of.values()):
+            raise JobError(f"{where}: {index} has no weight_map of names")
+        names = set(files_of.values())
         if any(Path(name).name != name for name in names):
             raise JobError(f"{where}: {index} names weights outside of the model's folder")
         files = [folder / name for name in sorted(names)]
@@ -244,12 +247,12 @@ def _tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
         raise JobError(f"{where}: {folder} has no model.safetensors")
     shapes: dict[str, list[int]] = {}
     for path in files:
-        shapes |= {name: t["shape"] for name, t in _safetensors_header(path, where).items()}
+        shapes |= _safetensors_shapes(path, where)
     return shapes
 
 
-def _safetensors_header(path: Path, where: str) -> dict[str, Any]:
-    """The header, as the format defines it: its length in 8 bytes, then JSON, then data."""
+def _safetensors_shapes(path: Path, where: str) -> dict[str, list[int]]:
+    """By the header, as the format defines it: its length in 8 bytes, then JSON, then data."""
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -260,11 +263,11 @@ def _safetensors_header(path: Path, where: str) -> dict[str, Any]:
             end = max(tensor["data_offsets"][1] for tensor in header.values())
             if os.fstat(file.fileno()).st_size != 8 + length + end:
                 raise ValueError("the file is cut off or has grown")
+            return {name: [int(n) for n in tensor["shape"]] for name, tensor in header.items()}
     except FileNotFoundError as error:
         raise JobError(f"{where}: {path} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise JobError(f"{where}: {path} is not a whole safetensors file: {error}") from error
-    return dict(header)
 
 
 def _check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str) -> int:

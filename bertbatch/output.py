@@ -31,6 +31,11 @@ from bertbatch.units import Unit, digest
 
 FORMAT_VERSION = 1
 FOOTER_KEY = b"bertbatch"
+FOOTER_TYPES = {
+    **dict.fromkeys(("unit", "attempt"), str),
+    **dict.fromkeys(("rows_in", "rows_scored", "rows_quarantined"), int),
+    "side_files": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,15 @@ class Output:
     def footer(self, part: str) -> dict[str, Any] | None:
         """What a part says of itself, or None if there is no such part.
 
-        Raises OSError if it cannot be read.
+        Raises OSError if it cannot be read, or is no part.
         """
         try:
             with storage.as_os_errors(), self.store.open(self.at(part)) as file:
                 return _footer(pq.read_metadata(file).metadata)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise OSError(f"{self.at(part)} cannot be read: {error}") from error
 
     def part(self, part: str) -> tuple[dict[str, Any], pa.Table]:
         """A part's footer and rows, its pages held against their checksums.
@@ -153,7 +160,7 @@ class Output:
     def success(self) -> dict[str, Any] | None:
         try:
             return dict(json.loads(self.store.read(self.at("_SUCCESS.json"))))
-        except (FileNotFoundError, ValueError):  # cut off counts as absent
+        except (FileNotFoundError, ValueError, TypeError):  # cut off counts as absent
             return None
 
     def write_run(self, run_id: str, record: dict[str, Any]) -> None:
@@ -178,8 +185,13 @@ def _footer(metadata: dict[bytes, bytes]) -> dict[str, Any]:
     The side files that a footer names are read and deleted: one that another program wrote must
     not lead to files elsewhere.
     """
-    footer = dict(json.loads(metadata[FOOTER_KEY]))
-    for path in dict(footer.get("side_files", {})).values():
+    footer = json.loads(metadata[FOOTER_KEY])
+    if not isinstance(footer, dict):
+        raise ValueError("its footer is no object")
+    for key, kind in FOOTER_TYPES.items():
+        if not isinstance(footer.get(key), kind):
+            raise ValueError(f"its footer's {key} is {footer.get(key)!r}")
+    for path in footer["side_files"].values():
         if not re.fullmatch(r"_bertbatch/(quarantine|attention)/[\w-]+\.arrow", str(path)):
             raise ValueError(f"names {path!r}, which is no side file")
     return footer

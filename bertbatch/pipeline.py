@@ -5,6 +5,7 @@ something fails. Where work runs is the executor's business; `runners/` has one 
 one for a single process.
 """
 
+import errno
 import logging
 import time
 from collections import Counter, deque
@@ -373,8 +374,10 @@ class Pipeline:
                 self._commit(work, tries + 1)
                 return
             self._fail_unit(work.unit, f"committing failed: {_reason(error)}")
-            self._uncommitted += 1
-            if self._uncommitted == UNCOMMITTED_IN_A_ROW:
+            # A name that is too long, or values that no file can hold, are the unit's own.
+            away = isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG
+            self._uncommitted += away
+            if away and self._uncommitted == UNCOMMITTED_IN_A_ROW:
                 log.warning("%d units in a row: the run ends here", self._uncommitted)
             return
         self._uncommitted = 0

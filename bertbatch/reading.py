@@ -208,4 +208,22 @@ def _storable(kind: pa.DataType) -> pa.DataType:
         return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
     if pa.types.is_string_view(kind):  # pyarrow cannot filter views
         return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) else kind
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_map(kind):
+        return pa.map_(_storable(kind.key_type), _storable(kind.item_type), kind.keys_sorted)
+    if pa.types.is_struct(kind):
+        return pa.struct(
+            [kind.field(i).with_type(_storable(kind.field(i).type)) for i in range(kind.num_fields)]
+        )
+    if pa.types.is_list(kind):
+        return pa.list_(_inner(kind))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_inner(kind))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_inner(kind), kind.list_size)
+    return kind
+
+
+def _inner(kind: pa.DataType) -> pa.Field:
+    return kind.value_field.with_type(_storable(kind.value_type))

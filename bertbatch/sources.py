@@ -55,6 +55,8 @@ def list_sources(job: Job) -> Listing:
                 # A local name may be no Unicode, which neither the plan nor a part can hold.
                 key = key.encode(errors="backslashreplace").decode()
                 named = Source(key, source.url, source.size, source.stamp)
+                if key in found and found[key][0].url != source.url:
+                    raise JobError(f"input.path {given}: two files are named {key}; rename one")
                 found[key] = (named, kind)
     formats = sorted({kind for _, kind in found.values()})
     if len(formats) > 1:

@@ -31,6 +31,7 @@ from bertbatch.output import Output
 from bertbatch.readers import readers
 from bertbatch.scoring import Scored
 from bertbatch.statistics import make_statistics
+from bertbatch.storage import retried
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
@@ -161,7 +162,7 @@ def commit(
 
     `pieces` hold the rows in order, without the `poison` ones (row index, reason).
     """
-    if not context.output.is_here():
+    if not retried(context.output.is_here):
         raise RuntimeError(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -26,6 +26,7 @@ _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
 TRIES = 5
 _memory_lock = threading.Lock()
+T = TypeVar("T")
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def as_os_errors() -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # botocore's and other clients' errors are of any type
-        raise OSError(f"{type(error).__name__}: {_public(error)}") from error
+        raise OSError(f"{type(error).__name__}: {public(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str
         advice = f"pip install 'bertbatch[{extra}]'" if extra else str(error)
         raise JobError(f"{url}: cannot reach {protocol}:// storage: {advice}") from error
     except (ValueError, TypeError) as error:
-        raise JobError(f"{url}: {_public(error)}; are the storage_options right?") from error
+        raise JobError(f"{url}: {public(error)}; are the storage_options right?") from error
     name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return Store(name, given), path.rstrip("/") or "/"
 
@@ -284,9 +285,9 @@ def _create_local(target: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def _public(error: Exception) -> str:
-    """An error's message without the password of a URL, such as an endpoint's or a proxy's."""
-    return re.sub(r"://[^/@\s]*@", "://…@", str(error))
+def public(message: object) -> str:
+    """A message without the password of a URL, such as an endpoint's or a proxy's."""
+    return re.sub(r"://\S*@", "://…@", str(message))
 
 
 def _says(error: BaseException | None, *words: str) -> bool:
@@ -300,16 +301,16 @@ def _says(error: BaseException | None, *words: str) -> bool:
     return False
 
 
-def retried(step: Callable[[], object], pause: float = 0.5) -> None:
+def retried(step: Callable[[], T], pause: float = 0.5) -> T:
     """Does what is safe to repeat, again after errors; raises the last one."""
     for tries in range(TRIES):
         try:
-            step()
-            return
+            return step()
         except Exception as error:
             if refused(error) or tries == TRIES - 1:
                 raise
             time.sleep(pause * 2**tries)
+    raise AssertionError("unreachable")
 
 
 def refused(error: Exception) -> bool:

@@ -79,9 +79,11 @@ class Tokenizer:
         """Tokens of each text, or pair of texts, truncated to the model's max_length."""
         starts: list[int] | None = None
         if self._rust is not None:
-            inputs: list[Any] = [self._end_that_counts(text) for text in texts]
-            shortened = [len(i) < len(text) for i, text in zip(inputs, texts, strict=True)]
-            if seconds is not None:
+            inputs: list[Any]
+            if seconds is None:
+                inputs = [self._end_that_counts(text) for text in texts]
+                shortened = [len(i) < len(text) for i, text in zip(inputs, texts, strict=True)]
+            else:
                 # Which text of a pair is cut by how much depends on both: they stay whole.
                 inputs, shortened = list(zip(texts, seconds, strict=True)), [False] * len(texts)
             encodings = self._rust.encode_batch_fast(inputs)

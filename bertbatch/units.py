@@ -96,6 +96,7 @@ class Unit:
         first = self.spans[0]
         stem = PurePosixPath(first.source.id).name.split(".")[0]
         readable = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:60]
+        readable = readable.encode()[:180].decode(errors="ignore")  # a name has 255 bytes at most
         return f"part-{readable}-{first.cut.first_row:010d}-{self.id}.parquet"
 
 

@@ -52,7 +52,7 @@ class _Part:
     scored: int = 0
     quarantined: int = 0
     bad: set[tuple[str, int]] = field(default_factory=set)  # the rows in quarantine
-    named: list[str] = field(default_factory=list)  # side files
+    named: list[str] | None = None  # side files, if it can be read
     problems: list[str] = field(default_factory=list)
 
 
@@ -75,10 +75,12 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     units = {**plan.units, **plan.withdrawn}
     again = [unit for id_ in committed if (unit := plan.units.get(id_)) and unit.again]
     parents = {unit.again.unit: unit for unit in again if unit.again}
+    named: set[str] = set()
+    unread = set()  # units whose parts may name any side file that is called after them
     for id_, name in sorted(committed.items()):
         if id_ not in units:
             verdict.problems.append(f"{name}: no unit of the plan has this part")
-    named: set[str] = set()
+            unread.add(id_)
 
     def check(unit: Unit) -> _Part:
         return _check(output, schema, unit, unit.id in plan.withdrawn)
@@ -89,7 +91,9 @@ def verify(output: Output, clean: bool = False) -> Verdict:
             verdict.rows_scored += found.scored
             verdict.rows_quarantined += found.quarantined
             verdict.problems += found.problems
-            named.update(found.named)
+            if found.named is None:
+                unread.add(found.unit)
+            named.update(found.named or ())
             if (other := parents.get(found.unit)) and other.again:
                 foreign = set(other.again.rows) - found.bad
                 if foreign:
@@ -101,7 +105,8 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     # Rows to score again stay in quarantine until they are: nothing is missing then.
     missing = [u for u in plan.units.values() if u.id not in committed and not u.again]
     verdict.problems += _check_success(output, verdict, missing)
-    verdict.orphans = sorted(side_files - named)
+    orphans = (path for path in side_files - named if _unit_of(path) not in unread)
+    verdict.orphans = sorted(orphans)
     if clean and verdict.orphans:
         _clean(output, verdict, committed)
     return verdict
@@ -147,7 +152,7 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
         if table.num_rows:
             wrong(f"is void and has {table.num_rows} rows")
         return found
-    if footer["sources"] != unit.fingerprints:
+    if footer.get("sources") != unit.fingerprints:
         wrong("names other sources or fingerprints than the plan")
     if footer["rows_in"] != unit.rows or found.scored + found.quarantined != unit.rows:
         wrong(f"{unit.rows} rows planned, {found.scored} + {found.quarantined} accounted for")
@@ -229,9 +234,14 @@ def _check_success(output: Output, verdict: Verdict, missing: list[Unit]) -> lis
         return problems
     totals = {"rows_scored": verdict.rows_scored, "rows_quarantined": verdict.rows_quarantined}
     for name, value in totals.items():
-        if success[name] != value:
-            problems.append(f"_SUCCESS.json: {name} is {success[name]}, the parts have {value}")
+        if success.get(name) != value:
+            problems.append(f"_SUCCESS.json: {name} is {success.get(name)}, the parts have {value}")
     return problems
+
+
+def _unit_of(path: str) -> str:
+    """The id of the unit that a side file was written for."""
+    return path.rpartition("/")[2].partition("-")[0]
 
 
 def _side_files(output: Output) -> set[str]:

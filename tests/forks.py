@@ -51,7 +51,10 @@ class Run:
 
     def communicate(self, timeout: float = 240) -> tuple[str, str]:
         self.wait(timeout)
-        return "", Path(self._said).read_text()
+        said = Path(self._said)
+        text = said.read_text()
+        said.unlink()
+        return "", text
 
 
 @cache

@@ -347,8 +347,8 @@ def commit_unit(output: Output, unit: Unit, cured: bool = False) -> None:
         try:
             commit.commit(output, unit, table(*good), table(*bad), {})
             return
-        except Exception:
-            if tries == 3:
+        except Exception as error:
+            if tries == 3 or isinstance(error, OSError):
                 raise
 
 

@@ -54,10 +54,12 @@ RUNNERS = ["inline", pytest.param("ray", marks=pytest.mark.faults)]
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_an_engine_that_raises_now_and_then(runner, corpus, tmp_path, tiny_model, expected):
     """On its third call in each process: the same rows are scored by another call."""
-    out = tmp_path / "out"
+    out, raised = tmp_path / "out", tmp_path / "raised"
     options = ("--runner", runner, "--unit-rows", "30")
-    code, text = finish(start(tiny_model, corpus, out, *options, FAULT_RAISE="3"))
+    faults = {"FAULT_RAISE": "3", "FAULT_RAISED": str(raised)}
+    code, text = finish(start(tiny_model, corpus, out, *options, **faults))
     assert code == 0, text
+    assert raised.exists()
     same_answers(answers(out), expected)
     sound(out, rows_scored=600, rows_quarantined=0)
 

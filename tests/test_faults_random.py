@@ -22,7 +22,7 @@ ROUNDS = int(os.environ.get("BERTBATCH_ROUNDS", "200"))
 
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("runner", "share"), [("inline", 0.9), ("ray", 0.1)])
+@pytest.mark.parametrize(("runner", "share"), [("inline", 0.93), ("ray", 0.07)])
 def test_killed_at_random(runner, share, corpus, tmp_path, tiny_model, expected):
     """The driver; or on Ray one after the other of all its processes, until the run ends."""
     rng = random.Random(runner)

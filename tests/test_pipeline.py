@@ -3,11 +3,13 @@
 The executor here is a simulation (seeded, one event at a time); the loop is the real one.
 """
 
+import errno
 import random
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from bertbatch.errors import RunError, SourceError
@@ -240,16 +242,28 @@ def test_a_unit_whose_reader_always_dies_fails_alone():
     assert set(simulation.committed) == {"u0", "u2", "u3"}
 
 
-@pytest.mark.parametrize(("refused", "given_up"), [(range(3, 99), 4), ([1, 2, 3, 5, 6, 7], 6)])
-def test_a_storage_that_takes_no_unit_any_more_ends_the_run(refused, given_up):
-    """And only such a one: after a success it is counted anew."""
+NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
+TOO_LONG = OSError(errno.ENAMETOOLONG, "File name too long")
+
+
+@pytest.mark.parametrize(
+    ("error", "refused", "given_up", "stopped"),
+    [
+        (NO_ROOM, range(3, 99), 4, True),
+        (NO_ROOM, [1, 2, 3, 5, 6, 7], 6, False),
+        (TOO_LONG, range(3, 20), 17, False),
+        (pa.ArrowInvalid("no file holds it"), range(3, 20), 17, False),
+    ],
+)
+def test_a_storage_that_takes_no_unit_any_more_ends_the_run(error, refused, given_up, stopped):
+    """And only such a one: after a success it is counted anew, and some units cannot be stored."""
 
     class Full(Simulation):
         def _finish(self, handle: int) -> Any:
             kind, *what = self._work[handle]
             if kind == "commit" and int(what[0].id[1:]) in refused:
                 tries.append(what[0].id)
-                return OSError(28, "No space left on device")
+                return error
             return super()._finish(handle)
 
     tries: list[str] = []
@@ -257,10 +271,11 @@ def test_a_storage_that_takes_no_unit_any_more_ends_the_run(refused, given_up):
     simulation = Full(1, 1, 0.0, set())
     simulation.wait = lambda handles, timeout: Simulation.wait(simulation, [min(handles)], timeout)
     outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
-    assert len(tries) == len(set(tries))  # each once: the commit itself has tried again
+    # Each once: the commit itself has tried what the storage refuses again.
+    assert len(tries) == len(set(tries)) * (1 if isinstance(error, OSError) else 3)
     assert given_up <= len(outcome.failed_units) <= given_up + 2  # those under way may fail, too
-    assert outcome.stopped == (given_up == 4)
-    assert (len(simulation.committed) == 34) == (given_up == 6)
+    assert outcome.stopped == stopped
+    assert (len(simulation.committed) == 40 - given_up) == (not stopped)
 
 
 def test_the_last_units_wait_for_workers_that_still_load():

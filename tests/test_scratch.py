@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bertbatch.runners.scratch import PREFIX, Scratch
 from tests.conftest import write_parquet
 from tests.test_faults import finish, sound, start, wait_for_parts
 from tests.tiny import make_texts
@@ -44,6 +45,29 @@ def test_a_killed_runs_scratch_goes_with_the_next_run(root, corpus, tmp_path, ti
     code, said = finish(process)
     assert code == 0, said
     assert list(root.iterdir()) == []
+
+
+def test_what_others_put_beside_it_is_left_alone(root, monkeypatch):
+    """A pipe that nobody writes to, a link, a file, a folder whose run lives."""
+    monkeypatch.setenv("RAY_TMPDIR", str(root / "new"))
+    Scratch().close(keep=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(root))
+    mine = root / "mine"
+    for name in ("mine", f"{PREFIX}pipe", f"{PREFIX}dead"):
+        (root / name).mkdir()
+    for folder in (mine, root / f"{PREFIX}dead"):
+        (folder / "lock").touch()
+        (folder / "kept").touch()
+    (root / f"{PREFIX}link").symlink_to(mine)
+    (root / f"{PREFIX}file").touch()
+    os.mkfifo(root / f"{PREFIX}pipe" / "lock")
+    lives = Scratch()
+    assert (mine / "kept").exists()
+    assert not (root / f"{PREFIX}dead").exists()
+    Scratch().close(keep=False)
+    assert Path(lives.path).is_dir()
+    lives.close(keep=False)
+    assert not Path(lives.path).exists()
 
 
 @pytest.mark.faults
@@ -81,9 +105,10 @@ def test_memory_is_flat_over_ten_minutes_of_small_units(root, tmp_path, tiny_mod
     for i in range(40):  # more than two cores score in that time
         write_parquet(tmp_path / "in" / f"{i:02}.parquet", make_texts(3000, i), 3000 * i)
     out, faults = tmp_path / "out", {"RAY_TMPDIR": str(root), "FAULT_SLEEP": "0.01"}
+    began = time.monotonic()
     process = start(tiny_model, tmp_path / "in", out, "--unit-rows", "1", **faults)
     wait_for_parts(out, 1000, process)  # everything is loaded, and has done some work
-    began, first, units = time.monotonic(), memory(psutil.Process(process.pid)), 1000
+    first, units = memory(psutil.Process(process.pid)), 1000
     while process.poll() is None and time.monotonic() - began < seconds:
         last, units = memory(psutil.Process(process.pid)), len(list(out.glob("*.parquet")))
         disk = sum(path.lstat().st_size for path in root.rglob("*") if path.is_file())

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bertbatch import Job, JobError, commit, job
+from bertbatch import Job, JobError, commit
 from bertbatch.cli import app
 from bertbatch.output import open_output
 from bertbatch.runners import on_ray
@@ -82,7 +83,6 @@ def test_job_files_that_are_hardly_yaml(file: Path, text: str, raw: bytes) -> No
 def test_aliases_cannot_stand_for_everything(
     file: Path, monkeypatch: pytest.MonkeyPatch, level: str, wide: int, levels: int
 ) -> None:
-    monkeypatch.setattr(job, "MOST_CHARACTERS", 50_000)  # so that a failure harms no machine
     lines = ["a0: &a0 {k: 1}"]
     for n in range(levels):
         lines.append(f"a{n + 1}: &a{n + 1} " + level.format(", ".join([f"*a{n}"] * wide) or "x"))
@@ -92,8 +92,22 @@ def test_aliases_cannot_stand_for_everything(
     assert "unknown key 'x'" in load(file, (BASE + shared).encode())
 
 
+def test_the_size_of_a_job_file_is_bounded_by_what_it_says(file: Path) -> None:
+    many = [f"s3://bucket/folder/{'x' * 90}/{n:06}.parquet" for n in range(2000)]
+    text = yaml.safe_dump({"input": {"path": many}, "output": {"path": "b"}})
+    assert many[-1] in load(file, text.encode())
+    endless = "1:" * 50_000 + "1"  # in base 60: PyYAML's time grows with the square
+    for value in (endless, f"!!float '{endless}.0'"):
+        assert "digits" in load(file, (BASE + f"run: {value}").encode())
+
+
 @pytest.mark.parametrize(
-    "secret", ["*hunter2", "!hunter2 x", '"hunter2', "[hunter2", "hunter2: :", "!!int hunter2"]
+    "secret",
+    [
+        *("*hunter2", "!hunter2 x", '"hunter2', "[hunter2", "hunter2: :", "!!int hunter2"),
+        *("!x'hunter2'", "!!int 'x<hunter2'", '!!float "o\'hunter2"', "!'hunter2", "!a'b'hunter2"),
+        *("!hunter2!x y", '"\\hunter2"', "!!float 'a\\\"hunter2''b'"),
+    ],
 )
 def test_what_is_wrong_is_told_without_the_secret_beside_it(file: Path, secret: str) -> None:
     file.write_text(f"output: {{path: b}}\ninput:\n  storage_options:\n    secret: {secret}\n")
@@ -108,7 +122,8 @@ def test_what_is_wrong_is_told_without_the_secret_beside_it(file: Path, secret: 
 
 @pytest.mark.parametrize("key", ["input.path", "output.path", "alarms.against"])
 def test_passwords_in_urls_are_refused_unseen(key: str) -> None:
-    for url in ("ftp://me:hunter2@host/x", "zip::http://:hunter2@host/x"):
+    urls = ("ftp://me:hunter2@host/x", "zip::http://:hunter2@host/x", "ftp://me@a.b:hunter2@host/x")
+    for url in urls:
         with pytest.raises(JobError, match=rf"^{key}: holds a password") as caught:
             Job.build(yaml.safe_load(BASE), changes=[f"{key}={url!r}"])
         assert "hunter2" not in str(caught.value)
@@ -117,12 +132,19 @@ def test_passwords_in_urls_are_refused_unseen(key: str) -> None:
 
 def test_a_clusters_dashboard_shows_no_secret(file: Path) -> None:
     file.write_text("input: {path: /a}\noutput: {path: /b}")
-    for key in ("input.storage_options.secret", "output.storage_options"):
-        words = ["submit", str(file), "--address", "http://127.0.0.1:1", "--set", f"{key}=hunter2"]
-        shown = CliRunner().invoke(app, words)
+    words = ["submit", str(file), "--address", "http://me@a.b:hunter2@127.0.0.1:1"]
+    for change in (
+        "input.storage_options.secret=hunter2",
+        "output.storage_options=hunter2",
+        "output={path: /b, storage_options: {secret: hunter2}}",
+    ):
+        shown = CliRunner().invoke(app, [*words, "--set", change])
         assert shown.exit_code == 2
         assert "storage_options" in shown.output
         assert "hunter2" not in shown.output
+    shown = CliRunner().invoke(app, words)
+    assert (shown.exit_code, "hunter2" in shown.output) == (2, False)
+    assert "127.0.0.1:1" in shown.output
 
 
 def test_errors_of_stores_hold_no_secret(file: Path, monkeypatch, tmp_path: Path) -> None:
@@ -150,10 +172,12 @@ def test_the_environment_is_read_in_storage_options_only(file: Path, monkeypatch
 
 
 @given(st.text(max_size=80) | st.text(st.sampled_from("./\\~\x00:ab"), max_size=20))
+@example("\U00020000" * 80)
 def test_a_part_lies_in_the_output_whatever_its_source_is_called(name: str) -> None:
     part = Unit("0" * 20, (Span(Source(name, "", 1, "1"), Cut(0, 1, 0, 1, 1)),)).part
     assert part.startswith("part-")
     assert not set(part) & set("/\\\x00:~")
+    assert len(part.encode()) <= 255  # what Linux takes
 
 
 @pytest.mark.parametrize("wrong", ["../x", "a/b", "..", ".x", "a\nb", "2026-01-01/../x", "~"])
@@ -215,6 +239,45 @@ def test_code_beside_a_model_is_not_run(score, tmp_path: Path, tiny_model: str, 
         score(tmp_path / "in.csv", tmp_path / "other", **keys)
 
 
+HEADERS: list[Any] = [5, "x", [1], {"a": 1}, {"a": {"data_offsets": [0, 4]}}, {"a": {"shape": []}}]
+HEADERS += [{"a": {"shape": 5, "data_offsets": [0, 4]}}, {"a": {"data_offsets": []}}, {}]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_weights_that_are_none(score, tmp_path: Path, tiny_model: str, header: Any) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    data = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(data)) + data + b"four")
+    (tmp_path / "in.csv").write_text("text\na\n")
+    with pytest.raises(JobError, match="is not a whole safetensors file"):
+        score(tmp_path / "in.csv", tmp_path / "out", **{"model.name": str(folder)})
+    index = folder / "model.safetensors.index.json"
+    for wrong in ({"weight_map": header}, {"weight_map": {"a": header}}, {}):
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(JobError):
+            score(tmp_path / "in.csv", tmp_path / "out", **{"model.name": str(folder)})
+
+
+@pytest.mark.parametrize("footer", [{}, [], 5, {"unit": 1}, None])
+def test_parts_that_are_none(score, tmp_path: Path, footer: Any) -> None:
+    (tmp_path / "in.csv").write_text("text\na\nb,c\n")
+    out, keys = tmp_path / "out", {"limits.max_quarantined": 1}
+    assert score(tmp_path / "in.csv", out, **keys).exit_code == 0
+    output = open_output(str(out))
+    ((_, part),) = output.committed().items()
+    whole, table = output.part(part)
+    for wrong in (footer, {**whole, "side_files": footer or 7}, {**whole, "rows_scored": [footer]}):
+        output.store.replace(output.at(part), commit.encode_part(table, wrong))
+        shown = CliRunner().invoke(app, ["verify", str(out), "--clean"])
+        assert (shown.exit_code, "cannot be read" in shown.output) == (3, True), shown.output
+        output.side(whole["side_files"]["quarantine"])  # is not taken for nobody's
+        shown = CliRunner().invoke(app, ["status", str(out)])
+        assert (shown.exit_code, part in shown.output) == (3, True), shown.exception
+    (out / "_SUCCESS.json").write_text("[5]")
+    assert CliRunner().invoke(app, ["verify", str(out)]).exit_code == 3
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path, tiny_model: str, file: Path) -> None:
     """Nothing in a source's name, a label or a text is markup, nor breaks what is shown."""
     odd = ("[/b]<script>", "[bold]&x")
@@ -237,7 +300,9 @@ def test_rays_own_start_has_no_dashboard(monkeypatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(on_ray.ray, "init", lambda **options: given.update(options))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    on_ray._start_ray(False)
+    scratch = on_ray._start_ray(False)
+    assert scratch
+    scratch.close(keep=False)
     assert (given["address"], given["include_dashboard"]) == ("local", False)
 
 

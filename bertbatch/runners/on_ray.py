@@ -58,7 +58,10 @@ class RayExecutor:
         self._scratch: Scratch | None = None
         self._troubled = False  # whether a worker was replaced
         if self._mine:
-            self._scratch = _start_ray(verbose)
+            try:
+                self._scratch = _start_ray(verbose)
+            except OSError as error:
+                raise JobError(f"Ray cannot be started here: {error}") from error
         self._actors: list[Any] = []
         self._nodes: dict[int, str] = {}  # where a worker that has its model is
         self._look_again = time.monotonic() + ADAPT_SECONDS

@@ -7,6 +7,7 @@ whose process lives, because the kernel lets go of it with the process.
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,11 +19,10 @@ class Scratch:
     def __init__(self) -> None:
         # As Ray does, not TMPDIR: the path of a socket may have 107 bytes at most.
         root = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
-        for old in root.glob(f"{PREFIX}*/lock"):
-            # OSError: its run lives, or it is another user's, or Ray is still on its way out.
-            with suppress(OSError), open(old) as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(old.parent)
+        root.mkdir(parents=True, exist_ok=True)
+        for old in root.glob(f"{PREFIX}*"):
+            with suppress(OSError):  # its run lives, or Ray is still on its way out
+                _remove_dead(old)
         self.path = tempfile.mkdtemp(prefix=PREFIX, dir=root)
         # Locked before it has its name: nobody finds it free between the two.
         unnamed = Path(self.path, "lock.new")
@@ -36,6 +36,22 @@ class Scratch:
             with suppress(OSError):
                 _remove(Path(self.path))
         self._lock.close()
+
+
+def _remove_dead(folder: Path) -> None:
+    """Removes a folder of this user that nobody holds. Raises OSError if it is held, or no such.
+
+    Others may write to /tmp, too: a link is not followed, and no pipe is waited for.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        return
+    lock = os.open(folder / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(folder)
+    finally:
+        os.close(lock)
 
 
 def _remove(folder: Path) -> None:

@@ -19,6 +19,7 @@ import bertbatch
 from bertbatch.errors import JobError, RunError
 from bertbatch.job import Job
 from bertbatch.model import packaged
+from bertbatch.storage import public
 
 log = logging.getLogger("bertbatch")
 
@@ -50,7 +51,7 @@ def submit(
     """
     job = Job.load(submission.path, submission.changes)
     check_paths(job)
-    if any("storage_options" in change.partition("=")[0] for change in submission.changes):
+    if any("storage_options" in change for change in submission.changes):
         raise JobError(
             "--set storage_options: a cluster's dashboard shows the command line of a job; write "
             "them into the job file, secrets as ${NAME}"
@@ -64,7 +65,7 @@ def submit(
             log.warning("submitting it again, as %s: what is committed is kept", id_)
             time.sleep(RETRY_SECONDS)
         _send(client, id_, submission, job)
-        log.info("submitted to %s as %s", submission.address, id_)
+        log.info("submitted to %s as %s", public(submission.address), id_)
         if detach:
             say(f"bertbatch status {job.output.path}\nray job logs {id_} --follow\n")
             return 0
@@ -123,9 +124,11 @@ def _client(address: str) -> Any:
 
         return JobSubmissionClient(address)
     except ConnectionError as error:
-        raise JobError(f"--address {address}: no Ray dashboard answers there: {error}") from None
+        raise JobError(
+            public(f"--address {address}: no Ray dashboard answers there: {error}")
+        ) from None
     except (ImportError, RuntimeError) as error:
-        raise JobError(f"--address {address}: {error}") from None
+        raise JobError(public(f"--address {address}: {error}")) from None
 
 
 def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
@@ -143,9 +146,11 @@ def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
                     f"there is a submission {id_} already: see `ray job status {id_}`, or give "
                     "another with --id"
                 ) from None
-            raise JobError(f"{submission.address} refused the job: {error}") from None
+            raise JobError(public(f"{submission.address} refused the job: {error}")) from None
         except OSError as error:
-            raise RunError(f"{submission.address} does not answer any more: {error}") from None
+            raise RunError(
+                public(f"{submission.address} does not answer any more: {error}")
+            ) from None
 
 
 class _Watch:
@@ -174,8 +179,8 @@ class _Watch:
                     return None
                 if time.monotonic() - self._heard > PATIENCE_SECONDS:
                     raise RunError(
-                        f"nothing heard of {self._id} for {PATIENCE_SECONDS:.0f} s: {error}. It "
-                        "may go on: see `bertbatch status` of its output"
+                        f"nothing heard of {self._id} for {PATIENCE_SECONDS:.0f} s: "
+                        f"{public(error)}. It may go on: see `bertbatch status` of its output"
                     ) from None
             else:
                 self._heard = time.monotonic()
@@ -214,7 +219,7 @@ def _interrupted(client: Any, id_: str, job: Job, ask_to_stop: Callable[[], bool
             while not client.get_job_status(id_).is_terminal():
                 time.sleep(POLL_SECONDS)
         except (RuntimeError, OSError) as error:
-            raise RunError(f"{id_} may go on: {error}") from None
+            raise RunError(f"{id_} may go on: {public(error)}") from None
         log.warning("%s is stopped; submit it again to go on", id_)
     else:
         log.warning(

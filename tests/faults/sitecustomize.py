@@ -2,7 +2,8 @@
 
 FAULT_POISON   token ids (JSON list): a worker that scores a row with exactly these dies
 FAULT_DEATH    how: by itself, or by a signal of this number
-FAULT_RAISE    the number of the call of scoring that raises, in each process
+FAULT_RAISE    the number of the call of scoring that raises, in each process,
+FAULT_RAISED   which writes a line to this file
 FAULT_MEMORY   a batch of more tokens than this is too much for the device's memory
 FAULT_SLEEP    seconds that scoring one range of rows takes longer
 FAULT_LOADS    a file that gets a line for each engine that is loaded
@@ -16,6 +17,11 @@ import itertools
 import json
 import os
 import time
+
+
+def _line(path: str) -> None:
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def install() -> None:
@@ -34,6 +40,7 @@ def install() -> None:
                 os.kill(os.getpid(), int(os.environ.get("FAULT_DEATH", "0")))
                 os._exit(1)
         if next(_calls) == int(os.environ.get("FAULT_RAISE", "0")):
+            _line(os.environ["FAULT_RAISED"])
             raise RuntimeError("the engine is out of order")
         time.sleep(float(os.environ.get("FAULT_SLEEP", "0")))
         return _score(engine, tokens, first, stop, *rest)
@@ -72,8 +79,7 @@ def install() -> None:
 
     def load_engine(*args):
         if path := os.environ.get("FAULT_LOADS"):
-            with open(path, "a") as file:
-                file.write(f"{os.getpid()}\n")
+            _line(path)
         engine = _load(*args)
         if limit := int(os.environ.get("FAULT_MEMORY", "0")):
             import torch
