@@ -112,27 +112,35 @@ Made = tuple[Callable[[], None], int]  # what scores all texts once, and their t
 
 def ours(watch: bool, engine: str = "torch") -> Callable[[str, list[str]], Made]:
     def make(folder: str, texts: list[str]) -> Made:
-        from bertbatch.engines import load_engine
-        from bertbatch.engines.classes import token_classes
-        from bertbatch.engines.watched import Watch
-        from bertbatch.job import Model
-        from bertbatch.model import check
         from bertbatch.scoring import score
-        from bertbatch.statistics import DEFAULT, make_statistics
-        from bertbatch.tokenizer import get_tokenizer
 
-        settings = Model(name=folder)
-        spec = check(settings)
-        tokenizer = get_tokenizer(spec)
-        tokens = tokenizer.encode(texts)
-        tokens.watched[:] = watch
-        statistics = make_statistics(DEFAULT)
-        classes = token_classes(tokenizer.python, statistics)
-        made = Watch(statistics, classes, "all", 1) if watch else None
-        loaded = load_engine(engine, spec, settings, "cpu", 1, made)
+        loaded, tokens = loaded_engine(folder, texts, watch, engine)
         return lambda: void(score(loaded, tokens, 0, len(texts))), len(tokens.ids)
 
     return make
+
+
+def loaded_engine(
+    folder: str, texts: list[str], watch: bool = False, engine: str = "torch"
+) -> tuple[Any, Any]:
+    """One of our engines, on one thread, and the texts' tokens."""
+    from bertbatch.engines import load_engine
+    from bertbatch.engines.classes import token_classes
+    from bertbatch.engines.watched import Watch
+    from bertbatch.job import Model
+    from bertbatch.model import check
+    from bertbatch.statistics import DEFAULT, make_statistics
+    from bertbatch.tokenizer import get_tokenizer
+
+    settings = Model(name=folder)
+    spec = check(settings)
+    tokenizer = get_tokenizer(spec)
+    tokens = tokenizer.encode(texts)
+    tokens.watched[:] = watch
+    statistics = make_statistics(DEFAULT)
+    classes = token_classes(tokenizer.python, statistics)
+    made = Watch(statistics, classes, "all", 1) if watch else None
+    return load_engine(engine, spec, settings, "cpu", 1, made), tokens
 
 
 def void(_: Any) -> None:
