@@ -1,6 +1,8 @@
 """Faults at every step that touches the storage: die before or after it, errors, lost replies, no
 room. Afterwards the same command ends in the same answers, and `verify` finds nothing wrong."""
 
+import errno
+import itertools
 import json
 import shutil
 import subprocess
@@ -8,8 +10,8 @@ import subprocess
 import pandas as pd
 import pytest
 
-from bertbatch import load_attention
-from bertbatch.output import open_output
+from bertbatch import load_attention, run
+from bertbatch.output import Output, open_output
 from bertbatch.verify import verify
 from tests.conftest import make_job, write_parquet
 from tests.test_faults import answers, finish, same_answers, sound, start, wait_for_parts
@@ -33,8 +35,6 @@ OPTIONS = ("--unit-rows", "20", *WATCHED)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tiny_model):
     """A corpus with rows that go to quarantine, and what an undisturbed run makes of it."""
-    from bertbatch import run
-
     folder = tmp_path_factory.mktemp("whole")
     texts = [*make_texts(40), None, *make_texts(59, 1)]
     write_parquet(folder / "in" / "a.parquet", texts[:60], row_group_size=20)
@@ -186,4 +186,22 @@ def test_a_disk_that_becomes_read_only(whole, tmp_path, tiny_model, small_disk):
     assert "cannot be written" in said
     remount("rw")
     try_again(tiny_model, whole, out)
+    as_if_nothing_had_been(whole, out)
+
+
+def test_a_network_disk_that_hesitates_fails_no_unit(whole, tiny_model, tmp_path, monkeypatch):
+    """Each commit of a local output looks for it first; that look may fail for a moment."""
+    looks = itertools.count()
+    real = Output.is_here
+
+    def is_here(output):
+        if next(looks) % 2 == 0:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(output)
+
+    monkeypatch.setattr(Output, "is_here", is_here)
+    keys = {"input.carry": ["id"], "attention.statistics": "entropy", "runtime.unit_rows": 20}
+    out = tmp_path / "out"
+    assert run(make_job(tiny_model, whole / "in", out, **keys)).exit_code == 0
+    assert next(looks) == 10  # two for each unit
     as_if_nothing_had_been(whole, out)
