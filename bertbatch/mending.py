@@ -77,8 +77,7 @@ def plan_again(
 def to_score_again(plan: PlanLog, output: Output, listed: Mapping[str, Source]) -> Iterator[Again]:
     """Rows in quarantine that no other unit scores again, of sources that are as planned."""
     taken = {unit.again.unit for unit in plan.units.values() if unit.again}
-    files = output.store.names(output.at("_bertbatch", "quarantine"))
-    suspected = {name.partition("-")[0] for name in files} - taken
+    suspected = output.suspected() - taken
     for unit in list(plan.units.values()):
         footer = output.footer(unit.part) if unit.id in suspected else None
         path = footer and footer["side_files"].get("quarantine")

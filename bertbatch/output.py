@@ -23,8 +23,9 @@ import yaml
 
 from bertbatch import storage
 from bertbatch.errors import JobError
-from bertbatch.job import Job, read_yaml
+from bertbatch.job import Job
 from bertbatch.model import ModelSpec
+from bertbatch.plain_yaml import read_yaml
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import Store
 from bertbatch.units import Unit, digest
@@ -134,14 +135,17 @@ class Output:
         """A side file's rows. Raises OSError or pyarrow's errors."""
         return pa.ipc.open_file(self.store.read(self.at(path))).read_all()
 
+    def suspected(self) -> set[str]:
+        """The ids of units that a quarantine file was written for, whether committed or not."""
+        return {unit_of(name) for name in self.store.names(self.at("_bertbatch", "quarantine"))}
+
     def quarantined(self, units: Sequence[Unit]) -> int:
         """Rows in quarantine over these committed units, without those scored again since.
 
         Only parts that may name a quarantine file are opened, so that this costs little in
         a large output.
         """
-        files = self.store.names(self.at("_bertbatch", "quarantine"))
-        suspected = {name.partition("-")[0] for name in files}
+        suspected = self.suspected()
         parts = [unit.part for unit in units if unit.id in suspected]
         with ThreadPoolExecutor(16) as pool:
             footers = pool.map(self.footer, parts)
@@ -195,6 +199,11 @@ def _footer(metadata: dict[bytes, bytes]) -> dict[str, Any]:
         if not re.fullmatch(r"_bertbatch/(quarantine|attention)/[\w-]+\.arrow", str(path)):
             raise ValueError(f"names {path!r}, which is no side file")
     return footer
+
+
+def unit_of(side_file: str) -> str:
+    """The id of the unit that a side file was written for, by its name or path."""
+    return side_file.rpartition("/")[2].partition("-")[0]
 
 
 def open_output(path: str, storage_options: dict[str, Any] | None = None) -> Output:

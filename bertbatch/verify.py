@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from bertbatch.attention.cells import ALL
 from bertbatch.errors import JobError
 from bertbatch.lease import Lease
-from bertbatch.output import Output, stored_schema
+from bertbatch.output import Output, stored_schema, unit_of
 from bertbatch.plan import stored_plan
 from bertbatch.units import Unit
 
@@ -105,7 +105,7 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     # Rows to score again stay in quarantine until they are: nothing is missing then.
     missing = [u for u in plan.units.values() if u.id not in committed and not u.again]
     verdict.problems += _check_success(output, verdict, missing)
-    orphans = (path for path in side_files - named if _unit_of(path) not in unread)
+    orphans = (path for path in side_files - named if unit_of(path) not in unread)
     verdict.orphans = sorted(orphans)
     if clean and verdict.orphans:
         _clean(output, verdict, committed)
@@ -237,11 +237,6 @@ def _check_success(output: Output, verdict: Verdict, missing: list[Unit]) -> lis
         if success.get(name) != value:
             problems.append(f"_SUCCESS.json: {name} is {success.get(name)}, the parts have {value}")
     return problems
-
-
-def _unit_of(path: str) -> str:
-    """The id of the unit that a side file was written for."""
-    return path.rpartition("/")[2].partition("-")[0]
 
 
 def _side_files(output: Output) -> set[str]:

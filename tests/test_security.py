@@ -81,7 +81,7 @@ def test_job_files_that_are_hardly_yaml(file: Path, text: str, raw: bytes) -> No
     ids=["merges", "lists", "a chain", "itself"],
 )
 def test_aliases_cannot_stand_for_everything(
-    file: Path, monkeypatch: pytest.MonkeyPatch, level: str, wide: int, levels: int
+    file: Path, level: str, wide: int, levels: int
 ) -> None:
     lines = ["a0: &a0 {k: 1}"]
     for n in range(levels):

@@ -40,7 +40,7 @@ LAYERS = [
     ["batching"],
     ["model"],
     ["storage", "job", "units"],
-    ["errors", "statistics", "explaining"],
+    ["errors", "statistics", "explaining", "plain_yaml"],
 ]
 
 
