@@ -129,6 +129,7 @@ def loaded_engine(
     from bertbatch.engines.watched import Watch
     from bertbatch.job import Model
     from bertbatch.model import check
+    from bertbatch.probing import make_probe
     from bertbatch.statistics import DEFAULT, make_statistics
     from bertbatch.tokenizer import get_tokenizer
 
@@ -140,7 +141,9 @@ def loaded_engine(
     statistics = make_statistics(DEFAULT)
     classes = token_classes(tokenizer.python, statistics)
     made = Watch(statistics, classes, "all", 1) if watch else None
-    return load_engine(engine, spec, settings, "cpu", 1, made), tokens
+    loaded = load_engine(engine, spec, settings, "cpu", 1, made)
+    loaded.settle(make_probe(tokenizer, spec.max_length))
+    return loaded, tokens
 
 
 def void(_: Any) -> None:

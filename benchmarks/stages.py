@@ -17,7 +17,7 @@ from benchmarks.report import Report
 from bertbatch import Job
 from bertbatch.output import make_contract
 from bertbatch.plan import cut_size
-from bertbatch.stages import commit, read_and_tokenize
+from bertbatch.stages import commit, make_probe, read_and_tokenize
 from bertbatch.survey import make_survey
 from bertbatch.worker import ModelWorker
 from tests.seaweed import BUCKET, seaweed
@@ -56,6 +56,7 @@ def stages(report: Report, scratch: Path, fraction: float) -> None:
         units = [unit for added in planner.extend(survey.listing.sources) for unit in added]
         context = survey.context()
         worker = ModelWorker(context.spec, job.model, "cpu", 1, {}, False)
+        worker.settle(make_probe(context))
         for number, unit in enumerate(units[: max(int(4 * fraction), 2)]):
             requests.clear()
             times = [time.perf_counter()]

@@ -1,12 +1,58 @@
-"""Lengths to batches under a token budget, for engines that pack and for those that pad.
+"""Tokens, their rows in batches under a token budget, and the arrays that a model takes.
 
-In both, every row is in exactly one batch, and no batch is over the budget but that of a
-single row which is longer.
+However rows are batched, each is in exactly one batch, and no batch is over the budget but
+that of a single row which is longer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
+
+
+class Batching(StrEnum):
+    """Which rows may share a forward pass, the fastest first."""
+
+    PACKED = "packed"  # any, end to end without padding
+    PADDED = "padded"  # any, filled up to the longest
+    EQUAL = "equal_length"  # rows of one length: nothing is filled up
+    SINGLE = "single"  # none
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of n texts, special tokens included.
+
+    ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
+    counts unknown tokens, content: int32 [n] counts tokens that are not special.
+    seconds: int64 [n], where the second text of a pair starts; the length for a single text.
+    types: int8 [total], the token types that the tokenizer gives; None if it gives none.
+    twins: int64 [n], the first text with the same ids. watched: bool [n], the rows whose
+    attention statistics are wanted.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    seconds: np.ndarray
+    truncated: np.ndarray
+    unknown: np.ndarray
+    content: np.ndarray
+    types: np.ndarray | None
+    twins: np.ndarray
+    watched: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def take(
+        self, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Some rows as an engine's `start` takes them: ids, lengths, seconds, types."""
+        at = places(self.offsets, rows)
+        types = None if self.types is None else self.types[at]
+        return self.ids[at], self.lengths[rows], self.seconds[rows], types
 
 
 def packed_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
@@ -54,6 +100,28 @@ def padded_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
         start = stop
 
 
+def equal_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Row indices of each batch, whose rows have one length."""
+    rows, values, counts, starts = _by_length(lengths)
+    for value, count, start in zip(values, counts, starts, strict=True):
+        fit = max(budget // int(value), 1)
+        stop = start + count
+        yield from (rows[i : min(i + fit, stop)] for i in range(start, stop, fit))
+
+
+def single_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Row indices of each batch: one row, the longest first."""
+    yield from _by_length(lengths)[0][:, None]
+
+
+SPLITS: dict[Batching, Callable[[np.ndarray, int], Iterator[np.ndarray]]] = {
+    Batching.PACKED: packed_batches,
+    Batching.PADDED: padded_batches,
+    Batching.EQUAL: equal_batches,
+    Batching.SINGLE: single_batches,
+}
+
+
 def _by_length(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rows longest first; each length among them, its count, and where its rows start."""
     rows = np.argsort(-lengths, kind="stable")
@@ -61,27 +129,29 @@ def _by_length(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return rows, -values, counts, starts
 
 
-def gather(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The token ids of some rows, end to end."""
+def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where the tokens of some rows lie in arrays that have all rows' end to end."""
     lengths = offsets[rows + 1] - offsets[rows]
     ends = np.cumsum(lengths)
     shift = np.repeat(offsets[rows] - ends + lengths, lengths)
-    taken: np.ndarray = ids[np.arange(ends[-1]) + shift]
-    return taken
+    found: np.ndarray = np.arange(ends[-1]) + shift
+    return found
 
 
-def padded(ids: np.ndarray, lengths: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows laid end to end as ids int64 [rows, longest], padded on the right, and their mask."""
-    mask = np.arange(int(lengths.max())) < lengths[:, None]
-    out = np.full(mask.shape, pad_id, np.int64)
-    out[mask] = ids
-    return out, mask
+def padded(flat: np.ndarray, mask: np.ndarray, filler: int) -> np.ndarray:
+    """Rows laid end to end as int64, shaped as their mask (see `real_places`)."""
+    out = np.full(mask.shape, filler, np.int64)
+    out[mask] = flat
+    return out
 
 
-def segments(mask: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Token types int64 [rows, longest] of padded rows whose second texts start at `seconds`."""
-    place = np.arange(mask.shape[1])
-    return (mask & (place >= seconds[:, None])).astype(np.int64)
+def real_places(lengths: np.ndarray, left: bool) -> np.ndarray:
+    """Which places of padded rows hold tokens, bool [rows, longest]; `left`: padded there."""
+    longest = int(lengths.max())
+    place = np.arange(longest)
+    mask: np.ndarray
+    mask = place >= longest - lengths[:, None] if left else place < lengths[:, None]
+    return mask
 
 
 def twins(ids: np.ndarray, offsets: np.ndarray, seconds: np.ndarray) -> np.ndarray:

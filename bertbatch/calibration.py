@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.batching import gather
+from bertbatch.batching import Tokens
 from bertbatch.engines import Engine, batches, load_engine
+from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec
 from bertbatch.scoring import score
 from bertbatch.tasks import task_of
-from bertbatch.tokenizer import Tokens
 
 log = logging.getLogger("bertbatch")
 
@@ -27,7 +27,12 @@ SCORE_TOLERANCE = 0.02
 
 
 def calibrate(
-    engine: Engine, spec: ModelSpec, settings: Model, threads: int, tokens: Tokens
+    engine: Engine,
+    spec: ModelSpec,
+    settings: Model,
+    threads: int,
+    tokens: Tokens,
+    probe: Probe,
 ) -> tuple[Engine, dict[str, float]]:
     """The fastest engine, set to its fastest budget, and the tokens/s of every candidate.
 
@@ -38,7 +43,7 @@ def calibrate(
     expected = _scores(engine, spec, tokens)
     rates: dict[str, float] = {}
     best, chosen, chosen_budget = 0.0, engine, engine.tokens_per_batch
-    for candidate in _candidates(engine, spec, settings, threads):
+    for candidate in _candidates(engine, spec, settings, threads, probe):
         off = float(np.abs(_scores(candidate, spec, tokens) - expected).max())
         if off > SCORE_TOLERANCE:
             log.info(
@@ -64,13 +69,17 @@ def calibrate(
     return chosen, rates
 
 
-def _candidates(engine: Engine, spec: ModelSpec, settings: Model, threads: int) -> Iterator[Engine]:
+def _candidates(
+    engine: Engine, spec: ModelSpec, settings: Model, threads: int, probe: Probe
+) -> Iterator[Engine]:
     yield engine
     if settings.engine == "auto" and engine.device == "cpu":
         try:
             # What torch fell back to is what the model can take.
             fixed = settings.model_copy(update={"dtype": engine.dtype})
-            yield load_engine("openvino", spec, fixed, engine.device, threads)
+            other = load_engine("openvino", spec, fixed, engine.device, threads)
+            other.settle(probe)
+            yield other
         except JobError as error:
             log.debug("not a candidate: %s", error)
 
@@ -94,10 +103,8 @@ def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
         rows = plan[i]
         if count == 1:
             done, began = 0, time.perf_counter()  # the first one also sets things up
-        ids = gather(tokens.ids, tokens.offsets, rows)
-        running = engine.start(ids, lengths[rows], tokens.seconds[rows], tokens.typed, watch)
-        running.logits()
-        done += len(ids)
+        engine.start(*tokens.take(rows), watch).logits()
+        done += int(lengths[rows].sum())
         if count and time.perf_counter() - began > SECONDS:
             break
     return done / max(time.perf_counter() - began, 1e-9) if began else 0.0

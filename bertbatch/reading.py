@@ -14,9 +14,11 @@ import pyarrow as pa
 from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Input, Job
-from bertbatch.readers import Reader, Rows
+from bertbatch.readers import CutSize, Reader, Rows
 from bertbatch.sources import partitions
 from bertbatch.units import Again, Source, Unit
+
+FIRST_BYTES = 1 << 20  # of text, from which the first rows are taken
 
 
 @dataclass
@@ -53,6 +55,18 @@ def read_units(
                 yield unit, collected
                 collected = []
         _check_unchanged(source, options)
+
+
+def first_texts(reader: Reader, options: Input, source: Source, count: int) -> list[str]:
+    """The texts of a source's first rows, if it can be read."""
+    size = CutSize(FIRST_BYTES, FIRST_BYTES, count)
+    try:
+        for cut in reader.cut(source, size, options):
+            for rows in reader.read(source, [cut], [options.text], options):
+                return _texts(rows.table.column(options.text), "text")[0]
+    except SourceError:
+        pass  # the run will say so
+    return []
 
 
 def _only(chunk: Chunk, source: Source, again: Again) -> Chunk:

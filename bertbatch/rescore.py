@@ -34,6 +34,7 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     context = survey.context()  # without statistics, which answers do not depend on
     context = replace(context, job=context.job.model_copy(update={"attention": None}))
     worker = ModelWorker(*(context.spec, job.model, "cpu", available_cores(), context.known, False))
+    worker.settle(stages.make_probe(context))
     task = task_of(context.spec)
     names = [field.name for field in task.fields]
     each = -(-count // max(len(chosen), 1))

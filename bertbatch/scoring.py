@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertbatch.batching import gather
+from bertbatch.batching import Tokens
 from bertbatch.engines import Engine, Running, batches
 from bertbatch.errors import OutOfMemory
-from bertbatch.tokenizer import Tokens
 
 log = logging.getLogger("bertbatch")
 
@@ -90,10 +89,7 @@ def score(
             for batch in batches(engine, lengths[left]):
                 go_on()
                 rows = left[batch]
-                ids = gather(tokens.ids, tokens.offsets, unique[rows])
-                seconds = tokens.seconds[unique[rows]]
-                started = engine.start(ids, lengths[rows], seconds, tokens.typed, watch)
-                running.append((rows, started))
+                running.append((rows, engine.start(*tokens.take(unique[rows]), watch)))
                 if len(running) > AHEAD:
                     collect()
             while running:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch import commit as protocol
-from bertbatch import reading
+from bertbatch import probing, reading
 from bertbatch.attention.cells import (
     ALL,
     COLUMN,
@@ -25,6 +25,8 @@ from bertbatch.attention.cells import (
 )
 from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
 from bertbatch.attention.sample import sampled
+from bertbatch.batching import Tokens
+from bertbatch.engines.probe import Probe
 from bertbatch.job import Attention, Job
 from bertbatch.model import ModelSpec
 from bertbatch.output import Output
@@ -33,8 +35,10 @@ from bertbatch.scoring import Scored
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import retried
 from bertbatch.tasks import task_of
-from bertbatch.tokenizer import Tokens, get_tokenizer
-from bertbatch.units import Unit
+from bertbatch.tokenizer import get_tokenizer
+from bertbatch.units import Source, Unit
+
+SAMPLED_ROWS = 256  # looked at for texts that a quantized model is compared on
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Context:
     schema: pa.Schema  # of the output
     known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
     large: bool  # whether there is so much input that calibrating pays
+    first: Source | None = None  # of the input
 
 
 @dataclass
@@ -119,6 +124,20 @@ class Record:
     unit: str
     ours: bool
     counts: Counts
+
+
+def make_probe(context: Context) -> Probe:
+    """What the model is tried on before it scores. Raises JobError if there is no tokenizer."""
+    options, sample = context.job.input, None
+    if context.spec.quantization:
+        sample = []
+        if context.first is not None:
+            reader = readers()[context.format]
+            sample = reading.first_texts(reader, options, context.first, SAMPLED_ROWS)
+    tokenizer = get_tokenizer(context.spec)
+    return probing.make_probe(
+        tokenizer, context.spec.max_length, options.text_pair is not None, sample
+    )
 
 
 def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]:

@@ -58,7 +58,9 @@ class Survey:
         known: dict[str, dict[str, Any]] = {}
         for record in self.output.runs(KNOWN_RUNS):
             kinds = record.get("chosen", {}).get("kinds", {})
-            known |= {kind: choice for kind, choice in kinds.items() if choice["measured"]}
+            for kind, choice in kinds.items():
+                if choice["measured"] or not known.get(kind, {}).get("measured"):
+                    known[kind] = choice
         return Context(
             job=job,
             spec=self.spec,
@@ -67,6 +69,7 @@ class Survey:
             schema=self.schema,
             known=known,
             large=self._bytes >= LARGE_INPUT,
+            first=self.listing.sources[0] if self.listing.sources else None,
         )
 
     def planner(self, store_entries: bool) -> Planner:

@@ -1,50 +1,24 @@
 """Texts to flat token ids and offsets, exactly as transformers would encode each text.
 
-The Rust tokenizer is called directly, without padding and without Python objects for
-masks and types: a single text's segment ids are zero in every model of the family.
-Tokenizers that exist in Python only (some Japanese ones) go through transformers.
+The Rust tokenizer is called directly, without padding and without Python objects for masks,
+and for token types only where they are not all zero. Tokenizers that exist in Python only
+(some Japanese ones) go through transformers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from bertbatch.batching import twins
+from bertbatch.batching import Tokens, twins
+from bertbatch.engines.probe import Padding
 from bertbatch.errors import JobError
 from bertbatch.model import ModelSpec, locate, tokenizer_hash
 
 # Characters: of longer texts no more is encoded than is needed, and never more than the last.
 HUGE = (1 << 16, 1 << 18, 1 << 20)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids of n texts, special tokens included.
-
-    ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
-    counts unknown tokens, content: int32 [n] counts tokens that are not special.
-    seconds: int64 [n], where the second text of a pair starts; the length for a single text.
-    typed: whether the tokenizer tells a model of it by token types.
-    twins: int64 [n], the first text with the same ids. watched: bool [n], the rows whose
-    attention statistics are wanted.
-    """
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    seconds: np.ndarray
-    truncated: np.ndarray
-    unknown: np.ndarray
-    content: np.ndarray
-    typed: bool
-    twins: np.ndarray
-    watched: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
 
 
 @lru_cache(maxsize=1)
@@ -70,14 +44,27 @@ class Tokenizer:
             raise JobError(f"{where}: its tokenizer cannot be loaded: {reason}") from error
         self._max_length = spec.max_length
         self._pad_id = spec.pad_id
+        self._gives_types = "token_type_ids" in self.python.model_input_names
         self._rust: Any = getattr(self.python, "backend_tokenizer", None)
         if self._rust is not None:
             self._rust.no_padding()
-            self._rust.enable_truncation(spec.max_length, direction=self.python.truncation_side)
+            self._rust.encode_special_tokens = self.python.split_special_tokens
+        # The template of a single text gives each text the same types, whatever it says.
+        self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
 
-    def encode(self, texts: list[str], seconds: list[str] | None = None) -> Tokens:
-        """Tokens of each text, or pair of texts, truncated to the model's max_length."""
+    @property
+    def padding(self) -> Padding:
+        """How rows are filled up: with the model's own padding id, on the tokenizer's side."""
+        left = self.python.padding_side == "left"
+        return Padding(self._pad_id, self.python.pad_token_type_id, left)
+
+    def encode(
+        self, texts: list[str], seconds: list[str] | None = None, max_length: int | None = None
+    ) -> Tokens:
+        """Tokens of each text, or pair of texts, truncated; without a length to the model's."""
         starts: list[int] | None = None
+        types: Iterable[list[int]] | None = None
+        self._limit(max_length or self._max_length)
         if self._rust is not None:
             inputs: list[Any]
             if seconds is None:
@@ -92,8 +79,10 @@ class Tokenizer:
             truncated = np.array(flags, bool)
             if seconds is not None:
                 starts = [_second(e.type_ids, e.sequence_ids) for e in encodings]
+            if self._gives_types and (self.types_matter or seconds is not None):
+                types = [encoding.type_ids for encoding in encodings]
         else:
-            ids, truncated, starts = self._encode_in_python(texts, seconds)
+            ids, truncated, starts, types = self._encode_in_python(texts, seconds)
         # Without special tokens an empty text has no tokens at all; padded, it has one.
         ids = [row or [self._pad_id] for row in ids]
         offsets = np.zeros(len(ids) + 1, np.int64)
@@ -108,9 +97,22 @@ class Tokenizer:
         split = np.diff(offsets) if starts is None else np.array(starts, np.int64)
         return Tokens(
             *(flat, offsets, split, truncated, unknown, content),
-            "token_type_ids" in self.python.model_input_names,
+            self._flat_types(types, len(flat)),
             *(twins(flat, offsets, split), np.zeros(len(ids), bool)),
         )
+
+    def _limit(self, max_length: int) -> None:
+        """Truncates to so many tokens from here on."""
+        self._truncated_to = max_length
+        if self._rust is not None:
+            self._rust.enable_truncation(max_length, direction=self.python.truncation_side)
+
+    def _flat_types(self, types: Iterable[list[int]] | None, total: int) -> np.ndarray | None:
+        if not self._gives_types:
+            return None
+        if types is None:
+            return np.zeros(total, np.int8)
+        return np.fromiter(chain.from_iterable(row or [0] for row in types), np.int8, total)
 
     def _end_that_counts(self, text: str) -> str:
         """A huge text's beginning (or end, if that is kept), encoded as the whole would be.
@@ -130,23 +132,27 @@ class Tokenizer:
 
     def _encode_in_python(
         self, texts: list[str], seconds: list[str] | None
-    ) -> tuple[list[list[int]], np.ndarray, list[int] | None]:
+    ) -> tuple[list[list[int]], np.ndarray, list[int] | None, list[list[int]]]:
         if not texts:
-            return [], np.zeros(0, bool), None if seconds is None else []
+            return [], np.zeros(0, bool), None if seconds is None else [], []
         plain = [texts, *([seconds] if seconds is not None else [])]
         lists = [
             self.python(t, add_special_tokens=False, verbose=False)["input_ids"] for t in plain
         ]
         whole = [sum(map(len, rows)) for rows in zip(*lists, strict=True)]
-        room = self._max_length - self.python.num_special_tokens_to_add(pair=seconds is not None)
+        room = self._truncated_to - self.python.num_special_tokens_to_add(pair=seconds is not None)
         truncated = np.array([length > room for length in whole])
         encoded = self.python(
-            texts, seconds, truncation=True, max_length=self._max_length, return_token_type_ids=True
+            texts,
+            seconds,
+            truncation=True,
+            max_length=self._truncated_to,
+            return_token_type_ids=True,
         )
         starts = None
         if seconds is not None:
             starts = [_second(types, types) for types in encoded["token_type_ids"]]
-        return encoded["input_ids"], truncated, starts
+        return encoded["input_ids"], truncated, starts, encoded["token_type_ids"]
 
 
 def _second(types: list[int], sequences: list[int | None]) -> int:

@@ -7,27 +7,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertbatch import scoring
+from bertbatch.batching import Batching, Tokens
 from bertbatch.calibration import ENOUGH_TOKENS, calibrate
-from bertbatch.engines import load_engine
+from bertbatch.engines import Engine, load_engine
+from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError
 from bertbatch.job import Attention, Model
 from bertbatch.model import ModelSpec
 from bertbatch.scoring import Scored
-from bertbatch.tokenizer import Tokens, get_tokenizer
+from bertbatch.tokenizer import get_tokenizer
 
 if TYPE_CHECKING:
     from bertbatch.engines.watched import Watch
 
 log = logging.getLogger("bertbatch")
 
+BATCHES = {
+    Batching.PACKED: "any rows, without padding",
+    Batching.PADDED: "padded rows",
+    Batching.EQUAL: "rows of equal length",
+    Batching.SINGLE: "one row",
+}
 CHOSEN = ("engine", "dtype", "tokens_per_batch")  # what a calibration decides
+FOUND = ("dtype", "batching", "reason")  # what is tried once for each kind of worker
 
 
 class ModelWorker:
-    """Loads the model, once; if the input is large, calibrates on the first unit that is, too.
+    """Loads the model, once; scores when it is settled. If the input is large, calibrates on
+    the first unit that is, too.
 
-    `known` is what earlier runs on this output chose, by kind of worker: then that holds.
-    Raises JobError if the model cannot be had.
+    `known` is what earlier runs on this output, or other workers, found out and chose, by kind
+    of worker: then that holds. Raises JobError if the model cannot be had.
     """
 
     def __init__(
@@ -42,50 +52,99 @@ class ModelWorker:
     ):
         self._spec = spec
         self._threads = threads
-        self._kind = f"{_device_name(device)}, {threads} threads"
-        before = known.get(self._kind, {})
-        self._rates: dict[str, float] = dict(before.get("measured", {}))
-        self._settings = settings.model_copy(
-            update={k: before[k] for k in CHOSEN if before and getattr(settings, k) == "auto"}
+        self._device = device
+        self._large = large
+        self.kind = f"{_device_name(device)}, {threads} threads"
+        self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
+        self._watch = _make_watch(spec, attention, threads) if attention else None
+        self._load(known.get(self.kind, {}))
+
+    def _load(self, before: Mapping[str, Any]) -> None:
+        """Loads what was chosen before, or else what the job says."""
+        asked = self._asked
+        chosen = before if before.get("measured") else {}
+        self._before = before
+        self._rates: dict[str, float] = dict(chosen.get("measured", {}))
+        self._settings = asked.model_copy(
+            update={k: chosen[k] for k in CHOSEN if chosen and getattr(asked, k) == "auto"}
         )
-        if attention:  # only one engine can
-            self._settings = settings = self._settings.model_copy(update={"engine": "torch"})
-        watch = _make_watch(spec, attention, threads) if attention else None
         try:
-            self._engine = load_engine(
-                self._settings.engine, spec, self._settings, device, threads, watch
-            )
+            self._engine = self._loaded()
         except JobError:
-            if self._settings == settings:
+            if self._settings == asked:
                 raise
             # What was chosen then cannot be had now: OpenVINO may be gone.
-            self._settings, self._rates, before = settings, {}, {}
-            self._engine = load_engine(settings.engine, spec, settings, device, threads, watch)
+            self._settings, self._rates, self._before = asked, {}, {}
+            self._engine = self._loaded()
+
+    def _loaded(self) -> Engine:
+        return load_engine(
+            self._settings.engine,
+            self._spec,
+            self._settings,
+            self._device,
+            self._threads,
+            self._watch,
+        )
+
+    def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Finds out how rows may be batched, or does what a worker of this kind has found out.
+
+        Returns `describe()`. Raises JobError if the model cannot be scored as the job asks.
+        """
+        self._probe = probe
+        before = known or self._before
+        found = {key: before[key] for key in FOUND} if _same_engine(before, self._engine) else None
+        self._engine.settle(probe, found)
+        if self._engine.reason and not found:
+            log.info(
+                "%s: batches are of %s, which is slower: %s",
+                *(self._spec.name, BATCHES[self._engine.batching], self._engine.reason),
+            )
         fixed = all(getattr(self._settings, key) != "auto" for key in CHOSEN)
-        self._settled = bool(before) or fixed or not large
+        self._calibrated = bool(self._rates) or fixed or not self._large
+        return self.describe()
 
     def score(
         self, tokens: Tokens, first: int, stop: int, go_on: Callable[[], None] = lambda: None
     ) -> Scored:
         """Scores rows of a tokenized unit."""
-        if not self._settled and len(tokens.ids) >= ENOUGH_TOKENS:
-            self._settled = True
+        if not self._calibrated and len(tokens.ids) >= ENOUGH_TOKENS:
+            self._calibrated = True
             self._engine, self._rates = calibrate(
-                self._engine, self._spec, self._settings, self._threads, tokens
+                *(self._engine, self._spec, self._settings, self._threads, tokens, self._probe)
             )
         return scoring.score(self._engine, tokens, first, stop, go_on)
 
     def describe(self) -> dict[str, Any]:
         """What was chosen, for the log and the run's record; tokens/s where measured."""
         return {
-            "kind": self._kind,
+            "kind": self.kind,
             "engine": self._engine.name,
             "device": self._engine.device,
             "dtype": self._engine.dtype,
             "tokens_per_batch": self._engine.tokens_per_batch,
-            "packed": self._engine.packs,
+            "batching": self._engine.batching.value,
+            "reason": self._engine.reason,
+            "rules": self._rules(),
             "measured": self._rates,
         }
+
+    def _rules(self) -> int:
+        """The version of the rules for answers (`output.RULES`) that these answers need.
+
+        Before the first, rows of different lengths were always batched together, filled up
+        on the right, and single texts had no token types.
+        """
+        batching, probe = self._engine.batching, self._probe
+        if batching is Batching.PACKED:
+            return int(probe.types_matter)
+        return int(batching is not Batching.PADDED or probe.padding.left or probe.types_matter)
+
+
+def _same_engine(before: Mapping[str, Any], engine: Engine) -> bool:
+    """Whether what was found out is there, and of this engine."""
+    return all(key in before for key in FOUND) and before["engine"] == engine.name
 
 
 def find_device() -> Literal["cuda", "cpu"]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from bertbatch.engines import load_engine, watched
+from bertbatch.engines import watched
 from bertbatch.engines.classes import TokenClasses, token_classes
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
@@ -18,6 +18,7 @@ from bertbatch.job import Model
 from bertbatch.model import ModelSpec, check, locate
 from bertbatch.statistics import STATISTICS, make_statistics
 from tests.test_engines import LENGTHS, save, some_ids
+from tests.tiny import settled
 
 KINDS = ["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
 CLS, SEP, COMMA = 2, 3, 7
@@ -94,7 +95,12 @@ def by_definition(p: np.ndarray, ids: np.ndarray, second: int, content: bool) ->
 
 def watched_engine(spec: ModelSpec, dtype: str = "float32", queries: str = "all") -> Any:
     watch = Watch(make_statistics(list(STATISTICS)), classes(), queries, 1)
-    return load_engine("torch", spec, Model(dtype=dtype), "cpu", 1, watch)
+    return settled(spec, Model(dtype=dtype), watch=watch)
+
+
+def types_of(lengths: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """The token types of texts whose second ones start there."""
+    return np.concatenate([np.arange(n) >= s for n, s in zip(lengths, seconds, strict=True)])
 
 
 Both = Iterator[tuple[str, np.ndarray, np.ndarray]]
@@ -105,7 +111,8 @@ def pairs(
 ) -> Both:
     """Each statistic that is defined for each text: its name, ours, the wanted"""
     ids = typical_ids(lengths, seconds)
-    values, counts = engine.start(ids, lengths, seconds, watch=True).statistics()
+    types = types_of(lengths, seconds)
+    values, counts = engine.start(ids, lengths, seconds, types, watch=True).statistics()
     rows = np.split(ids, np.cumsum(lengths)[:-1])
     for row, (text, second) in enumerate(zip(rows, seconds, strict=True)):
         expected = by_definition(weights(spec, text, second), text, second, content)

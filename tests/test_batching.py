@@ -7,17 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertbatch.batching import gather, packed_batches, padded, padded_batches, twins
+from bertbatch.batching import (
+    SPLITS,
+    equal_batches,
+    packed_batches,
+    padded,
+    padded_batches,
+    places,
+    real_places,
+    twins,
+)
 
 lengths_of = st.lists(st.integers(1, 70), min_size=1, max_size=200).map(np.array)
 budgets = st.integers(1, 300)
 
 
-@pytest.mark.parametrize("split", [packed_batches, padded_batches])
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 @given(lengths_of, budgets)
 def test_every_row_is_in_one_batch(split, lengths, budget):
     rows = np.concatenate(list(split(lengths, budget)))
     assert sorted(rows) == list(range(len(lengths)))
+
+
+@given(lengths_of, budgets)
+def test_equal_batches_hold_one_length(lengths, budget):
+    for rows in equal_batches(lengths, budget):
+        assert len(set(lengths[rows])) == 1
+        assert lengths[rows].sum() <= budget or len(rows) == 1
 
 
 @given(lengths_of, budgets)
@@ -63,12 +79,15 @@ def test_rows_come_out_as_they_went_in(rows, data):
     ids = np.array([i for row in rows for i in row], np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     some = np.array(data.draw(st.lists(st.sampled_from(range(len(rows))), min_size=1)))
-    flat = gather(ids, offsets, some)
+    flat = ids[places(offsets, some)]
     assert flat.tolist() == [i for r in some for i in rows[r]]
-    filled, mask = padded(flat, np.diff(offsets)[some], 9)
-    assert [row[keep].tolist() for row, keep in zip(filled, mask, strict=True)] == [
-        rows[r] for r in some
-    ]
-    assert (filled[~mask] == 9).all()
+    for left in (False, True):
+        mask = real_places(np.diff(offsets)[some], left)
+        filled = padded(flat, mask, 9)
+        assert [row[keep].tolist() for row, keep in zip(filled, mask, strict=True)] == [
+            rows[r] for r in some
+        ]
+        assert (filled[~mask] == 9).all()
+        assert mask[:, -1 if left else 0].all()
     seconds = np.diff(offsets)
     assert [rows.index(row) for row in rows] == twins(ids, offsets, seconds).tolist()

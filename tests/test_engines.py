@@ -13,17 +13,19 @@ import torch.nn.attention.varlen
 import transformers
 
 from bertbatch import calibration, run, survey, worker
-from bertbatch.engines import load_engine, packed, products, torch_engine
-from bertbatch.engines.fused import Int8Linear, compile_parts
+from bertbatch.batching import Batching, Tokens
+from bertbatch.engines import packed, precision, products
+from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec, check
+from bertbatch.probing import make_probe
 from bertbatch.scoring import score
-from bertbatch.tokenizer import Tokens, get_tokenizer
+from bertbatch.tokenizer import get_tokenizer
 from tests.conftest import make_job, write_parquet
 from tests.test_models import SMALL
-from tests.tiny import make_model, make_texts
+from tests.tiny import make_model, make_texts, settled
 
 PACKED = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"]
 PADDED = ["deberta-v2"]
@@ -69,12 +71,12 @@ def one_by_one(spec: ModelSpec, ids: np.ndarray, lengths: np.ndarray) -> np.ndar
 @pytest.mark.parametrize("kind", [*PACKED, *PADDED])
 def test_torch_agrees_with_transformers(kind, tmp_path):
     spec = save(tmp_path / kind, kind)
-    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
-    assert engine.packs == (kind in PACKED)
+    engine = settled(spec, Model(dtype="float32"))
+    assert (engine.batching == Batching.PACKED) == (kind in PACKED)
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
-    half = load_engine("torch", spec, Model(dtype="bfloat16"), "cpu", 1)
+    half = settled(spec, Model(dtype="bfloat16"))
     off = np.abs(half.start(ids, LENGTHS).logits() - wanted).max()
     assert off < 0.1 * np.abs(wanted).max()
 
@@ -82,7 +84,7 @@ def test_torch_agrees_with_transformers(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_a_text_may_spell_out_the_padding_token(kind, tmp_path):
     spec = save(tmp_path / kind, kind)
-    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    engine = settled(spec, Model(dtype="float32"))
     ids = some_ids(LENGTHS)
     ids[[4, 60, 61, 90]] = spec.pad_id
     wanted = one_by_one(spec, ids, LENGTHS)
@@ -104,7 +106,7 @@ def reference_varlen(query, key, value, bounds, _, longest, __, scale=None):
 @pytest.mark.parametrize("kind", PACKED)
 def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
     spec = save(tmp_path / kind, kind)
-    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    engine = settled(spec, Model(dtype="float32"))
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", reference_varlen)
     monkeypatch.setattr(engine, "_layout", packed.variable)
     ids = some_ids(LENGTHS)
@@ -116,7 +118,7 @@ def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
 @torch.inference_mode()
 def test_attention_by_products_agrees(chunk, tmp_path, monkeypatch):
     spec = save(tmp_path / "bert", "bert")
-    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
+    engine = settled(spec, Model(dtype="float32"))
     monkeypatch.setattr(products, "CHUNK", chunk)
     dense = products.Products(1)
     monkeypatch.setattr(engine, "_layout", partial(packed.by_length, dense=dense))
@@ -133,69 +135,16 @@ def test_attention_by_products_agrees(chunk, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("half", "wanted"), [(1.0, "float32"), (0.9, "float32"), (0.5, "half")])
 def test_bfloat16_only_where_it_is_faster(half, wanted, monkeypatch):
     seconds = {torch.bfloat16: half, torch.float32: 1.0}
-    monkeypatch.setattr(torch_engine, "_product_seconds", seconds.__getitem__)
+    monkeypatch.setattr(precision, "_product_seconds", seconds.__getitem__)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert torch_engine.fast_dtype("cpu") == wanted.replace("half", "bfloat16")
-
-
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
-def test_int8_is_near(kind, tmp_path):
-    spec = save(tmp_path / kind, kind)
-    engine = load_engine("torch", spec, Model(dtype="int8"), "cpu", 1)
-    rounded = [m for m in engine._model.modules() if isinstance(m, Int8Linear)]
-    assert len(rounded) == 12  # six to a layer
-    ids = some_ids(LENGTHS)
-    wanted = one_by_one(spec, ids, LENGTHS)
-    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
-    assert 0 < off < 0.2 * np.abs(wanted).max()
-
-
-def test_int8_of_one_layer_is_its_formula():
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(24, 40)
-    with torch.no_grad():
-        linear.weight[3] = 0  # a row that needs no scale
-    x, residual = torch.randn(1, 7, 24), torch.randn(1, 7, 40)
-    scales = linear.weight.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
-    weight = (linear.weight / scales).round() * scales
-    step = (x.max() - x.min()) / 254
-    zero = (-x.min() / step).round()
-    rounded = ((x / step + zero).round() - zero) * step
-    wanted = torch.nn.functional.linear(rounded, weight, linear.bias)
-    made = Int8Linear(linear)
-    torch.testing.assert_close(made(x), wanted, atol=1e-4, rtol=0)
-    torch.testing.assert_close(made.plus(x, residual), made(x) + residual)
-    torch.testing.assert_close(Int8Linear(linear, "gelu")(x), torch.nn.functional.gelu(made(x)))
-
-
-@pytest.mark.parametrize(
-    ("kind", "device", "message"),
-    [("deberta-v2", "cpu", "cannot have it"), ("bert", "cuda", "is for CPUs")],
-)
-def test_int8_where_it_cannot_be(kind, device, message, tmp_path):
-    spec = save(tmp_path / kind, kind)
-    with pytest.raises(JobError, match=message):
-        load_engine("torch", spec, Model(dtype="int8"), device, 1)
-
-
-def test_int8_is_another_output(tiny_model, tmp_path, caplog):
-    write_parquet(tmp_path / "in.parquet", make_texts(40))
-
-    def go(dtype: str) -> Any:
-        keys = {"model.dtype": dtype}
-        return run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
-
-    assert go("int8").exit_code == 0
-    assert "int8 changes answers" in caplog.text
-    with pytest.raises(JobError, match=r"quantization: 'int8' there, None now"):
-        go("float32")
+    assert precision.fast_dtype("cpu") == wanted.replace("half", "bfloat16")
 
 
 def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):
     spec = save(tmp_path / "bert", "bert")
     monkeypatch.setattr(packed, "positions", lambda ids, *_: np.zeros(len(ids), np.int64))
-    engine = load_engine("torch", spec, Model(dtype="float32"), "cpu", 1)
-    assert not engine.packs
+    engine = settled(spec, Model(dtype="float32"))
+    assert engine.batching == Batching.PADDED
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
@@ -205,7 +154,7 @@ def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_openvino_agrees(kind, dtype, tmp_path):
     spec = save(tmp_path / kind, kind)
-    engine = load_engine("openvino", spec, Model(dtype=dtype), "cpu", 1)
+    engine = settled(spec, Model(dtype=dtype), "openvino")
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
@@ -259,7 +208,7 @@ def small_device(monkeypatch):
 def test_out_of_memory_halves_the_budget(tiny_model, small_device):
     tokens = tokens_of(tiny_model, make_texts(300))
     settings = Model(dtype="float32", tokens_per_batch=4096)
-    engine = load_engine("torch", check(Model(name=tiny_model)), settings, "cpu", 1)
+    engine = settled(check(Model(name=tiny_model)), settings)
     wanted = score(engine, tokens, 0, 300)
     small_device(700)
     got = score(engine, tokens, 0, 300)
@@ -279,12 +228,12 @@ def test_a_row_too_large_for_the_device_is_quarantined(tiny_model, tmp_path, sma
         tiny_model, tmp_path / "in.parquet", tmp_path / "out",
         **{"limits.max_quarantined": 1, "runtime.runner": "inline"},
     )  # fmt: skip
-    load = TorchEngine._load
+    settle = TorchEngine.settle
     try:
-        TorchEngine._load = lambda self: (load(self), small_device(55))[0]
+        TorchEngine.settle = lambda *args: (settle(*args), small_device(55))[0]
         result = run(job)
     finally:
-        TorchEngine._load = load
+        TorchEngine.settle = settle
     too_long = int((lengths > 55).sum())
     assert too_long > 0
     assert result.totals["rows_quarantined"] == too_long
@@ -329,6 +278,7 @@ def test_what_the_job_fixes_is_not_measured(tiny_model, tmp_path, monkeypatch):
     tokens = tokens_of(tiny_model, make_texts(100))
     settings = Model(engine="torch", dtype="float32", tokens_per_batch=300)
     made = worker.ModelWorker(check(Model(name=tiny_model)), settings, "cpu", 1, {}, large=True)
+    made.settle(make_probe(get_tokenizer(check(Model(name=tiny_model))), 64))
     made.score(tokens, 0, 100)
     said = made.describe()
     assert (said["engine"], said["dtype"], said["tokens_per_batch"]) == ("torch", "float32", 300)
@@ -339,13 +289,14 @@ def test_an_engine_with_other_answers_is_not_chosen(tiny_model, monkeypatch, cap
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
     spec, tokens = check(Model(name=tiny_model)), tokens_of(tiny_model, make_texts(100))
     settings = Model(dtype="float32")
-    engine = load_engine("torch", spec, settings, "cpu", 1)
-    _, rates = calibration.calibrate(engine, spec, settings, 1, tokens)
+    engine = settled(spec, settings)
+    probe = make_probe(get_tokenizer(spec), 64)
+    _, rates = calibration.calibrate(engine, spec, settings, 1, tokens, probe)
     assert any(name.startswith("openvino") for name in rates)
     with torch.no_grad():  # as if torch had it right, and OpenVINO rounded too much
         engine._model.classifier.bias[0] += 1
     with caplog.at_level("INFO", "bertbatch"):
-        chosen, rates = calibration.calibrate(engine, spec, settings, 1, tokens)
+        chosen, rates = calibration.calibrate(engine, spec, settings, 1, tokens, probe)
     assert chosen is engine
     assert not any(name.startswith("openvino") for name in rates)
     assert "openvino float32 is no candidate: its scores are off by 0." in caplog.text
@@ -354,7 +305,7 @@ def test_an_engine_with_other_answers_is_not_chosen(tiny_model, monkeypatch, cap
 def test_no_memory_for_the_model_is_said(tiny_model, small_device):
     small_device(10)
     with pytest.raises(JobError, match="no memory on cpu for the model and 64 tokens"):
-        load_engine("torch", check(Model(name=tiny_model)), Model(), "cpu", 1)
+        settled(check(Model(name=tiny_model)), Model())
 
 
 def _runs(folder: Path) -> list[str]:

@@ -72,7 +72,8 @@ def test_architectures_agree_with_transformers(kind, tmp_path):
     write_parquet(tmp_path / "in.parquet", texts)
     table = run(make_job(model, tmp_path / "in.parquet", tmp_path / "out")).to_pandas()
     expected = one_at_a_time(model, texts)
-    np.testing.assert_allclose(np.stack(table["scores"]), expected, atol=1e-5)
+    # Sums in another order: their last bits depend on the processor.
+    np.testing.assert_allclose(np.stack(table["scores"]), expected, atol=5e-5)
     assert table["n_tokens"].max() == 64
     assert table["truncated"].any()
 

@@ -32,7 +32,7 @@ LAYERS = [
     ["pipeline"],
     ["stages", "worker"],
     ["mending", "reading", "attention"],
-    ["calibration"],
+    ["calibration", "probing"],
     ["commit", "scoring", "sources", "plan", "lease"],
     ["output"],
     ["readers", "tokenizer"],

@@ -4,17 +4,18 @@ An engine is one module with one class that follows `Engine`, and one line in `E
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bertbatch.batching import packed_batches, padded_batches
+from bertbatch.batching import SPLITS, Batching
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec
 
 if TYPE_CHECKING:
+    from bertbatch.engines.probe import Probe
     from bertbatch.engines.watched import Watch
 
 ENGINES = {
@@ -39,32 +40,40 @@ class Running:
 
 
 class Engine(Protocol):
-    """A loaded model. `packs`: its batches need no padding, so only their sum counts.
+    """A loaded model; it scores once it is settled.
 
+    `batching`: which rows may share a batch. `reason`: why not more of them, if so.
     `budgets` are the tokens per batch that a calibration should try, the default first.
     """
 
     name: str
     device: str
     dtype: str
-    packs: bool
+    batching: Batching
+    reason: str
     tokens_per_batch: int
     budgets: tuple[int, ...]
+
+    def settle(self, probe: "Probe", known: Mapping[str, Any] | None = None) -> None:
+        """Finds out by a probe how to batch, or does as an engine of its kind has found out.
+
+        `known` has that one's `dtype` and `batching`. Raises JobError if the model cannot be
+        scored in any way, or not as the job asks.
+        """
 
     def start(
         self,
         ids: np.ndarray,
         lengths: np.ndarray,
         seconds: np.ndarray | None = None,
-        typed: bool = True,
+        types: np.ndarray | None = None,
         watch: bool = False,
     ) -> Running:
         """Starts a batch: the rows' ids end to end, int32 [total], and lengths [rows].
 
         `seconds` [rows] are where the second texts of pairs start, the length for a single
-        text; without, all are single. The model hears of it by token types if it has them and
-        the tokenizer gives them (`typed`). With `watch`, attention statistics are computed.
-        Raises OutOfMemory.
+        text; without, all are single. `types` [total] are the token types that the tokenizer
+        gives, if it does. With `watch`, attention statistics are computed. Raises OutOfMemory.
         """
 
 
@@ -76,7 +85,7 @@ def load_engine(
     threads: int,
     watch: "Watch | None" = None,
 ) -> Engine:
-    """An engine with the model loaded, able to give the statistics of `watch`.
+    """An engine with the model loaded, able to give the statistics of `watch`; to be settled.
 
     Raises JobError if it cannot be had.
     """
@@ -89,5 +98,4 @@ def load_engine(
 
 def batches(engine: Engine, lengths: np.ndarray) -> Iterator[np.ndarray]:
     """Row indices of each batch, as the engine takes them."""
-    split = packed_batches if engine.packs else padded_batches
-    return split(lengths, engine.tokens_per_batch)
+    return SPLITS[engine.batching](lengths, engine.tokens_per_batch)

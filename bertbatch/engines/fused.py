@@ -1,14 +1,20 @@
-"""Linear layers with what follows them fused in, or in int8.
+"""Linear layers with what follows them fused in.
 
 On CPUs oneDNN multiplies fastest from its own blocked layout of the weights, and adds bias,
 GELU or the residual while a result is still in a register. These are the operators that
-torch.compile would emit, called without its minute of compiling.
+torch.compile would emit, called without its minute of compiling. Where a processor or a build
+of torch lacks them, transformers' own layers stay.
 """
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bertbatch.engines.int8 import Int8Linear
+
+log = logging.getLogger("bertbatch")
 
 # The parts of a feed-forward block that are one operator: a linear layer, its activation.
 ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"))
@@ -38,39 +44,18 @@ class FusedLinear(nn.Module):
         return y
 
 
-class Int8Linear(nn.Module):
-    """The same in int8: weights rounded once, x at each call.
-
-    Weights have one scale for each output, so that its largest is 127; x [tokens, in] has one
-    in all, over 254 steps from its least to its largest, which leaves room for rounding zero.
-    """
-
-    def __init__(self, linear: nn.Linear, activation: str = "none"):
-        super().__init__()
-        weight = linear.weight.detach()
-        self._scales = weight.abs().amax(1).clamp(min=1e-8) / 127
-        rounded = (weight / self._scales[:, None]).round().to(torch.int8)
-        self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
-        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
-        self._bias = linear.bias.detach()
-        self._activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        least, most = (float(end) for end in torch.aminmax(x))
-        least, most = min(least, 0.0), max(most, 1e-8)
-        scale = (most - least) / 254
-        zero = round(-least / scale)
-        x = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).to(torch.uint8)
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(x, scale, zero, self._weight, self._scales, self._zeros, self._bias),
-            *(1.0, 0, torch.float32, self._activation, [], "none"),
-        )
-        return y
-
-    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """forward(x) + residual"""
-        y: Tensor = self(x).add_(residual)
-        return y
+def can_fuse(dtype: torch.dtype) -> bool:
+    """Whether this processor and this build of torch have the operators, by trying them."""
+    try:
+        with torch.inference_mode():
+            layer = nn.Linear(16, 16, dtype=dtype)
+            fused = FusedLinear(layer, "gelu")
+            x = torch.ones(1, 2, 16, dtype=dtype)
+            fused.plus(fused(x), x)
+    except (AttributeError, RuntimeError) as error:
+        log.debug("no fused linear layers in %s here: %s", dtype, error)
+        return False
+    return True
 
 
 class FusedResidual(nn.Module):

@@ -2,20 +2,25 @@
 
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from bertbatch.batching import padded, segments
+from bertbatch.batching import Batching
 from bertbatch.engines import Running
-from bertbatch.engines.torch_engine import fast_dtype
+from bertbatch.engines.inputs import ModelInputs
+from bertbatch.engines.judging import alone, choose, first_line
+from bertbatch.engines.precision import fast_dtype
+from bertbatch.engines.probe import Probe
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec, load
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+ALLOWED = (Batching.PADDED, Batching.EQUAL, Batching.SINGLE)
 
 
 class OpenVinoEngine:
@@ -37,7 +42,7 @@ class OpenVinoEngine:
         # The converter would report its use over the network if this package were there.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         try:
-            import openvino
+            import openvino  # noqa: F401
         except ImportError as error:
             raise JobError(
                 "model.engine openvino: it is not installed on this machine; install "
@@ -51,47 +56,72 @@ class OpenVinoEngine:
         self.dtype = fast_dtype(device) if settings.dtype == "auto" else settings.dtype
         budget = settings.tokens_per_batch
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
-        self._pad_id = spec.pad_id
-        example = torch.full((2, 8), spec.pad_id + 1)
-        inputs = {"input_ids": example, "attention_mask": torch.ones_like(example)}
-        model = load(spec, "cpu", "float32", "eager")
-        self._has_types = getattr(model.config, "type_vocab_size", 0) > 1
-        if self._has_types:
-            inputs["token_type_ids"] = torch.zeros_like(example)
+        self.batching, self.reason = Batching.SINGLE, "not tried yet"
+        self._threads = threads
+        self._spec = spec
+        self._model: Any = load(spec, "cpu", "float32", "eager")
+        self._inputs = ModelInputs(self._model)
+
+    def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> None:
+        self._inputs.padding = probe.padding
+        wanted = None if known else alone(self._model, self._inputs, probe, self._spec)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the tracer's, about shapes it will see change
-                graph = openvino.convert_model(model, example_input=inputs)
-            compiled = openvino.Core().compile_model(
-                graph,
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": PRECISION[self.dtype],
-                    "INFERENCE_NUM_THREADS": threads,
-                    "PERFORMANCE_HINT": "LATENCY",
-                    "NUM_STREAMS": "1",
-                },
-            )
-            self._request: Any = compiled.create_infer_request()
-            self.start(np.full(spec.max_length, spec.pad_id + 1), np.array([spec.max_length]))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            self._compile(probe)
+        except (RuntimeError, ValueError, TypeError) as error:
             raise JobError(
-                f"model.engine openvino cannot run {spec.name}: {reason}; use model.engine: torch"
+                f"model.engine openvino cannot run {self._spec.name}: {first_line(error)}; use "
+                "model.engine: torch"
             ) from error
+        if known:
+            self.batching, self.reason = Batching(known["batching"]), known["reason"]
+            return
+        assert wanted is not None
+        self.reason = choose(self, ALLOWED, probe, wanted, self._spec)
+
+    def use(self, batching: Batching) -> None:
+        self.batching = batching
+
+    def _compile(self, probe: Probe) -> None:
+        """Converts the model; it is traced with two equal rows of the probe."""
+        import openvino
+
+        tokens = probe.tokens
+        middle = np.argsort(tokens.lengths, kind="stable")[len(tokens.lengths) // 2]
+        ids, lengths, _, types = tokens.take(np.array([middle, middle]))
+        made = self._inputs.made(ids, lengths, types, always_mask=True)
+        self._names = list(made)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's, about shapes it will see change
+            graph = openvino.convert_model(
+                self._model,
+                example_input={name: torch.from_numpy(array) for name, array in made.items()},
+            )
+        compiled = openvino.Core().compile_model(
+            graph,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": PRECISION[self.dtype],
+                "INFERENCE_NUM_THREADS": self._threads,
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": "1",
+            },
+        )
+        self._request: Any = compiled.create_infer_request()
+        self._model = None
 
     def start(
         self,
         ids: np.ndarray,
         lengths: np.ndarray,
         seconds: np.ndarray | None = None,
-        typed: bool = True,
+        types: np.ndarray | None = None,
         watch: bool = False,
     ) -> Running:
-        filled, mask = padded(ids, lengths, self._pad_id)
-        inputs = [filled, mask.astype(np.int64)]
-        if self._has_types:
-            inputs.append(segments(mask, seconds if typed and seconds is not None else lengths))
+        made = self._inputs.made(ids, lengths, types, always_mask=True)
+        size = made["input_ids"].size
+        if "token_type_ids" in self._names and "token_type_ids" not in made:
+            made["token_type_ids"] = np.zeros(made["input_ids"].shape, np.int64)
+        inputs = [made[name] for name in self._names]
         answer = self._request.infer(inputs, share_inputs=True)[0]
         logits = np.array(answer, np.float32)
-        return Running(mask.size, lambda: logits)
+        return Running(size, lambda: logits)

@@ -17,6 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from bertbatch.engines.devices import there
+
 NAME = "bertbatch_packed"
 ALIGNED = 16  # CPU attention kernels run up to twice as fast on lengths that this divides
 
@@ -134,12 +136,6 @@ def variable(lengths: np.ndarray, total: int, device: str) -> Variable:
     if bounds[-1] < total:
         bounds = np.append(bounds, total)
     return Variable(there(bounds.astype(np.int32), device), int(np.diff(bounds).max()))
-
-
-def there(array: np.ndarray, device: str) -> Tensor:
-    """The array on a device, on its way while the caller goes on."""
-    tensor = torch.from_numpy(array)
-    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def positions(ids: np.ndarray, lengths: np.ndarray, pad_id: int, offset: bool) -> np.ndarray:

@@ -1,13 +1,11 @@
 """The forward pass in PyTorch, through transformers' own model code.
 
-Batches are packed where the architecture allows, else padded. Whether packing and fusing
-left the answers as they are is checked on every load, against the model as it was.
+Batches are packed where the architecture allows. How rows are batched, and that packing and
+fusing left the answers as they are, is tried before anything is scored.
 """
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,9 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.batching import padded, segments
-from bertbatch.engines import Running, packed
-from bertbatch.engines.fused import FusedLinear, Int8Linear, compile_parts, fuse
+from bertbatch.batching import Batching
+from bertbatch.engines import Running, int8, packed
+from bertbatch.engines.devices import as_out_of_memory, there
+from bertbatch.engines.fused import FusedLinear, can_fuse, compile_parts, fuse
+from bertbatch.engines.inputs import ModelInputs
+from bertbatch.engines.judging import alone, choose, first_line
+from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
+from bertbatch.engines.probe import Probe
 from bertbatch.engines.products import Products
 from bertbatch.engines.watched import Watch, Watching
 from bertbatch.errors import JobError, OutOfMemory
@@ -33,9 +36,6 @@ CUDA_BUDGETS = (32768, 16384, 65536, 131072)
 # On CPUs every new number of tokens makes oneDNN generate its kernels anew (some 50 ms), so
 # a batch is filled up to one of these many sizes.
 SIZES = 16
-# How far packed answers may be from the model's own, as a share of the largest logit.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
-GAIN = 1.2  # times faster than float32 that bfloat16 must be: it is less exact
 HALF = ("bfloat16", "float16")  # what the kernel for sequences of different lengths takes
 
 
@@ -56,101 +56,147 @@ class TorchEngine:
             raise JobError("runtime.device is cuda, but torch sees no GPU on this machine")
         if device == "cpu" and settings.dtype == "float16":
             raise JobError(
-                "model.dtype float16 is some hundred times slower than float32 on CPUs; "
+                "model.dtype float16 is many times slower than float32 on CPUs; "
                 "use auto, float32 or bfloat16"
             )
         torch.set_num_threads(threads)
         self.device = device
-        self.dtype = settings.dtype if settings.dtype != "auto" else fast_dtype(device)
-        self._budget = settings.tokens_per_batch
+        self._settings = settings
         self._spec = spec
-        self._compile = settings.compile
         self._watch = watch
+        self.batching, self.reason = Batching.SINGLE, "not tried yet"
+        self._load(fast_dtype(device) if settings.dtype == "auto" else settings.dtype)
+
+    def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> None:
+        if known and known["dtype"] != self.dtype:
+            self._load(known["dtype"])
         try:
-            self._load()
+            self._settle(probe, known)
         except OutOfMemory as error:
             raise JobError(
-                f"model.name {spec.name}: no memory on {device} for the model and "
-                f"{spec.max_length} tokens: {error}; free some, or set a smaller model.max_length"
+                f"model.name {self._spec.name}: no memory on {self.device} for the model and "
+                f"{self._spec.max_length} tokens: {error}; free some, or set a smaller "
+                "model.max_length"
             ) from error
-        except RuntimeError as error:
-            if settings.dtype != "auto" or self.dtype == "float32":
-                raise JobError(f"model.name {spec.name}: cannot score: {error}") from error
-            # Some architectures mix precisions in their own code.
-            self.dtype = "float32"
-            self._load()
+        except (JobError, RuntimeError) as error:
+            if self._settings.dtype != "auto" or self.dtype == "float32":
+                if isinstance(error, JobError):
+                    raise
+                raise JobError(
+                    f"model.name {self._spec.name}: cannot score: {first_line(error)}"
+                ) from error
+            # Some architectures mix precisions in their own code, or need the finer one.
+            log.info("%s in %s: %s; float32 instead", self._spec.name, self.dtype, error)
+            self._load("float32")
+            self._settle(probe, None)
 
-    def _load(self) -> None:
-        """Loads the model, and packs it if that leaves its answers alone.
+    def _settle(self, probe: Probe, known: Mapping[str, Any] | None) -> None:
+        self._inputs.padding = probe.padding
+        if known:
+            self.use(Batching(known["batching"]))
+            self.reason = known["reason"]
+            if self.dtype == "int8":
+                fuse(self._encoder, int8.Int8Linear)
+            return
+        if self.dtype == "int8":
+            self._check_products()
+        wanted = alone(self._model, self._inputs, probe, self._spec, self.device)
+        self.reason = choose(self, list(Batching), probe, wanted, self._spec, self._refused)
+        if self._watch:
+            self._check_watch(probe)
+        if self.dtype == "int8":
+            self._round(probe)
 
-        The rows tried have full length: what fails for them would fail for every long row.
-        """
-        spec = self._spec
-        exact = "float32" if self.dtype == "int8" else self.dtype
-        self.budgets = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
-        self.tokens_per_batch = self.budgets[0] if self._budget == "auto" else self._budget
-        self.packs = False
-        self._model = load(spec, self.device, exact)
-        vocabulary = int(self._model.config.vocab_size)
-        self._has_types = getattr(self._model.config, "type_vocab_size", 0) > 1
-        ids = np.random.default_rng(0).integers(spec.pad_id + 1, vocabulary, spec.max_length)
-        lengths = np.array([spec.max_length, 1 + spec.max_length // 3, 3])
-        ids = np.concatenate([ids[:length] for length in lengths]).astype(np.int32)
-        try:
-            wanted = self.start(ids, lengths).logits()
-        except IndexError as error:
-            raise JobError(
-                f"model.name {spec.name}: cannot take {spec.max_length} tokens: {error}; set a "
-                "smaller model.max_length"
-            ) from error
-        try:
+    def use(self, batching: Batching) -> None:
+        """Makes ready for batches of this kind. Raises whatever the model's code does."""
+        if self._changed:  # packing and fusing cannot be undone
+            self._load(self.dtype)
+        self.batching = batching
+        if batching is Batching.PACKED:
             self._pack()
-            off = float(np.abs(self.start(ids, lengths).logits() - wanted).max())
-            if off <= TOLERANCE[exact] * float(np.abs(wanted).max()):
-                if self.dtype == "int8":
-                    fuse(self._encoder, Int8Linear)
-                    self.start(ids, lengths).logits()  # what cannot run fails here
-                if self._watch:
-                    self._check_watch(ids, lengths)
-                return
-            reason = f"its logits would be off by {off:.2g}"
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+
+    def _load(self, dtype: str) -> None:
+        """Loads the model as transformers has it."""
+        self.dtype = dtype
+        exact = "float32" if dtype == "int8" else dtype
+        self.budgets = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
+        budget = self._settings.tokens_per_batch
+        self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
+        with as_out_of_memory():
+            self._model = load(self._spec, self.device, exact)
+        padding = getattr(getattr(self, "_inputs", None), "padding", None)
+        self._inputs = ModelInputs(self._model)
+        if padding:
+            self._inputs.padding = padding
+        self._changed = False
+
+    def _refused(self, batching: Batching, why: str) -> None:
+        """Raises JobError if the job asks for what only packed batches give."""
+        if batching is not Batching.PACKED:
+            return
+        name = f"{self._spec.name} ({type(self._model).__name__})"
         if self._watch:
             raise JobError(
-                f"attention: {spec.name} ({type(self._model).__name__}) cannot give statistics: "
-                f"{reason}; models shaped as BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA can"
+                f"attention: {name} cannot give statistics: {why}; models shaped as BERT, "
+                "RoBERTa, XLM-R, DistilBERT or ELECTRA can"
             )
         if self.dtype == "int8":
-            raise JobError(f"model.dtype int8: {spec.name} cannot have it ({reason}); use auto")
-        log.info("%s cannot be packed (%s): its batches are padded", spec.name, reason)
-        self.packs = False
-        self._model = load(spec, self.device, exact)
+            raise JobError(f"model.dtype int8: {name} cannot have it ({why}); use auto")
 
     def _pack(self) -> None:
+        self._changed = True
         self._encoder = packed.pack(self._model)
+        kind = torch.float32 if self.dtype in ("float32", "int8") else torch.bfloat16
         if self.device == "cpu" and self.dtype != "int8":  # rounded once packing is checked
-            fuse(self._encoder, FusedLinear)
-        elif self._compile:
+            if can_fuse(kind):
+                fuse(self._encoder, FusedLinear)
+        elif self._settings.compile:
             compile_parts(self._encoder)
         config = self._model.config
         self._offset = config.model_type in OFFSET_POSITIONS
         variable = self.device == "cuda" and self.dtype in HALF
         self._layout = packed.variable if variable else packed.by_length
-        if self.device == "cpu" and self.dtype == "bfloat16" and not _has_tiles():
+        if self.device == "cpu" and self.dtype == "bfloat16" and multiplies_in_vectors():
             self._layout = partial(packed.by_length, dense=Products(torch.get_num_threads()))
-        self.packs = True
 
-    def _check_watch(self, ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Raises ValueError if not every head of the model can be watched."""
-        running = self.start(ids, lengths, watch=True)
-        assert running.statistics
-        heads = running.statistics()[0].shape[2]
+    def _check_watch(self, probe: Probe) -> None:
+        """Raises JobError if not every head of the model can be watched."""
+        try:
+            rows = np.argsort(-probe.tokens.lengths, kind="stable")
+            running = self.start(*probe.tokens.take(rows), watch=True)
+            assert running.statistics
+            heads = running.statistics()[0].shape[2]
+        except OutOfMemory:
+            raise
+        except Exception as error:
+            self._refused(Batching.PACKED, first_line(error))
+            raise
         if heads != self._spec.layers * self._spec.heads:
-            raise ValueError(
+            self._refused(
+                Batching.PACKED,
                 f"{heads} heads were seen, its config.json tells of {self._spec.layers} layers "
-                f"of {self._spec.heads}"
+                f"of {self._spec.heads}",
             )
+
+    def _check_products(self) -> None:
+        try:
+            int8.check_products(self._model, int8.Int8Linear)
+        except (AttributeError, RuntimeError, ValueError) as error:
+            raise JobError(f"model.dtype int8: {first_line(error)}; use auto or float32") from error
+
+    def _round(self, probe: Probe) -> None:
+        """Rounds the weights. Raises JobError if answers are then too far off."""
+        sample = probe.sample or probe.tokens
+        rows = np.argsort(-sample.lengths, kind="stable")
+        wanted = self.start(*sample.take(rows)).logits()
+        fuse(self._encoder, int8.Int8Linear)
+        got = self.start(*sample.take(rows)).logits()
+        try:
+            int8.check_answers(got, wanted, self._spec.problem_type)
+        except ValueError as error:
+            raise JobError(
+                f"model.dtype int8: {self._spec.name} loses too much: {error}; use auto or float32"
+            ) from error
 
     @torch.inference_mode()
     def start(
@@ -158,16 +204,16 @@ class TorchEngine:
         ids: np.ndarray,
         lengths: np.ndarray,
         seconds: np.ndarray | None = None,
-        typed: bool = True,
+        types: np.ndarray | None = None,
         watch: bool = False,
     ) -> Running:
         seconds = lengths if seconds is None else seconds
-        typed = typed and self._has_types and bool((seconds < lengths).any())
-        with _memory():
-            if self.packs:
-                inputs, computed = self._packed(ids, lengths, seconds, typed, watch)
+        with as_out_of_memory():
+            if self.batching is Batching.PACKED:
+                inputs, computed = self._packed(ids, lengths, seconds, types, watch)
             else:
-                inputs, computed = self._padded(ids, lengths, seconds, typed)
+                made = self._inputs.made(ids, lengths, types)
+                inputs, computed = self._sent(made), made["input_ids"].size
             logits = self._model(**inputs).logits.float()
             statistics = partial(_numpy, inputs["layout"]) if watch else None
             if self.device == "cpu":
@@ -179,7 +225,12 @@ class TorchEngine:
         return Running(computed, lambda: _fetch(answer, done), statistics)
 
     def _packed(
-        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray, typed: bool, watch: bool
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        seconds: np.ndarray,
+        types: np.ndarray | None,
+        watch: bool,
     ) -> tuple[dict[str, Any], int]:
         total = self._size(len(ids))
         if watch:
@@ -187,35 +238,27 @@ class TorchEngine:
             layout: Any = self._watch.layout(ids, lengths, seconds, total, self.device)
         else:
             layout = self._layout(lengths, total, self.device)
-        inputs = np.full((2, total), self._spec.pad_id, np.int64)
+        inputs = np.zeros((3, total), np.int64)
         inputs[0, : len(ids)] = ids
         inputs[1, : len(ids)] = packed.positions(ids, lengths, self._spec.pad_id, self._offset)
-        inputs[1, len(ids) :] = inputs[1, 0]
-        both = packed.there(inputs, self.device)
+        # What fills the batch up is the first token again, which the model surely takes.
+        inputs[:2, len(ids) :] = inputs[:2, :1]
+        if types is not None:
+            inputs[2, : len(ids)] = types
+        sent = there(inputs, self.device)
         starts = np.cumsum(lengths) - lengths
         made = {
-            "input_ids": both[:1],
-            "position_ids": both[1:],
+            "input_ids": sent[:1],
+            "position_ids": sent[1:2],
             "layout": layout,
-            "first": packed.there(starts, self.device),
+            "first": there(starts, self.device),
         }
-        if typed:
-            types = np.zeros((1, total), np.int64)
-            types[0, : len(ids)] = np.arange(len(ids)) >= np.repeat(starts + seconds, lengths)
-            made["token_type_ids"] = packed.there(types, self.device)
+        if self._inputs.has_types and types is not None:
+            made["token_type_ids"] = sent[2:]
         return made, total
 
-    def _padded(
-        self, ids: np.ndarray, lengths: np.ndarray, seconds: np.ndarray, typed: bool
-    ) -> tuple[dict[str, Any], int]:
-        filled, mask = padded(ids, lengths, self._spec.pad_id)
-        inputs = {"input_ids": packed.there(filled, self.device)}
-        if not mask.all():
-            inputs["attention_mask"] = packed.there(mask.astype(np.int64), self.device)
-        if typed:
-            types = segments(mask, seconds)
-            inputs["token_type_ids"] = packed.there(types, self.device)
-        return inputs, mask.size
+    def _sent(self, made: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: there(array, self.device) for name, array in made.items()}
 
     def _size(self, tokens: int) -> int:
         """How many tokens a packed batch is filled up to."""
@@ -223,58 +266,14 @@ class TorchEngine:
         return -(-tokens // step) * step
 
 
-def fast_dtype(device: str) -> str:
-    """bfloat16 where this machine is clearly faster in it, else float32.
-
-    On CPUs that is measured, in some 50 ms: a processor that has instructions for bfloat16
-    may still be half as fast with them (Xeons whose AMX the virtual machine does not show).
-    """
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    if not (torch.cpu._is_avx512_bf16_supported() or _has_tiles()):
-        return "float32"
-    half, single = (_product_seconds(dtype) for dtype in (torch.bfloat16, torch.float32))
-    return "bfloat16" if GAIN * half < single else "float32"
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    """The least seconds of several for a linear layer of bert-base over 512 tokens."""
-    x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
-
-    def once() -> float:
-        began = time.perf_counter()
-        torch.mm(x, weight)
-        return time.perf_counter() - began
-
-    return min(once() for _ in range(6))
-
-
-def _has_tiles() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
 def _numpy(layout: Watching) -> tuple[np.ndarray, np.ndarray]:
-    with _memory(), torch.inference_mode():
+    with as_out_of_memory(), torch.inference_mode():
         values, counts = layout.statistics()
         return values.cpu().numpy(), counts.cpu().numpy()
 
 
 def _fetch(answer: Tensor, done: Any) -> np.ndarray:
-    with _memory():
+    with as_out_of_memory():
         done.synchronize()
     logits: np.ndarray = answer.numpy()
     return logits
-
-
-@contextmanager
-def _memory() -> Iterator[None]:
-    """Turns both devices' ways of having no memory left into OutOfMemory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemory(str(error)) from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemory(str(error)) from None

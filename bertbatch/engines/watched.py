@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from bertbatch.engines.classes import TokenClasses
-from bertbatch.engines.packed import ByLength, Group, by_length, there
+from bertbatch.engines.devices import there
+from bertbatch.engines.packed import ByLength, Group, by_length
 from bertbatch.statistics.statistic import BLOCKS, Statistic
 from bertbatch.statistics.views import Queries, Sequences, Tile
 

@@ -10,10 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from bertbatch import stages
+from bertbatch.batching import Tokens
 from bertbatch.runners.cores import available_cores
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context
-from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
 from bertbatch.worker import ModelWorker, find_device, note
 
@@ -37,8 +37,7 @@ class InlineExecutor:
             *(context.spec, context.job.model, device, threads, context.known, context.large),
             context.job.attention,
         )
-        get_tokenizer(context.spec)  # so that a broken one is known before the first write
-        self.kinds = note({}, self._worker.describe())
+        self.kinds = note({}, self._worker.settle(stages.make_probe(context)))
 
     def adapt(self) -> None:
         """There is only this process."""

@@ -19,13 +19,15 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bertbatch import stages
+from bertbatch.batching import Tokens
+from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError
 from bertbatch.pipeline import DataLost, NodeGone, WorkerDied
 from bertbatch.runners.cores import available_cores
+from bertbatch.runners.loading import Loading
 from bertbatch.runners.scratch import Scratch
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
-from bertbatch.tokenizer import Tokens, get_tokenizer
 from bertbatch.units import Unit
 from bertbatch.worker import ModelWorker, find_device, note
 
@@ -63,18 +65,17 @@ class RayExecutor:
             except OSError as error:
                 raise JobError(f"Ray cannot be started here: {error}") from error
         self._actors: list[Any] = []
-        self._nodes: dict[int, str] = {}  # where a worker that has its model is
         self._look_again = time.monotonic() + ADAPT_SECONDS
         try:
             self._size_workers()
             self._context_ref = ray.put(context)
-            warm = _warm_up.remote(self._context_ref)
+            self.kinds: dict[str, dict[str, Any]] = {}
+            self._loading = Loading(_make_probe.remote(self._context_ref), self.kinds)
             self._actors = [self._actor() for _ in range(self.workers)]
-            self._loading = {w: a.loaded.remote() for w, a in enumerate(self._actors)}
+            for worker, actor in enumerate(self._actors):
+                self._loading.add(worker, actor)
             self._loads_failed = 0
-            self.kinds = note({}, self._first_loaded())
-            with suppress(WorkerDied):  # readers have retries of their own
-                self._get(warm)  # a broken tokenizer is known before the first write
+            self._first_ready()
         except BaseException:
             self.close()
             raise
@@ -114,7 +115,7 @@ class RayExecutor:
         for worker in range(self.workers, self._fit()):
             log.info("room for one more model worker: now %d", worker + 1)
             self._actors.append(self._actor())
-            self._loading[worker] = self._actors[worker].loaded.remote()
+            self._loading.add(worker, self._actors[worker])
             self.workers = worker + 1
 
     def blind_nodes(self, path: str, content: str) -> list[str]:
@@ -144,51 +145,47 @@ class RayExecutor:
         )
         return actor_class.remote(self._context_ref, self._device, self._threads)
 
-    def _first_loaded(self) -> dict[str, Any]:
-        """Waits for one worker to have its model. Raises JobError if it cannot have it."""
+    def _first_ready(self) -> None:
+        """Waits for one worker to be ready. Raises JobError if it cannot be."""
         while True:
-            loading = {ref: worker for worker, ref in self._loading.items()}
-            ready, _ = ray.wait(list(loading), num_returns=1, timeout=PATIENCE_SECONDS)
-            if not ready:
-                log.warning(
-                    "no model worker has begun after %d s; each asks Ray for %.2f CPUs%s: is the "
-                    "cluster busy? See `ray status`",
-                    *(PATIENCE_SECONDS, self._share),
-                    " and a GPU" if self._device == "cuda" else "",
-                )
+            worker = self._loading.wait(PATIENCE_SECONDS)
+            if worker is None:
+                if not self._loading.nodes:
+                    log.warning(
+                        "no model worker has begun after %d s; each asks Ray for %.2f CPUs%s: is "
+                        "the cluster busy? See `ray status`",
+                        *(PATIENCE_SECONDS, self._share),
+                        " and a GPU" if self._device == "cuda" else "",
+                    )
                 continue
-            try:
-                chosen: dict[str, Any] = self._get(ready[0])[1]
+            if self._look(worker, FIRST_LOADS):
                 break
-            except WorkerDied as error:
-                self._loads_failed += 1
-                if self._loads_failed >= FIRST_LOADS:
-                    raise JobError(f"model workers die while loading: {error}") from None
-                self.replace(loading[ready[0]])
+        (chosen,) = self.kinds.values()
         if self._device == "cuda" and chosen["device"] != "cuda":
             log.warning(
                 "Ray has GPUs, but torch finds none where a model worker runs: it scores on its "
                 "CPU. Is torch there a build for CUDA? runtime.device: cuda makes this an error"
             )
-        return chosen
 
     def ready(self, worker: int) -> bool:
-        if worker not in self._loading:
-            return True
-        done, _ = ray.wait([self._loading[worker]], timeout=0)
-        if not done:
-            return False
+        return not self._loading.pending(worker) or self._look(worker, LOADS)
+
+    def _look(self, worker: int, most: int) -> bool:
+        """Whether a worker has become ready; one that died is replaced. Raises JobError."""
         try:
-            self._nodes[worker], _ = self._get(self._loading.pop(worker))
-            self._loads_failed = 0
-        except WorkerDied:
+            chosen = self._loading.look(worker, self._get)
+        except WorkerDied as error:
             self._loads_failed += 1
-            if self._loads_failed >= LOADS:
+            if self._loads_failed >= most:
                 raise JobError(
-                    f"{LOADS} model workers died while loading; is there enough memory?"
+                    f"{most} model workers died while loading ({error}); is there enough memory?"
                 ) from None
             self.replace(worker)
             return False
+        if chosen is None:
+            return False
+        note(self.kinds, chosen)
+        self._loads_failed = 0
         return True
 
     def read(self, units: Sequence[Unit]) -> Hashable:
@@ -236,7 +233,7 @@ class RayExecutor:
             reason = _constructor_error(error)
             if reason:
                 raise JobError(reason) from None
-            gone = worker is not None and _node_gone(self._nodes.get(worker))
+            gone = worker is not None and _node_gone(self._loading.nodes.get(worker))
             raise (NodeGone if gone else WorkerDied)(str(error)) from None
         except RayError as error:  # killed for memory, say
             raise WorkerDied(str(error)) from None
@@ -245,7 +242,7 @@ class RayExecutor:
         self._troubled = True
         ray.kill(self._actors[worker])
         self._actors[worker] = self._actor()
-        self._loading[worker] = self._actors[worker].loaded.remote()
+        self._loading.add(worker, self._actors[worker])
 
     def close(self) -> None:
         for actor in self._actors:
@@ -269,9 +266,13 @@ class _Scorer:
             context.job.attention,
         )
 
-    def loaded(self) -> tuple[str, dict[str, Any]]:
-        """Its node, and what was chosen."""
-        return ray.get_runtime_context().get_node_id(), self._worker.describe()
+    def loaded(self) -> tuple[str, str]:
+        """Its node, and its kind of worker."""
+        return ray.get_runtime_context().get_node_id(), self._worker.kind
+
+    def settle(self, probe: Probe, known: dict[str, Any] | None) -> dict[str, Any]:
+        """What was chosen."""
+        return self._worker.settle(probe, known)
 
     @ray.method(num_returns=2)
     def score(self, tokens: Tokens, first: int, stop: int) -> tuple[dict[str, Any], Scored]:
@@ -279,10 +280,13 @@ class _Scorer:
         return self._worker.describe(), scored
 
 
-@ray.remote(num_cpus=TASK_SHARE, max_retries=0)
-def _warm_up(context: Context) -> None:
-    """Loads the tokenizer in a process that a reader will use, while the models load."""
-    get_tokenizer(context.spec)
+@ray.remote(num_cpus=TASK_SHARE, max_retries=2)
+def _make_probe(context: Context) -> Probe:
+    """Loads the tokenizer in a process that a reader will use, while the models load.
+
+    A broken one is known before the first write.
+    """
+    return stages.make_probe(context)
 
 
 # Spread, because Ray would fill the driver's node first; a unit's tokens are about a megabyte, so

@@ -89,7 +89,13 @@ def install() -> None:
                     raise torch.OutOfMemoryError("CUDA out of memory")
                 return _packed(ids, *rest)
 
-            engine._packed = packed
+            settle = engine.settle
+
+            def then_limited(*args):  # the load itself tries batches that are larger
+                settle(*args)
+                engine._packed = packed
+
+            engine.settle = then_limited
         return engine
 
     bertbatch.scoring.score = score

@@ -1,0 +1,93 @@
+"""The texts that a model is tried on before it scores any, as its tokenizer makes them.
+
+Real text, since made-up ids need not exist, and some models look for a token that only their
+tokenizer puts there.
+"""
+
+import random
+
+import numpy as np
+
+from bertbatch.batching import Tokens
+from bertbatch.engines.probe import Probe
+from bertbatch.tokenizer import Tokenizer
+
+SAMPLE_TEXTS, SAMPLE_TOKENS = 64, 64  # that a quantized model is compared on
+FEWEST_TOKENS = 4  # of the shortest row; each next one is twice as long and one token more
+TWICE_UP_TO = 100  # tokens: rows so short are there twice, with other texts
+
+TEXTS = (
+    "The trains were late again, but the man at the counter found us seats and even smiled.",
+    "I bought this kettle in March. It leaked in April, and nobody has answered my letters.",
+    "Was the second season worth it? Honestly: no. The first one, though, was a small wonder!",
+    "Les voisins ont planté des tomates derrière le garage; elles sont déjà presque mûres.",
+    "Der Regen hörte erst auf, als wir oben waren – und dann sah man bis zum Meer.",
+    "El pan de ayer todavía está bueno, aunque mi abuela diría que ya es para la sopa.",
+    "駅前の小さな食堂で食べた焼き魚が、旅でいちばんおいしかったです。",
+    "説明書が分かりにくく、組み立てに三時間もかかってしまいました。",
+    "这家书店晚上十点才关门,周末常常有人在里面读到最后一刻。",
+    "Сосед чинит велосипед во дворе и каждому рассказывает, где купил цепь.",
+    "الطريق إلى القرية طويل، لكن المنظر في الصباح يستحق التعب.",
+    "Order no. 48-1207 arrived on 3 May (two days early), unopened; 9/10, would buy again.",
+)
+
+
+def make_probe(
+    tokenizer: Tokenizer, max_length: int, pair: bool = False, sample: list[str] | None = None
+) -> Probe:
+    """Rows of a few tokens up to `max_length`, single texts or pairs.
+
+    `sample` are the corpus's own texts for a quantized model; too few are made up for.
+    """
+    lengths = _lengths(max_length)
+    rows = [length for length in lengths for _ in range(1 + (length < TWICE_UP_TO))]
+    long = _long_texts(tokenizer, max_length)
+    made = [
+        tokenizer.encode([long[i % 2][i * 7 :]], [long[1 - i % 2]] if pair else None, length)
+        for i, length in enumerate(rows)
+    ]
+    some = None
+    if sample is not None:
+        texts = [text for text in sample if text.strip()]
+        texts += [f"{a} {b}" for a in TEXTS for b in TEXTS]
+        seconds = texts[1 : SAMPLE_TEXTS + 1] if pair else None
+        some = tokenizer.encode(
+            texts[:SAMPLE_TEXTS], seconds, max_length=min(SAMPLE_TOKENS, max_length)
+        )
+    return Probe(_joined(made), tokenizer.padding, tokenizer.types_matter, some)
+
+
+def _lengths(most: int) -> list[int]:
+    found, length = [], FEWEST_TOKENS
+    while length < most:
+        found.append(length)
+        length = 2 * length + 1
+    return [*found, most]
+
+
+def _long_texts(tokenizer: Tokenizer, tokens: int) -> list[str]:
+    """Two texts of more than so many tokens: ours, and words of the tokenizer's own."""
+    ids = sorted(tokenizer.python.get_vocab().values())
+    chosen = random.Random(0).sample(ids, min(len(ids), 500))
+    known = str(tokenizer.python.decode(chosen, skip_special_tokens=True))
+    ours = " ".join(TEXTS)
+    first, second = f"{ours} {known}", f"{known} {ours}"
+    # A token is rarely more than some eight characters, and rows begin a little further on.
+    return [(text + " ") * (1 + 16 * tokens // len(text)) for text in (first, second)]
+
+
+def _joined(rows: list[Tokens]) -> Tokens:
+    """One value from several, each a row of its own."""
+    count = len(rows)
+    flat = {
+        name: np.concatenate([getattr(row, name) for row in rows])
+        for name in ("ids", "seconds", "truncated", "unknown", "content", "watched")
+    }
+    types = [row.types for row in rows if row.types is not None]
+    offsets = np.append(0, np.cumsum([len(row.ids) for row in rows]))
+    return Tokens(
+        **flat,
+        offsets=offsets,
+        types=np.concatenate(types) if len(types) == count else None,
+        twins=np.arange(count),
+    )

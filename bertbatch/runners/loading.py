@@ -1,0 +1,70 @@
+"""Model workers on Ray on their way to being ready: each loads its model, then settles.
+
+The first of a kind of processor finds out how rows are batched there; the others of its kind
+wait for that and are told, so that all give the same answers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+Get = Callable[[Any], Any]  # a reference's value, or what its work raised
+
+
+@dataclass
+class Loading:
+    """`kinds` is what is known of each kind, and is looked at again and again."""
+
+    probe: Any  # a reference
+    kinds: dict[str, dict[str, Any]]
+    nodes: dict[int, str] = field(default_factory=dict)  # of workers that have loaded
+    _loading: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # actor, reference
+    _waiting: dict[int, tuple[Any, str]] = field(default_factory=dict)  # actor, kind
+    _settling: dict[int, tuple[Any, str]] = field(default_factory=dict)  # reference, kind
+
+    def add(self, worker: int, actor: Any) -> None:
+        """A fresh worker, or one in the place of another."""
+        self._waiting.pop(worker, None)
+        self._settling.pop(worker, None)
+        self._loading[worker] = actor, actor.loaded.remote()
+
+    def pending(self, worker: int) -> bool:
+        return worker in self._loading or worker in self._waiting or worker in self._settling
+
+    def wait(self, timeout: float) -> int | None:
+        """A worker with something to tell, after the timeout (seconds) None."""
+        self._let_settle()
+        under_way = {ref: worker for worker, (_, ref) in self._loading.items()}
+        under_way |= {ref: worker for worker, (ref, _) in self._settling.items()}
+        done, _ = ray.wait(list(under_way), num_returns=1, timeout=timeout)
+        return under_way[done[0]] if done else None
+
+    def look(self, worker: int, get: Get) -> dict[str, Any] | None:
+        """What a worker has chosen, once it is ready. Raises what its start raised."""
+        if worker in self._loading:
+            actor, ref = self._loading[worker]
+            if not _done(ref):
+                return None
+            self.nodes[worker], kind = get(ref)
+            del self._loading[worker]
+            self._waiting[worker] = actor, kind
+        self._let_settle()
+        if worker not in self._settling or not _done(self._settling[worker][0]):
+            return None
+        ref, _ = self._settling.pop(worker)
+        chosen: dict[str, Any] = get(ref)
+        return chosen
+
+    def _let_settle(self) -> None:
+        """All that can: whose kind is known, or is nobody's yet."""
+        for worker, (actor, kind) in list(self._waiting.items()):
+            if kind in self.kinds or all(kind != other for _, other in self._settling.values()):
+                ref = actor.settle.remote(self.probe, self.kinds.get(kind))
+                self._settling[worker] = ref, kind
+                del self._waiting[worker]
+
+
+def _done(ref: Any) -> bool:
+    return bool(ray.wait([ref], timeout=0)[0])
