@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-cluster test-faults check bench bench-gpu gpu-check format clean
+.PHONY: help setup demo test test-cluster test-faults test-sweeps check bench bench-gpu gpu-check format clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test-cluster: .venv/test  ## run the tests with clusters of several nodes (minut
 test-faults: .venv/test  ## run every fault (half an hour)
 	$(BIN)/python -m pytest -m faults
 
+test-sweeps: .venv/test  ## run every architecture and thousands of odd model folders (minutes)
+	$(BIN)/python -m pytest -m sweep
+
 check: .venv/test  ## lint, format check, types, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +49,10 @@ bench: .venv/bench  ## compare with the alternatives, side by side (long)
 	$(BIN)/python -m benchmarks.compare
 	$(BIN)/python -m benchmarks.attention
 
-gpu-check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
+gpu-test-sweeps: .venv/test  ## run every architecture and thousands of odd model folders (minutes)
+	$(BIN)/python -m pytest -m sweep
+
+check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 	$(BIN)/python -m benchmarks.gpu --quick
 

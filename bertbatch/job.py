@@ -133,6 +133,9 @@ class Model(Section):
     labels: list[str] | None = Field(
         None, description="names for the model's classes, in the order of its logits"
     )
+    problem_type: (
+        Literal["single_label_classification", "multi_label_classification", "regression"] | None
+    ) = Field(None, description="what the model's outputs mean; default: its config.json says so")
     max_length: int | None = Field(
         None, ge=3, description="tokens a text is truncated to; default: all the model can take"
     )

@@ -4,46 +4,43 @@ The check reads config.json and the safetensors headers only, so it needs no GPU
 and little memory; what it cannot see, `load` finds before anything is scored.
 """
 
-import hashlib
-import json
-import os
-import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertbatch.checkpoint import (
+    TOKENIZER_FILES,
+    WEIGHT_FILES,
+    as_job_errors,
+    check_folder,
+    check_head,
+    check_tensors,
+    hash_files,
+    read_json,
+    tensor_shapes,
+    weights_hash,
+    whole_number,
+)
 from bertbatch.errors import JobError
 from bertbatch.job import Model
-from bertbatch.units import digest
 
 PACKAGED = Path(__file__).parent / "models"
 
-# The tensors of the classification head, by model type: all must be in the checkpoint,
-# because transformers would fill a missing one with random numbers.
-HEADS = {
-    "albert": ("classifier.weight", "classifier.bias"),
-    "bert": ("classifier.weight", "classifier.bias"),
-    "camembert": ("classifier.dense.weight", "classifier.out_proj.weight"),
-    "deberta": ("pooler.dense.weight", "classifier.weight"),
-    "deberta-v2": ("pooler.dense.weight", "classifier.weight"),
-    "distilbert": ("pre_classifier.weight", "classifier.weight"),
-    "electra": ("classifier.dense.weight", "classifier.out_proj.weight"),
-    "roberta": ("classifier.dense.weight", "classifier.out_proj.weight"),
-    "xlm-roberta": ("classifier.dense.weight", "classifier.out_proj.weight"),
-}
 # Positions start after the padding index in these, so the table is longer than the text.
 OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "ibert"),
     *("data2vec-text", "roberta-prelayernorm", "luke", "xmod"),
 )
-
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("spm.model", "bpe.codes"),
-)
+_PICTURES = "it reads pictures beside the text"
+_BOXES = "it reads where each word stands on a page"
+# Classifiers by model type that text alone is not enough for.
+UNREADABLE = {
+    **dict.fromkeys(("gemma3", "modernvbert", "qwen3_5", "t5gemma2", "ultravbert"), _PICTURES),
+    **dict.fromkeys(("layoutlmv2", "layoutlmv3"), f"{_PICTURES}, and where each word stands"),
+    **dict.fromkeys(("layoutlm", "lilt"), _BOXES),
+    "markuplm": "it reads the markup around each word",
+    "tapas": "it reads tables",
+}
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,14 @@ def check(settings: Model) -> ModelSpec:
     """The model that a job names. Raises JobError if it cannot be found or cannot classify."""
     folder, revision = locate(settings.name, settings.revision)
     where = f"model.name {settings.name}"
-    config = _read_json(folder / "config.json", where)
-    architectures = config.get("architectures") or []
+    with as_job_errors(where, f"{folder} cannot be read"):
+        return _checked(settings, folder, revision, where)
+
+
+def _checked(settings: Model, folder: Path, revision: str | None, where: str) -> ModelSpec:
+    config = read_json(folder / "config.json", where)
+    named = config.get("architectures") or []
+    architectures = [str(name) for name in (named if isinstance(named, list) else [named])]
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise JobError(
             f"{where}: not a sequence-classification model: its config.json names "
@@ -90,19 +93,26 @@ def check(settings: Model) -> ModelSpec:
             "fine-tune it for classification, or name a model whose architecture ends in "
             "ForSequenceClassification"
         )
-    shapes = _tensor_shapes(folder, where)
-    count = _check_head(config, shapes, where)
+    if (why := UNREADABLE.get(str(config.get("model_type")))) is not None:
+        raise JobError(
+            f"{where}: {why} ({config['model_type']}); name a model that reads text alone"
+        )
+    check_folder(folder, config, where)
+    shapes = tensor_shapes(folder, where)
+    count = check_head(config, shapes, where)
     labels = _labels(settings, config, count, where)
-    most = config.get("max_position_embeddings")
+    most = whole_number(config, where, "max_position_embeddings")
+    # Some mark by a negative id that there is none.
+    pad = config.get("pad_token_id")
+    pad = pad if isinstance(pad, int) and pad >= 0 else None
     if most and config.get("model_type") in OFFSET_POSITIONS:
-        pad = config.get("pad_token_id")
         most -= (1 if pad is None else pad) + 1
     if settings.max_length and most and settings.max_length > most:
         raise JobError(
             f"model.max_length {settings.max_length}: {settings.name} takes at most {most} tokens"
         )
     default = "regression" if count == 1 else "single_label_classification"
-    problem_type = config.get("problem_type") or default
+    problem_type = str(settings.problem_type or config.get("problem_type") or default)
     if problem_type == "regression" and count != 1:
         raise JobError(f"{where}: a regression model with {count} outputs; bertbatch takes one")
     return ModelSpec(
@@ -112,13 +122,13 @@ def check(settings: Model) -> ModelSpec:
         problem_type=problem_type,
         labels=labels,
         threshold=settings.threshold,
-        max_length=settings.max_length or most or _tokenizer_limit(folder) or 512,
-        pad_id=config.get("pad_token_id") or 0,
-        weights=_weights_hash(folder, config),
+        max_length=settings.max_length or most or _tokenizer_limit(folder, where) or 512,
+        pad_id=pad or 0,
+        weights=weights_hash(folder, config),
         tokenizer=tokenizer_hash(folder),
         quantization="int8" if settings.dtype == "int8" else None,
-        layers=int(config.get("num_hidden_layers") or config.get("n_layers") or 0),
-        heads=int(config.get("num_attention_heads") or config.get("n_heads") or 0),
+        layers=whole_number(config, where, "num_hidden_layers", "n_layers") or 0,
+        heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
     )
 
 
@@ -159,14 +169,14 @@ def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def tokenizer_hash(folder: Path) -> str:
-    return _hash_files(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+    return hash_files(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
 
 
 def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None) -> Any:
     """The transformers model, on its device, in eval mode; `attention`: its implementation.
 
-    Raises JobError if this node's copy differs from the checked one, or if the checkpoint
-    lacks tensors.
+    Raises JobError if this node's copy differs from the checked one, or if the checkpoint is
+    not that of the model that its config.json describes.
     """
     import torch
     import transformers
@@ -175,9 +185,9 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
     transformers.utils.logging.disable_progress_bar()
     folder, _ = locate(spec.name, spec.revision)
     where = f"model.name {spec.name}"
-    if _weights_hash(folder, _read_json(folder / "config.json", where)) != spec.weights:
+    if weights_hash(folder, read_json(folder / "config.json", where)) != spec.weights:
         raise JobError(f"{where}: {folder} on this node holds another model than the driver's")
-    try:
+    with as_job_errors(where, f"the model in {folder} cannot be loaded"):
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -187,109 +197,9 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
             output_loading_info=True,
             attn_implementation=attention,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise JobError(f"{where}: cannot be loaded: {error}") from error
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if absent:
-        raise JobError(_absent(absent, where))
+    lacking = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    check_tensors(lacking, info["unexpected_keys"], model.base_model_prefix, where)
     return model.to(device).eval()
-
-
-def _weights_hash(folder: Path, config: dict[str, Any]) -> str:
-    ignored = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
-    behaviour = {key: value for key, value in config.items() if key not in ignored}
-    return digest([_hash_files(sorted(folder.glob("*.safetensors"))), behaviour])
-
-
-def _hash_files(paths: Iterable[Path]) -> str:
-    whole = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            whole.update(path.name.encode())
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
-
-
-def _read_json(path: Path, where: str) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise JobError(f"{where}: {path.parent} has no {path.name}; is it a model?") from error
-    except (OSError, ValueError) as error:
-        raise JobError(f"{where}: {path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise JobError(f"{where}: {path} is not a JSON object")
-    return data
-
-
-def _tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
-    """The shape of every tensor in the checkpoint, from the safetensors headers."""
-    files = [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files_of = _read_json(index, where).get("weight_map")
-        if not isinstance(files_of, dict) or not all(isinstance(n, str) for n in files_of.values()):
-            raise JobError(f"{where}: {index} has no weight_map of names")
-        names = set(files_of.values())
-        if any(Path(name).name != name for name in names):
-            raise JobError(f"{where}: {index} names weights outside of the model's folder")
-        files = [folder / name for name in sorted(names)]
-    elif not files[0].is_file():
-        pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-            p.name for p in folder.glob("*.pt")
-        )
-        if pickles:
-            raise JobError(
-                f"{where}: its weights are pickled ({', '.join(pickles)}), and loading a pickle "
-                "runs whatever code is in it; save it with "
-                "save_pretrained(folder, safe_serialization=True)"
-            )
-        raise JobError(f"{where}: {folder} has no model.safetensors")
-    shapes: dict[str, list[int]] = {}
-    for path in files:
-        shapes |= _safetensors_shapes(path, where)
-    return shapes
-
-
-def _safetensors_shapes(path: Path, where: str) -> dict[str, list[int]]:
-    """By the header, as the format defines it: its length in 8 bytes, then JSON, then data."""
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
-                raise ValueError("the header is too long")
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = max(tensor["data_offsets"][1] for tensor in header.values())
-            if os.fstat(file.fileno()).st_size != 8 + length + end:
-                raise ValueError("the file is cut off or has grown")
-            return {name: [int(n) for n in tensor["shape"]] for name, tensor in header.items()}
-    except FileNotFoundError as error:
-        raise JobError(f"{where}: {path} is missing") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-        raise JobError(f"{where}: {path} is not a whole safetensors file: {error}") from error
-
-
-def _check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str) -> int:
-    """The number of classes. Raises JobError if the checkpoint has no trained head."""
-    wanted = HEADS.get(str(config.get("model_type")), ())
-    absent = [name for name in wanted if name not in shapes]
-    if absent:
-        raise JobError(_absent(absent, where))
-    count = len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
-    if wanted and shapes[wanted[-1]][0] != count:
-        raise JobError(
-            f"{where}: {wanted[-1]} has {shapes[wanted[-1]][0]} classes, config.json has {count}"
-        )
-    return count
-
-
-def _absent(names: list[str], where: str) -> str:
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return (
-        f"{where}: the checkpoint lacks {shown}; scoring with random numbers in their place "
-        "would mean nothing. Fine-tune the model first, or name its fine-tuned checkpoint"
-    )
 
 
 def _labels(settings: Model, config: dict[str, Any], count: int, where: str) -> tuple[str, ...]:
@@ -308,9 +218,9 @@ def _labels(settings: Model, config: dict[str, Any], count: int, where: str) -> 
         raise JobError(f"{where}: id2label in config.json has no class {error}") from error
 
 
-def _tokenizer_limit(folder: Path) -> int | None:
+def _tokenizer_limit(folder: Path, where: str) -> int | None:
     path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return None
-    limit = json.loads(path.read_text(encoding="utf-8")).get("model_max_length")
-    return int(limit) if limit and limit < 1_000_000 else None
+    limit = read_json(path, where).get("model_max_length") if path.is_file() else None
+    # "No limit" is written as a number with thirty digits.
+    known = isinstance(limit, int | float) and 0 < limit < 1_000_000
+    return int(limit) if known and limit else None

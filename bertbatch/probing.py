@@ -54,7 +54,9 @@ def make_probe(
         some = tokenizer.encode(
             texts[:SAMPLE_TEXTS], seconds, max_length=min(SAMPLE_TOKENS, max_length)
         )
-    return Probe(_joined(made), tokenizer.padding, tokenizer.types_matter, some)
+    return Probe(
+        _joined(made), tokenizer.padding, tokenizer.vocabulary, tokenizer.types_matter, some
+    )
 
 
 def _lengths(most: int) -> list[int]:

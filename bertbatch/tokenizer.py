@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bertbatch.batching import Tokens, twins
+from bertbatch.checkpoint import WITHOUT_VOCABULARY, as_job_errors
 from bertbatch.engines.probe import Padding
 from bertbatch.errors import JobError
 from bertbatch.model import ModelSpec, locate, tokenizer_hash
@@ -35,22 +36,27 @@ class Tokenizer:
         where = f"model.name {spec.name}"
         if tokenizer_hash(folder) != spec.tokenizer:
             raise JobError(f"{where}: {folder} on this node has another tokenizer than the driver")
-        try:
+        self._max_length = spec.max_length
+        self._pad_id = spec.pad_id
+        with as_job_errors(where, f"the tokenizer in {folder} cannot be loaded"):
             self.python: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:  # transformers raises whatever a tokenizer's file provokes
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise JobError(f"{where}: its tokenizer cannot be loaded: {reason}") from error
-        self._max_length = spec.max_length
-        self._pad_id = spec.pad_id
-        self._gives_types = "token_type_ids" in self.python.model_input_names
-        self._rust: Any = getattr(self.python, "backend_tokenizer", None)
-        if self._rust is not None:
-            self._rust.no_padding()
-            self._rust.encode_special_tokens = self.python.split_special_tokens
-        # The template of a single text gives each text the same types, whatever it says.
-        self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
+            self._rust: Any = getattr(self.python, "backend_tokenizer", None)
+            if self._rust is not None:
+                self._rust.no_padding()
+                self._rust.encode_special_tokens = self.python.split_special_tokens
+            self._gives_types = "token_type_ids" in self.python.model_input_names
+            # The template of a single text gives each text the same types, whatever it says.
+            self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
+            vocabulary = set(self.python.get_vocab().values())
+        self.vocabulary = max(vocabulary, default=-1) + 1
+        named = type(self.python).__name__.removesuffix("Fast")
+        if not vocabulary - set(self.python.all_special_ids) and named not in WITHOUT_VOCABULARY:
+            raise JobError(
+                f"{where}: the tokenizer in {folder} knows no token but special ones, so every word "
+                "would be unknown; is its vocabulary missing (tokenizer.json, vocab.txt, …)?"
+            )
 
     @property
     def padding(self) -> Padding:

@@ -39,6 +39,7 @@ LAYERS = [
     ["engines", "tasks"],
     ["batching"],
     ["model"],
+    ["checkpoint"],
     ["storage", "job", "units"],
     ["errors", "statistics", "explaining", "plain_yaml"],
 ]

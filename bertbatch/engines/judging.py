@@ -73,6 +73,13 @@ def alone(
 
     Raises JobError if it cannot, OutOfMemory.
     """
+    rows = embedded_ids(model)
+    if rows is not None and probe.vocabulary > rows:
+        raise JobError(
+            f"model.name {spec.name}: its tokenizer has ids up to {probe.vocabulary - 1}, the "
+            f"model only {rows} embeddings; were tokens added without model.resize_token_embeddings, or "
+            "is the tokenizer another model's?"
+        )
     answers: dict[int, np.ndarray] = {}
     for row in np.argsort(
         -probe.tokens.lengths, kind="stable"
@@ -98,6 +105,15 @@ def alone(
             )
         answers[int(row)] = logits[0]
     return np.stack([answers[row] for row in range(len(answers))])
+
+
+def embedded_ids(model: Any) -> int | None:
+    """How many token ids a model has an embedding for; None if it does not look them up."""
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return getattr(table, "num_embeddings", None)
 
 
 def _refusal(

@@ -174,6 +174,8 @@ def pack(model: Any) -> Any:
 
 
 def _first_tokens(encoder: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    if "first" not in kwargs:
+        raise ValueError("its encoder does not pass on what packed batches need")
     output.last_hidden_state = output.last_hidden_state[0, kwargs["first"]][:, None]
     return output
 

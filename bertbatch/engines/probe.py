@@ -30,12 +30,14 @@ class Padding:
 class Probe:
     """Rows of real text in the model's own tokens, from a few to as many as it takes.
 
-    `types_matter`: a single text has token types other than zero. `sample` are more texts,
-    which a quantized model is compared on; None without one.
+    `vocabulary`: one more than the tokenizer's largest id. `types_matter`: a single text has
+    token types other than zero. `sample` are more texts, which a quantized model is compared
+    on; None without one.
     """
 
     tokens: Tokens
     padding: Padding
+    vocabulary: int
     types_matter: bool
     sample: Tokens | None = None
 
