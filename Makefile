@@ -49,10 +49,7 @@ bench: .venv/bench  ## compare with the alternatives, side by side (long)
 	$(BIN)/python -m benchmarks.compare
 	$(BIN)/python -m benchmarks.attention
 
-gpu-test-sweeps: .venv/test  ## run every architecture and thousands of odd model folders (minutes)
-	$(BIN)/python -m pytest -m sweep
-
-check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
+gpu-check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 	$(BIN)/python -m benchmarks.gpu --quick
 

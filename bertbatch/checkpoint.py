@@ -55,10 +55,11 @@ UNUSED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")
 
 
 @contextmanager
-def as_job_errors(where: str, doing: str) -> Iterator[None]:
+def as_job_errors(where: str, doing: str, folder: Path | None = None) -> Iterator[None]:
     """Whatever transformers, tokenizers or safetensors raise becomes a JobError, from it.
 
-    `doing` names the files that are read. No memory left is no matter of the files.
+    `doing` says what failed then; of a folder's files the one that is no JSON is named. No
+    memory left is no matter of the files.
     """
     try:
         yield
@@ -70,15 +71,12 @@ def as_job_errors(where: str, doing: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         if "allocate memory" in text or type(error).__name__ == "OutOfMemoryError":
             raise
+        for path in sorted(folder.glob("*.json")) if folder else ():
+            read_json(path, where)
         raise JobError(f"{where}: {doing}: {_reason(error, text)}") from error
 
 
 def _reason(error: BaseException, text: str) -> str:
-    if "flash" in text.lower() and isinstance(error, ImportError | ValueError):
-        return (
-            "config.json asks for an attention kernel that is not installed here; take "
-            "attn_implementation out of config.json"
-        )
     if "trust_remote_code" in text or "auto_map" in text:
         return (
             "it needs code of its own (auto_map), and bertbatch runs no code from models; name a "
@@ -247,12 +245,24 @@ def whole_number(config: dict[str, Any], where: str, *names: str) -> int | None:
     return None
 
 
-def check_tensors(missing: Iterable[str], unused: Iterable[str], base: str, where: str) -> None:
-    """Judges what a checkpoint lacks or has too much, by tensors' names. Raises JobError.
+def check_tensors(
+    missing: Iterable[str],
+    other_shapes: Iterable[tuple[str, Any, Any]],
+    unused: Iterable[str],
+    base: str,
+    where: str,
+) -> None:
+    """Judges what a checkpoint lacks, has otherwise or too much, by tensors. Raises JobError.
 
-    `base` is what the encoder's tensors begin with. Other tensors that nothing uses, such as
-    the head of another task, are named in the log.
+    `other_shapes`: a name, the shape in the checkpoint and that by config.json. `base` is what
+    the encoder's tensors begin with. Other tensors that nothing uses, such as the head of
+    another task, are named in the log.
     """
+    for name, there, wanted in sorted(other_shapes, key=str):
+        raise JobError(
+            f"{where}: {name} is {list(there)} in the checkpoint, {list(wanted)} by config.json; "
+            "is config.json the checkpoint's own?"
+        )
     if absent := sorted(missing):
         raise JobError(absent_tensors(absent, where))
     more = sorted(name for name in unused if not name.endswith(UNUSED))

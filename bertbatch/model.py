@@ -185,9 +185,10 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
     transformers.utils.logging.disable_progress_bar()
     folder, _ = locate(spec.name, spec.revision)
     where = f"model.name {spec.name}"
-    if weights_hash(folder, read_json(folder / "config.json", where)) != spec.weights:
+    config = read_json(folder / "config.json", where)
+    if weights_hash(folder, config) != spec.weights:
         raise JobError(f"{where}: {folder} on this node holds another model than the driver's")
-    with as_job_errors(where, f"the model in {folder} cannot be loaded"):
+    with as_job_errors(where, f"the model in {folder} cannot be loaded", folder):
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -195,11 +196,22 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            attn_implementation=attention,
+            ignore_mismatched_sizes=True,  # they are judged below
+            attn_implementation=attention or _plain_attention(config),
         )
-    lacking = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
-    check_tensors(lacking, info["unexpected_keys"], model.base_model_prefix, where)
+    check_tensors(
+        info["missing_keys"],
+        info["mismatched_keys"],
+        info["unexpected_keys"],
+        model.base_model_prefix,
+        where,
+    )
     return model.to(device).eval()
+
+
+def _plain_attention(config: dict[str, Any]) -> str | None:
+    """What to use where a config.json asks for a kernel that need not be here."""
+    return None if config.get("attn_implementation") in (None, "eager", "sdpa") else "eager"
 
 
 def _labels(settings: Model, config: dict[str, Any], count: int, where: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import random
 import numpy as np
 
 from bertbatch.batching import Tokens
+from bertbatch.checkpoint import as_job_errors
 from bertbatch.engines.probe import Probe
 from bertbatch.tokenizer import Tokenizer
 
@@ -38,7 +39,13 @@ def make_probe(
     """Rows of a few tokens up to `max_length`, single texts or pairs.
 
     `sample` are the corpus's own texts for a quantized model; too few are made up for.
+    Raises JobError if the tokenizer fails on them.
     """
+    with as_job_errors(tokenizer.where, "its tokenizer fails on plain text"):
+        return _probe(tokenizer, max_length, pair, sample)
+
+
+def _probe(tokenizer: Tokenizer, max_length: int, pair: bool, sample: list[str] | None) -> Probe:
     lengths = _lengths(max_length)
     rows = [length for length in lengths for _ in range(1 + (length < TWICE_UP_TO))]
     long = _long_texts(tokenizer, max_length)

@@ -26,7 +26,6 @@ from bertbatch.attention.cells import (
 from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
 from bertbatch.attention.sample import sampled
 from bertbatch.batching import Tokens
-from bertbatch.checkpoint import as_job_errors
 from bertbatch.engines.probe import Probe
 from bertbatch.job import Attention, Job
 from bertbatch.model import ModelSpec
@@ -137,8 +136,7 @@ def make_probe(context: Context) -> Probe:
             sample = reading.first_texts(reader, options, context.first, SAMPLED_ROWS)
     spec, pair = context.spec, options.text_pair is not None
     tokenizer = get_tokenizer(spec)
-    with as_job_errors(f"model.name {spec.name}", "its tokenizer fails on plain text"):
-        return probing.make_probe(tokenizer, spec.max_length, pair, sample)
+    return probing.make_probe(tokenizer, spec.max_length, pair, sample)
 
 
 def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]:

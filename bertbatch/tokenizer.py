@@ -33,12 +33,12 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         folder, _ = locate(spec.name, spec.revision)
-        where = f"model.name {spec.name}"
+        self.where = where = f"model.name {spec.name}"
         if tokenizer_hash(folder) != spec.tokenizer:
             raise JobError(f"{where}: {folder} on this node has another tokenizer than the driver")
         self._max_length = spec.max_length
         self._pad_id = spec.pad_id
-        with as_job_errors(where, f"the tokenizer in {folder} cannot be loaded"):
+        with as_job_errors(where, f"the tokenizer in {folder} cannot be loaded", folder):
             self.python: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -54,8 +54,8 @@ class Tokenizer:
         named = type(self.python).__name__.removesuffix("Fast")
         if not vocabulary - set(self.python.all_special_ids) and named not in WITHOUT_VOCABULARY:
             raise JobError(
-                f"{where}: the tokenizer in {folder} knows no token but special ones, so every word "
-                "would be unknown; is its vocabulary missing (tokenizer.json, vocab.txt, …)?"
+                f"{where}: the tokenizer in {folder} knows no token but special ones, so "
+                "every word would be unknown; is its vocabulary missing (vocab.txt, …)?"
             )
 
     @property

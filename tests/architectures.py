@@ -1,4 +1,4 @@
-"""Every sequence classifier that transformers has, tiny and with random weights, and what comes of it.
+"""Every sequence classifier of transformers, tiny and with random weights: what comes of it.
 
 `python -m tests.architectures` prints the table in docs/models.md.
 """
@@ -107,11 +107,13 @@ def save(kind: str, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def one_at_a_time(folder: str, texts: list[str], max_length: int = MAX_LENGTH) -> np.ndarray:
+def one_at_a_time(
+    folder: str, texts: list[str], max_length: int = MAX_LENGTH, attention: str | None = None
+) -> np.ndarray:
     """The logits of transformers' own tokenizer and model for each text alone."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32
+        folder, dtype=torch.float32, attn_implementation=attention
     ).eval()
     known = inspect.signature(type(model).forward).parameters
     answers = []

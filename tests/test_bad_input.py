@@ -256,19 +256,19 @@ def test_csv_rows_gone_wrong(score, tmp_path, runner):
 
 
 def test_too_much_quarantine_stops_with_3_and_resumes_when_allowed(score, tmp_path):
-    texts = make_texts(400)
+    texts = make_texts(4000)
     texts[:100] = [None] * 100
     write_parquet(tmp_path / "in.parquet", texts)
-    keys = {"runtime.unit_rows": 100}
+    keys = {"runtime.unit_rows": 100, "limits.max_quarantined": 0.01}
     result = score(tmp_path / "in.parquet", tmp_path / "out", **keys)
     assert result.exit_code == 3
-    assert result.totals["units"] < 4
+    assert result.totals["units"] < 40
     assert not (tmp_path / "out" / "_SUCCESS.json").exists()
     result = score(
-        tmp_path / "in.parquet", tmp_path / "out", **keys, **{"limits.max_quarantined": 0.5}
+        tmp_path / "in.parquet", tmp_path / "out", **{**keys, "limits.max_quarantined": 0.5}
     )
     assert result.exit_code == 0
-    assert result.totals["rows_scored"] == 300
+    assert result.totals["rows_scored"] == 3900
     assert result.totals["rows_quarantined"] == 100
 
 

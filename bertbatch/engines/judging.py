@@ -77,8 +77,8 @@ def alone(
     if rows is not None and probe.vocabulary > rows:
         raise JobError(
             f"model.name {spec.name}: its tokenizer has ids up to {probe.vocabulary - 1}, the "
-            f"model only {rows} embeddings; were tokens added without model.resize_token_embeddings, or "
-            "is the tokenizer another model's?"
+            f"model only {rows} embeddings; were tokens added without "
+            "model.resize_token_embeddings, or is the tokenizer another model's?"
         )
     answers: dict[int, np.ndarray] = {}
     for row in np.argsort(
