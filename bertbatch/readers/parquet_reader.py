@@ -75,7 +75,10 @@ def _open(source: Source, options: Input) -> Iterator[pq.ParquetFile]:
             with pa.OSFile(os.fsencode(path)) as handle, pq.ParquetFile(handle) as file:
                 yield file
         else:
-            with store.open(path) as handle, pq.ParquetFile(handle, pre_buffer=True) as file:
+            with (
+                store.open(path, buffered=False) as handle,
+                pq.ParquetFile(handle, pre_buffer=True) as file,
+            ):
                 yield file
     except SourceError:
         raise
