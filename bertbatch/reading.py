@@ -7,6 +7,7 @@ is no text gets its reason, and carried columns get the output's names and types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow as pa
 from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Input, Job
-from bertbatch.readers import CutSize, Reader, Rows
+from bertbatch.readers import CutSize, Reader, Rows, check_columns
 from bertbatch.sources import partitions
 from bertbatch.units import Again, Source, Unit
 
@@ -164,10 +165,7 @@ def _texts(column: pa.ChunkedArray, key: str) -> tuple[list[str], dict[int, str]
         return [""] * len(column), dict.fromkeys(
             range(len(column)), f"{key} is {kind}, not a string"
         )
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        values = [_decode(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    values = [value for chunk in column.chunks for value in _values(chunk)]
     reasons: dict[int, str] = {}
     for i, value in enumerate(values):
         if not isinstance(value, str):
@@ -182,6 +180,19 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
+
+
+def _values(array: pa.Array) -> list[Any]:
+    """Strings; bytes where they are no text. Equal rows of a dictionary share one string."""
+    if pa.types.is_dictionary(array.type):
+        if len(array.dictionary) > len(array):
+            return _values(array.dictionary_decode())
+        entries = _values(array.dictionary)
+        return [None if i is None else entries[i] for i in array.indices.to_pylist()]
+    try:
+        return list(array.to_pylist())
+    except UnicodeDecodeError:
+        return [_decode(value) for value in array.cast(pa.large_binary()).to_pylist()]
 
 
 def _decode(value: bytes | None) -> str | bytes | None:
@@ -211,6 +222,8 @@ def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
         if old not in folders and old not in schema.names:
             have = ", ".join([*schema.names, *folders])
             raise SourceError(source.id, f"has no column '{old}' to carry; it has: {have}")
+        if old not in folders:
+            check_columns(source, [old], schema.names)
         kind = pa.string() if old in folders else _storable(schema.field(old).type)
         fields.append(pa.field(new, kind))
     return pa.schema(fields)

@@ -15,7 +15,7 @@ from bertbatch.errors import JobError, SourceError
 from bertbatch.job import Job
 from bertbatch.output import Output, compare, make_contract, scoring_fingerprint, stored_schema
 from bertbatch.plan import PlanLog, Planner, cut_size
-from bertbatch.readers import Reader, readers
+from bertbatch.readers import Reader, check_columns, readers
 from bertbatch.reading import carried_schema, is_text
 from bertbatch.sources import Listing, list_sources
 from bertbatch.stages import Context, output_schema
@@ -163,6 +163,7 @@ def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
                     reason = f"has no {flag.replace('-', ' ')} column '{text}'; it has: {have}"
                     choose = f"(choose one with --{flag} or input.{key})"
                     raise SourceError(source.id, f"{reason} {choose}")
+                check_columns(source, [text], schema.names)
                 kind = schema.field(text).type
                 if not is_text(kind):
                     raise SourceError(source.id, f"column '{text}' is {kind}, not text")
