@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from fsspec.utils import glob_translate
 
@@ -19,6 +20,8 @@ from bertbatch.listing import find
 from bertbatch.readers import READER_SUFFIXES
 from bertbatch.tables import refuse_tables
 from bertbatch.units import Source
+
+_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass
@@ -76,10 +79,15 @@ def list_sources(job: Job) -> Listing:
 
 
 def partitions(source: Source) -> dict[str, str]:
-    """The hive-style partition folders on a source's path, such as day=2026-11-23/."""
+    """The hive-style partition folders on a source's path, such as day=2026-11-23/, as named."""
     folders = PurePosixPath(source.url).parts[:-1]
     pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
     return {name: value for name, value in pairs if name}
+
+
+def decoded(value: str) -> str | None:
+    """A partition folder's value as Hive, Spark and DuckDB read it. Raises UnicodeDecodeError."""
+    return None if value == _NULL else unquote(value, errors="strict")
 
 
 def _files(
