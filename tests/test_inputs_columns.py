@@ -21,6 +21,7 @@ from bertbatch.job import Input
 from bertbatch.readers import CutSize
 from bertbatch.readers.parquet_reader import ParquetReader
 from bertbatch.reading import carried_schema, read_units
+from bertbatch.storage import connect
 from bertbatch.units import Source, Span, Unit
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts
@@ -29,7 +30,9 @@ NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def source_of(path: Path) -> Source:
-    return Source(path.name, str(path), path.stat().st_size, f"{int(path.stat().st_mtime * 1e6)}")
+    store, name = connect(str(path))
+    info = store.info(name)
+    return Source(path.name, name, info.size, info.stamp)
 
 
 @settings(max_examples=60, deadline=None)

@@ -160,7 +160,8 @@ def first_and_peak(path: Path, model: str, parts: int) -> tuple[float, int]:
     out = path.with_suffix(".out")
     began, first, peak = time.monotonic(), 0.0, 0
     command = [sys.executable, "-m", "bertbatch", "score", str(path), str(out), "--model", model]
-    process = psutil.Popen([*command, "--runner", "inline"], stderr=subprocess.DEVNULL)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = psutil.Popen([*command, "--runner", "inline"], **silent)
     try:
         while process.poll() is None and len(there := list(out.glob("part-*"))) < parts:
             first = first or (time.monotonic() - began if there else 0.0)
@@ -169,7 +170,8 @@ def first_and_peak(path: Path, model: str, parts: int) -> tuple[float, int]:
             time.sleep(0.05)
             assert time.monotonic() - began < 280
     finally:
-        process.kill()
+        with suppress(psutil.Error):  # it may have ended
+            process.kill()
         process.wait()
     assert len(list(out.glob("part-*"))) >= min(parts, 1)
     return first, peak
