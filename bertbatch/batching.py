@@ -54,6 +54,14 @@ class Tokens:
         types = None if self.types is None else self.types[at]
         return self.ids[at], self.lengths[rows], self.seconds[rows], types
 
+    def repeated(self, rows: np.ndarray) -> "Tokens":
+        """The tokens of texts that are these, each as often as it is named."""
+        ids, lengths, seconds, types = self.take(rows)
+        offsets = np.append(0, np.cumsum(lengths))
+        each = (self.truncated[rows], self.unknown[rows], self.content[rows])
+        same = twins(ids, offsets, seconds)
+        return Tokens(ids, offsets, seconds, *each, types, same, self.watched[rows])
+
 
 def packed_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
     """Row indices of each batch, whose lengths sum up to the budget at most.

@@ -47,6 +47,7 @@ def find_changes(survey: Survey) -> Changes:
             if span.source.id in units_of:
                 units_of[span.source.id].append(unit)
     found = Changes(mended, {})
+    kept: list[str] = []
     for id_, units in units_of.items():
         scored = [unit.id in survey.committed for unit in units]
         what = "changed" if id_ in listed else "is gone"
@@ -55,6 +56,10 @@ def find_changes(survey: Survey) -> Changes:
             found.withdraw.add(id_)
         elif not all(scored):
             found.failed[id_] = f"{what} before it was wholly scored"
+        elif units and id_ in listed:
+            kept.append(id_)
+    if kept:
+        log.info("changed after being scored, the old answers are kept: %s", few(kept))
     return found
 
 

@@ -108,13 +108,14 @@ class Input(Section):
             old, new = _carry(spec)
             if not old or not new:
                 raise ValueError(f"'{spec}' must be 'column' or 'column:new_name'")
-            if new in OUTPUT_COLUMNS or new.startswith("attn_"):
+            folded = new.casefold()  # DuckDB and Spark do not tell Label from label
+            if folded in OUTPUT_COLUMNS or folded.startswith("attn_"):
                 raise ValueError(
                     f"'{new}' is an output column; carry it under another name: '{old}:{new}_in'"
                 )
-            if new in seen:
+            if folded in seen:
                 raise ValueError(f"'{new}' is carried twice; rename one: '{old}:{new}_2'")
-            seen.add(new)
+            seen.add(folded)
         return value
 
 

@@ -10,7 +10,7 @@ _bertbatch/quarantine/, attention/                 side files of parts: see comm
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ from bertbatch.units import Unit, digest
 
 FORMAT_VERSION = 1
 FOOTER_KEY = b"bertbatch"
+# How values are made, where that has changed since the first outputs; an output keeps the rules
+# that it was begun with. hive: 1, the values of folders such as k=a%2Fb are decoded.
+RULES = {"hive": 1}
 FOOTER_TYPES = {
     **dict.fromkeys(("unit", "attempt"), str),
     **dict.fromkeys(("rows_in", "rows_scored", "rows_quarantined"), int),
@@ -211,7 +214,22 @@ def open_output(path: str, storage_options: dict[str, Any] | None = None) -> Out
     return Output(*storage.connect(path, storage_options or {}))
 
 
-def make_contract(job: Job, spec: ModelSpec, schema: pa.Schema) -> dict[str, Any]:
+def rules_of(contract: dict[str, Any] | None, path: str) -> dict[str, int]:
+    """The rules of an output, or of a new one. Raises JobError if we do not know them all."""
+    if contract is None:
+        return dict(RULES)
+    rules = contract.get("rules", {})
+    newer = [name for name, version in rules.items() if version > RULES.get(name, 0)]
+    if newer:
+        raise JobError(
+            f"output.path {path} was begun by a newer bertbatch ({', '.join(newer)}); use that one"
+        )
+    return dict(rules)
+
+
+def make_contract(
+    job: Job, spec: ModelSpec, schema: pa.Schema, rules: Mapping[str, int] = RULES
+) -> dict[str, Any]:
     """Everything that all of an output's parts have in common; differences are refused."""
     return {
         "format_version": FORMAT_VERSION,
@@ -223,6 +241,7 @@ def make_contract(job: Job, spec: ModelSpec, schema: pa.Schema) -> dict[str, Any
             "csv": job.input.csv.model_dump(),
         },
         "attention": _attention(job, spec),
+        "rules": dict(rules),
         "columns": {field.name: str(field.type) for field in schema},
         "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
     }

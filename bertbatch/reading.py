@@ -4,9 +4,10 @@ Between the readers, which know files, and the stages, which know models: here a
 is no text gets its reason, and carried columns get the output's names and types.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ import pyarrow as pa
 from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Input, Job
-from bertbatch.readers import CutSize, Reader, Rows
-from bertbatch.sources import partitions
+from bertbatch.output import RULES
+from bertbatch.readers import CutSize, Reader, Rows, check_columns
+from bertbatch.sources import decoded, partitions
 from bertbatch.units import Again, Source, Unit
 
 FIRST_BYTES = 1 << 20  # of text, from which the first rows are taken
@@ -33,11 +35,15 @@ class Chunk:
 
 
 def read_units(
-    reader: Reader, options: Input, schema: pa.Schema, units: Sequence[Unit]
+    reader: Reader,
+    options: Input,
+    schema: pa.Schema,
+    units: Sequence[Unit],
+    rules: Mapping[str, int] = RULES,
 ) -> Iterator[tuple[Unit, list[Chunk]]]:
     """Each unit with a chunk for each of its spans; a source's spans are read in one go.
 
-    `schema` has the types of the carried columns. Raises SourceError.
+    `schema` has the types of the carried columns, `rules` are the output's. Raises SourceError.
     """
     spans = [(unit, span) for unit in units for span in unit.spans]
     collected: list[Chunk] = []
@@ -45,11 +51,12 @@ def read_units(
         pairs = list(run)
         source = pairs[0][1].source
         _check_unchanged(source, options)
-        in_file = [c for c in options.carried.values() if c not in partitions(source)]
+        folders = _folder_values(source, rules)
+        in_file = [c for c in options.carried.values() if c not in folders]
         columns = list(dict.fromkeys([*options.texts.values(), *in_file]))
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
         for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
-            chunk = _chunk(options, schema, source, rows)
+            chunk = _chunk(options, schema, source, rows, folders)
             collected.append(_only(chunk, source, unit.again) if unit.again else chunk)
             if span is unit.spans[-1]:
                 yield unit, collected
@@ -98,8 +105,21 @@ def _check_unchanged(source: Source, options: Input) -> None:
         raise SourceError(source.id, "has changed since it was planned")
 
 
-def _chunk(options: Input, schema: pa.Schema, source: Source, rows: Rows) -> Chunk:
-    carried = _carried(options, schema, source, rows.table)
+def _folder_values(source: Source, rules: Mapping[str, int]) -> dict[str, str | None]:
+    """What the folders on a source's path say. Raises SourceError if one cannot be decoded."""
+    raw = partitions(source)
+    if rules.get("hive", 0) < 1:
+        return dict(raw)
+    try:
+        return {name: decoded(value) for name, value in raw.items()}
+    except UnicodeDecodeError as error:
+        raise SourceError(source.id, f"a folder's name is not UTF-8: {error}") from error
+
+
+def _chunk(
+    options: Input, schema: pa.Schema, source: Source, rows: Rows, folders: dict[str, str | None]
+) -> Chunk:
+    carried = _carried(options, schema, source, rows.table, folders)
     texts: list[list[str]] = []
     reasons: dict[int, str] = {}
     for key, column in options.texts.items():
@@ -134,9 +154,14 @@ def _chunk(options: Input, schema: pa.Schema, source: Source, rows: Rows) -> Chu
     )
 
 
-def _carried(options: Input, schema: pa.Schema, source: Source, table: pa.Table) -> pa.Table:
+def _carried(
+    options: Input,
+    schema: pa.Schema,
+    source: Source,
+    table: pa.Table,
+    folders: dict[str, str | None],
+) -> pa.Table:
     """The carried columns under their output names and types. Raises SourceError."""
-    folders = partitions(source)
     columns, fields = [], []
     for new, old in options.carried.items():
         field = schema.field(new)
@@ -164,10 +189,7 @@ def _texts(column: pa.ChunkedArray, key: str) -> tuple[list[str], dict[int, str]
         return [""] * len(column), dict.fromkeys(
             range(len(column)), f"{key} is {kind}, not a string"
         )
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        values = [_decode(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    values = [value for chunk in column.chunks for value in _values(chunk)]
     reasons: dict[int, str] = {}
     for i, value in enumerate(values):
         if not isinstance(value, str):
@@ -182,6 +204,19 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
+
+
+def _values(array: pa.Array) -> list[Any]:
+    """Strings; bytes where they are no text. Equal rows of a dictionary share one string."""
+    if pa.types.is_dictionary(array.type):
+        if len(array.dictionary) > len(array):
+            return _values(array.dictionary_decode())
+        entries = _values(array.dictionary)
+        return [None if i is None else entries[i] for i in array.indices.to_pylist()]
+    try:
+        return list(array.to_pylist())
+    except UnicodeDecodeError:
+        return [_decode(value) for value in array.cast(pa.large_binary()).to_pylist()]
 
 
 def _decode(value: bytes | None) -> str | bytes | None:
@@ -211,6 +246,8 @@ def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
         if old not in folders and old not in schema.names:
             have = ", ".join([*schema.names, *folders])
             raise SourceError(source.id, f"has no column '{old}' to carry; it has: {have}")
+        if old not in folders:
+            check_columns(source, [old], schema.names)
         kind = pa.string() if old in folders else _storable(schema.field(old).type)
         fields.append(pa.field(new, kind))
     return pa.schema(fields)

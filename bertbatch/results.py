@@ -66,7 +66,8 @@ class Result:
         """All predictions of the output, ordered by source and row."""
         parts = sorted(self.output.committed().values())
         if not parts:
-            raise JobError(f"{self.output.path} holds no predictions yet")
+            reasons = "".join(f"; {id_}: {why}" for id_, why in self.failed_sources.items())
+            raise JobError(f"{self.output.path} holds no predictions yet{reasons[:1000]}")
         data = ds.dataset([self.output.at(part) for part in parts], filesystem=self.output.store.fs)
         table: pd.DataFrame = data.to_table().to_pandas()
         by_name = table.assign(source=table["source"].astype(str))

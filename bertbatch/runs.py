@@ -81,7 +81,7 @@ class _Run:
         # To the end: what comes while the books are closed must not leave them half written.
         with self._stop_on_signals():
             try:
-                contract = make_contract(self._job, survey_.spec, survey_.schema)
+                contract = make_contract(self._job, survey_.spec, survey_.schema, survey_.rules)
                 if not survey_.output.agree(contract):
                     log.warning(
                         "%s: this store does not create a file only if it is absent: two runs at "

@@ -9,14 +9,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from fsspec.utils import glob_translate
 
 from bertbatch import storage
 from bertbatch.errors import EmptyInput, JobError
 from bertbatch.job import Job
+from bertbatch.listing import find
 from bertbatch.readers import READER_SUFFIXES
+from bertbatch.tables import refuse_tables
 from bertbatch.units import Source
+
+_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass
@@ -40,7 +45,7 @@ def list_sources(job: Job) -> Listing:
     left_out: Counter[str] = Counter()
     youngest = time.time() - options.min_age
     for given in paths:
-        for source, modified, explicit in _files(given, job):
+        for source, modified, explicit in _files(given, job, left_out):
             kind = _format(source.url)
             if options.format != "auto":
                 kind = options.format
@@ -74,21 +79,31 @@ def list_sources(job: Job) -> Listing:
 
 
 def partitions(source: Source) -> dict[str, str]:
-    """The hive-style partition folders on a source's path, such as day=2026-11-23/."""
+    """The hive-style partition folders on a source's path, such as day=2026-11-23/, as named."""
     folders = PurePosixPath(source.url).parts[:-1]
     pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
     return {name: value for name, value in pairs if name}
 
 
-def _files(given: str, job: Job) -> Iterator[tuple[Source, float | None, bool]]:
+def decoded(value: str) -> str | None:
+    """A partition folder's value as Hive, Spark and DuckDB read it. Raises UnicodeDecodeError."""
+    return None if value == _NULL else unquote(value, errors="strict")
+
+
+def _files(
+    given: str, job: Job, left_out: Counter[str]
+) -> Iterator[tuple[Source, float | None, bool]]:
     """The files that one given path means, with ids relative to its root."""
     store, path = storage.connect(given, job.input.storage_options)
     try:
-        files = store.find(path)
+        found = find(store, path)
     except FileNotFoundError as error:
         raise EmptyInput(f"input.path {given}: no such file or folder") from error
     except OSError as error:
         raise JobError(f"input.path {given}: cannot be listed: {error}") from error
+    refuse_tables(given, store, path, found)
+    left_out.update(found.left_out)
+    files = found.files
     single = [f.path for f in files] == [path]
     glob = storage.is_glob(path) and not single
     if glob and not files:
@@ -102,9 +117,6 @@ def _files(given: str, job: Job) -> Iterator[tuple[Source, float | None, bool]]:
         _outside(job, store, path)
     for file in files:
         relative = file.path.removeprefix(root).lstrip("/")
-        hidden = any(part[0] in "_." for part in PurePosixPath(relative).parts)
-        if hidden and not single:
-            continue
         url = file.path if store.is_local else store.fs.unstrip_protocol(file.path)
         yield Source(relative, url, file.size, file.stamp), file.modified, single or glob
 

@@ -50,6 +50,7 @@ class Context:
     output: Output
     format: str
     schema: pa.Schema  # of the output
+    rules: Mapping[str, int]  # of the output, see output.py
     known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
     large: bool  # whether there is so much input that calibrating pays
     first: Source | None = None  # of the input
@@ -143,11 +144,11 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
     """The units of one read task, in order: all of them, or SourceError."""
     tokenizer = get_tokenizer(context.spec)
     prepared = []
-    reader = readers()[context.format]
-    for unit, chunks in reading.read_units(reader, context.job.input, context.schema, units):
+    reader, options = readers()[context.format], context.job.input
+    for unit, chunks in reading.read_units(reader, options, context.schema, units, context.rules):
         texts = [text for chunk in chunks for text in chunk.texts]
         seconds = [text for chunk in chunks for text in chunk.seconds]
-        tokens = tokenizer.encode(texts, seconds if context.job.input.text_pair else None)
+        tokens = tokenizer.encode(texts, seconds if options.text_pair else None)
         source = np.repeat(
             np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
         )

@@ -1,10 +1,11 @@
-"""Storage through fsspec: list, open, read, and create a file only if it is absent.
+"""Storage through fsspec: open, read, and create a file only if it is absent.
 
 Everything that differs between local disk and object stores is settled here, so that the
 commit protocol can be written once.
 """
 
 import errno
+import io
 import os
 import re
 import threading
@@ -21,6 +22,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from bertbatch.errors import JobError
+from bertbatch.ranges import BUFFER, RangeFile, read_range
 
 _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
@@ -70,17 +72,31 @@ class Store:
         return self.protocol in (*_CONDITIONAL_PUT, *_LOCAL, "memory")
 
     @as_os_errors()
-    def open(self, path: str) -> BinaryIO:
-        return cast(BinaryIO, self.fs.open(path, "rb"))
+    def open(self, path: str, buffered: bool = True) -> BinaryIO:
+        """A file to read from anywhere; unbuffered by those who ask for large pieces."""
+        if self.is_local:
+            return cast(BinaryIO, self.fs.open(path, "rb"))
+        file = RangeFile(self.fs, path, self.info(path).size)
+        return cast(BinaryIO, io.BufferedReader(file, BUFFER) if buffered else file)
 
     @as_os_errors()
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
+        """A file's bytes, all or exactly those of a range."""
+        if start is not None and stop is not None:
+            return read_range(self.fs, path, start, stop)
         return cast(bytes, self.fs.cat_file(path, start=start, end=stop))
 
     @as_os_errors()
     def info(self, path: str) -> FileInfo:
         self.fs.invalidate_cache(self.fs._parent(path))
-        return _file_info(self.fs.info(path))
+        return parse_info(self.fs.info(path))
+
+    def is_folder(self, path: str) -> bool:
+        """Whether there is a folder, as far as can be seen."""
+        try:
+            return bool(self.fs.isdir(path))
+        except Exception:  # one that may not be looked at, by whatever error a client has
+            return False
 
     @as_os_errors()
     def names(self, folder: str) -> list[str]:
@@ -102,29 +118,6 @@ class Store:
         if not self.is_local or not Path(folder).is_dir():
             return []
         return sorted(path.name for path in Path(folder).glob(".*.tmp"))
-
-    @as_os_errors()
-    def find(self, path: str) -> list[FileInfo]:
-        """The files that a path means, sorted: a file, a folder (recursive) or a glob.
-
-        Raises FileNotFoundError if there is nothing at the path.
-        """
-        fs = self.fs
-        fs.invalidate_cache()
-        if is_glob(path) and not (self.is_local and Path(path).exists()):
-            found = fs.glob(path, detail=True)
-        else:
-            info = fs.info(path)
-            found = {path: info} if info["type"] == "file" else fs.find(path, detail=True)
-        entries = list(found.values())
-        if self.is_local:  # listings tell links apart, and the files behind them count
-            entries = [self.fs.info(e["name"]) if e["type"] == "other" else e for e in entries]
-        files = [_file_info(entry) for entry in entries if entry["type"] == "file"]
-        for entry in entries:
-            linked = entry["type"] == "directory" and entry["name"] != path
-            if linked and not Path(path).resolve().is_relative_to(Path(entry["name"]).resolve()):
-                files += self.find(entry["name"])
-        return sorted(files, key=lambda file: file.path)
 
     @as_os_errors()
     def create(self, path: str, data: bytes) -> None:
@@ -234,7 +227,13 @@ def _expand(value: Any) -> Any:
     return re.sub(r"\$\{(\w+)\}", lookup, value)
 
 
-def _file_info(info: dict[str, Any]) -> FileInfo:
+def parse_info(info: dict[str, Any]) -> FileInfo:
+    """What a store tells of a file. Raises OSError if it does not tell its size."""
+    if info["size"] is None:
+        raise OSError(
+            f"{info['name']}: its server does not say how large it is, so it cannot be read in "
+            "parts; copy it to a disk or an object store"
+        )
     modified = info.get("mtime") or info.get("LastModified") or info.get("created")
     for key in ("updated", "last_modified"):
         modified = modified or info.get(key)

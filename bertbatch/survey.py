@@ -3,6 +3,7 @@
 A survey writes nothing and imports neither torch nor Ray.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,22 @@ import pyarrow as pa
 from bertbatch import model, storage
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job import Job
-from bertbatch.output import Output, compare, make_contract, scoring_fingerprint, stored_schema
+from bertbatch.output import (
+    Output,
+    compare,
+    make_contract,
+    rules_of,
+    scoring_fingerprint,
+    stored_schema,
+)
 from bertbatch.plan import PlanLog, Planner, cut_size
-from bertbatch.readers import Reader, readers
+from bertbatch.readers import Reader, check_columns, readers
 from bertbatch.reading import carried_schema, is_text
-from bertbatch.sources import Listing, list_sources
+from bertbatch.sources import Listing, decoded, list_sources, partitions
 from bertbatch.stages import Context, output_schema
 from bertbatch.units import Source, Unit
+
+log = logging.getLogger("bertbatch")
 
 KNOWN_RUNS = 3  # earlier runs whose calibration is looked at
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
@@ -39,6 +49,7 @@ class Survey:
     is_new: bool  # the output is not begun yet
     plan: PlanLog
     committed: dict[str, str]  # part name by unit id
+    rules: dict[str, int]  # of the output
 
     @cached_property
     def listed(self) -> dict[str, Source]:
@@ -67,6 +78,7 @@ class Survey:
             output=self.output,
             format=self.listing.format,
             schema=self.schema,
+            rules=self.rules,
             known=known,
             large=self._bytes >= LARGE_INPUT,
             first=self.listing.sources[0] if self.listing.sources else None,
@@ -122,17 +134,37 @@ def make_survey(job: Job) -> Survey:
     spec = model.check(job.model)
     reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
     contract = output.contract()
+    rules = rules_of(contract, output.path)
     urls = {source.id: source.url for source in listing.sources}
     plan = PlanLog(output.store, output.path, scoring_fingerprint(spec), urls)
     if contract is None:
         schema = output_schema(spec, _probe(job, listing, reader), job.attention)
     else:
         schema = stored_schema(contract)
-        compare(contract, make_contract(job, spec, schema), output.path)
+        compare(contract, make_contract(job, spec, schema, rules), output.path)
         plan.refresh()
     _check_group(job, schema)
     committed = output.committed() if contract else {}
-    return Survey(job, spec, listing, reader, output, schema, contract is None, plan, committed)
+    _tell_of_raw(job, listing, rules)
+    return Survey(
+        *(job, spec, listing, reader, output, schema, contract is None, plan, committed, rules)
+    )
+
+
+def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
+    """Logs if an old output goes on with folders' values as the folders are named."""
+    if rules.get("hive", 0) >= 1:
+        return
+    carried = set(job.input.carried.values())
+    for source in listing.sources:
+        for name, value in partitions(source).items():
+            if name in carried and ("%" in value or decoded(value) is None):
+                log.info(
+                    "%s was begun when folders' values were not decoded, and keeps them as they "
+                    "are, such as %s=%s; a new output has them decoded",
+                    *(job.output.path, name, value),
+                )
+                return
 
 
 def _check_group(job: Job, schema: pa.Schema) -> None:
@@ -163,6 +195,7 @@ def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
                     reason = f"has no {flag.replace('-', ' ')} column '{text}'; it has: {have}"
                     choose = f"(choose one with --{flag} or input.{key})"
                     raise SourceError(source.id, f"{reason} {choose}")
+                check_columns(source, [text], schema.names)
                 kind = schema.field(text).type
                 if not is_text(kind):
                     raise SourceError(source.id, f"column '{text}' is {kind}, not text")

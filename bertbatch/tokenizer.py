@@ -68,9 +68,22 @@ class Tokenizer:
         self, texts: list[str], seconds: list[str] | None = None, max_length: int | None = None
     ) -> Tokens:
         """Tokens of each text, or pair of texts, truncated; without a length to the model's."""
+        self._limit(max_length or self._max_length)
+        rows: list[Any] = texts if seconds is None else list(zip(texts, seconds, strict=True))
+        number = {row: i for i, row in enumerate(dict.fromkeys(rows))}
+        if not rows or 2 * len(number) > len(rows):
+            return self._encode(texts, seconds)
+        # So many repeat that it pays to encode each once.
+        distinct = list(number)
+        if seconds is None:
+            once = self._encode(distinct, None)
+        else:
+            once = self._encode([first for first, _ in distinct], [last for _, last in distinct])
+        return once.repeated(np.array([number[row] for row in rows], np.int64))
+
+    def _encode(self, texts: list[str], seconds: list[str] | None) -> Tokens:
         starts: list[int] | None = None
         types: Iterable[list[int]] | None = None
-        self._limit(max_length or self._max_length)
         if self._rust is not None:
             inputs: list[Any]
             if seconds is None:

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Input
+from bertbatch.job import Csv, Input
 from bertbatch.readers import CutSize, Rows, csv_reader
 from bertbatch.readers.csv_reader import CsvReader
 from bertbatch.storage import Store
 from bertbatch.units import Cut, Source
+from tests.test_csv_scan import closed
 
 Make = Callable[..., Source]
 FIELD = st.text(st.sampled_from(list('"",\r\n a日\0')), max_size=6)
@@ -64,6 +65,7 @@ def test_rows_are_the_csv_modules_whatever_the_cuts(
     text: str, text_bytes: int, rows: int, block: int
 ) -> None:
     header = "left,right\r\n"
+    text = closed(text, Csv())
     source, options = stored((header + text).encode()), settings_of()
     expected = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     with pytest.MonkeyPatch.context() as patch:
@@ -234,8 +236,11 @@ def test_header_only() -> None:
 
 
 def test_headers_that_cannot_be_used() -> None:
-    with pytest.raises(SourceError, match="the same name twice: b, c"):
-        CsvReader().schema(stored(b"b,c,a,c,b\n"), settings_of())
+    twice = stored(b"b,c,a,c,b,,\n1,2,3,4,5,,\n")
+    assert CsvReader().schema(twice, settings_of()).names == ["b", "c", "a", "c", "b", "", ""]
+    assert read(twice, ["a"], settings_of())[1] == [(0, ["3"])]
+    with pytest.raises(SourceError, match="has 2 columns named 'c'"):
+        read(twice, ["a", "c"], settings_of())
     with pytest.raises(SourceError, match="has no column 'text'; it has: a, b"):
         read(stored(b"a,b\n1,2\n"), ["text"], settings_of())
     with pytest.MonkeyPatch.context() as patch:
@@ -243,12 +248,14 @@ def test_headers_that_cannot_be_used() -> None:
         assert CsvReader().schema(stored(b"a,long\nx"), settings_of()).names == ["a", "long"]
         assert CsvReader().schema(stored(b"\n\n\n\n\na\n"), settings_of()).names == ["a"]
         with pytest.raises(SourceError, match="is a quote left open"):
-            CsvReader().schema(stored(b'a,"open\n1,2\n'), settings_of())
+            CsvReader().schema(stored(b'a,"open\n1,2\n3'), settings_of())
+        with pytest.raises(SourceError, match="opens in line 1 is never closed"):
+            CsvReader().schema(stored(b'a,"ope'), settings_of())
 
 
 def test_a_record_that_is_too_long_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_reader, "MAX_RECORD", 20)
-    source = stored(b'a,b\n1,2\n3,4\n"left open' + b",\n" * 10)
+    source = stored(b'a,b\n1,2\n3,4\n"left open' + b",\n" * 10 + b'"')
     cuts, good, bad = read(source, ["b"], settings_of())
     assert good == [(0, ["2"]), (1, ["4"])]
     assert [cut.rows for cut in cuts] == [2, 1]

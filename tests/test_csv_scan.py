@@ -13,6 +13,7 @@ from bertbatch.job import Csv
 from bertbatch.readers import csv_scan
 
 HOSTILE = st.text(st.sampled_from(list('""""",,,\r\r\n\n\na b日€\0\ufeff')), max_size=60)
+ORDINARY = "nothing-of-note"  # has no character of any dialect
 BLOCKS = st.integers(1, 9)
 DIALECTS = st.sampled_from([Csv(), Csv(delimiter="\t", quote="'"), Csv(delimiter=" ")])
 
@@ -24,6 +25,12 @@ def expected(text: str, dialect: Csv) -> list[list[str]]:
         for row in csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote)
         if row
     ]
+
+
+def closed(text: str, dialect: Csv) -> str:
+    """The text, with a quote at its end if one is open there."""
+    line = [ORDINARY]
+    return text if expected(f"{text}\n{ORDINARY}", dialect)[-1:] == [line] else text + dialect.quote
 
 
 def found(data: bytes, dialect: Csv) -> list[list[str]]:
@@ -40,15 +47,18 @@ def found(data: bytes, dialect: Csv) -> list[list[str]]:
 def scan(data: bytes, block: int, dialect: Csv) -> list[tuple[int, int]]:
     blocks = (data[i : i + block] for i in range(0, len(data), block))
     pairs = list(csv_scan.records(blocks, dialect, threads=2))
-    assert all(len(starts) for starts, _ in pairs)
-    return [(int(a), int(b)) for starts, stops in pairs for a, b in zip(starts, stops, strict=True)]
+    assert all(len(starts) for starts, *_ in pairs)
+    for starts, stops, lines in pairs:
+        for a, b, n in zip(starts, stops, lines, strict=True):
+            assert n == data[a:b].count(b"\n") + data[a:b].count(b"\r")
+    return [(int(a), int(b)) for pair in pairs for a, b in zip(*pair[:2], strict=True)]
 
 
 @settings(max_examples=600, deadline=None)
 @given(HOSTILE, BLOCKS, DIALECTS)
 @example('a,""\r\n"x""\n""","y"z"\n\r\n5" pipe,b\r"open\n', 1, Csv())
 def test_records_are_those_of_the_csv_module(text: str, block: int, dialect: Csv) -> None:
-    text = text.lstrip("\ufeff")
+    text = closed(text.lstrip("\ufeff"), dialect)
     data = text.encode()
     bounds = scan(data, block, dialect)
     rows = [row for a, b in bounds for row in expected(data[a:b].decode(), dialect)]
@@ -73,7 +83,7 @@ def test_fields_are_those_of_the_csv_module(text: str, dialect: Csv) -> None:
 @settings(max_examples=200, deadline=None)
 @given(HOSTILE, st.integers(1, 7))
 def test_pieces_and_blocks_do_not_matter(text: str, piece: int) -> None:
-    data = text.encode() * 3
+    data = closed(text * 3, Csv()).encode()
     whole = scan(data, len(data) + 1, Csv())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_scan, "PIECE", piece)
@@ -83,6 +93,7 @@ def test_pieces_and_blocks_do_not_matter(text: str, piece: int) -> None:
 def test_long_runs_of_quotes_across_blocks() -> None:
     for n in range(1, 12):
         data = b"a," + b'"' * n + b'\nb,"\n' + b'"' * n + b"\nc\n"
+        data = closed(data.decode(), Csv()).encode()
         records = [data[a:b] for a, b in scan(data, 100, Csv())]
         assert len(records) == len(expected(data.decode(), Csv()))
         for block in range(1, 12):
@@ -108,4 +119,24 @@ def test_only_a_few_blocks_are_held(tmp_path: Path) -> None:
     rows = csv_scan.records(blocks(), Csv(), threads=2)  # type: ignore[arg-type]
     next(rows)
     assert given_out < 10
-    assert sum(len(starts) for starts, _ in rows) == 500 * 100 - 100
+    assert sum(len(starts) for starts, *_ in rows) == 500 * 100 - 100
+
+
+@settings(max_examples=600, deadline=None)
+@given(HOSTILE, BLOCKS, st.integers(1, 7), DIALECTS)
+@example('a,"b"\n"c\n""\n""""', 1, 1, Csv())
+def test_a_quote_left_open_is_an_error_that_says_where(
+    text: str, block: int, piece: int, dialect: Csv
+) -> None:
+    text = text.lstrip("\ufeff")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_scan, "PIECE", piece)
+        if closed(text, dialect) == text:
+            scan(text.encode(), block, dialect)
+            return
+        with pytest.raises(csv_scan.OpenQuote) as caught:
+            scan(text.encode(), block, dialect)
+    # What comes before it is whole records and fields, and no text without it is left open.
+    before = text.encode()[: caught.value.at].decode()
+    assert text.encode()[caught.value.at :].decode().startswith(dialect.quote)
+    assert closed(before, dialect) == before

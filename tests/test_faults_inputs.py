@@ -123,7 +123,7 @@ def test_a_source_changed_while_no_run_was_looking(kind, score, tmp_path, tiny_m
 
 
 def test_csv_cut_off(score, tmp_path):
-    """A last record that lacks a field is bad; a quote left open at the end ends with the file."""
+    """A last record that lacks a field is bad; a quote left open at the end fails its file."""
     texts = make_texts(200)
     write_csv(tmp_path / "in" / "quoted.csv", texts)
     write_csv(tmp_path / "in" / "record.csv", texts)
@@ -131,8 +131,11 @@ def test_csv_cut_off(score, tmp_path):
         path = tmp_path / "in" / name
         path.write_text(path.read_text().rpartition("\n199,")[0] + end)
     result = score(tmp_path / "in", tmp_path / "out", **CARRY)
-    assert result.exit_code == 0
-    sound(tmp_path / "out", rows_scored=399, rows_quarantined=1)
+    assert result.exit_code == 3
+    assert list(result.failed_sources) == ["quoted.csv"]
+    assert "line 201 is never closed" in result.failed_sources["quoted.csv"]
+    assert result.totals["rows_scored"] == 199
+    assert result.totals["rows_quarantined"] == 1
     reason = "has 1 field, the header has 2"
     assert quarantine(tmp_path / "out") == [
         {"source": "record.csv", "row": 199, "reason": reason, "id": None}

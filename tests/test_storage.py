@@ -12,6 +12,7 @@ from fsspec.registry import _registry
 
 from bertbatch import storage
 from bertbatch.errors import JobError
+from bertbatch.listing import find
 from bertbatch.storage import Store, connect, refused
 
 
@@ -92,7 +93,7 @@ def test_a_process_that_dies_while_creating_leaves_nothing_half(tmp_path, when, 
     assert [p.name[0] for p in left] == ["."]
     store, folder = connect(str(tmp_path))
     assert store.names(folder) == there
-    assert [Path(f.path).name for f in store.find(f"{folder}/*.parquet")] == there
+    assert [Path(f.path).name for f in find(store, f"{folder}/*.parquet").files] == there
     assert all(store.read(f"{folder}/{name}") == b"x" * 1000 for name in there)
 
 
@@ -128,7 +129,7 @@ def test_find_takes_a_file_a_folder_or_a_glob(place):
         store.create(f"{folder}/{name}", name.encode())
 
     def found(path: str) -> list[str]:
-        return [info.path.removeprefix(f"{folder}/") for info in store.find(path)]
+        return [info.path.removeprefix(f"{folder}/") for info in find(store, path).files]
 
     assert found(f"{folder}/a.csv") == ["a.csv"]
     assert found(folder) == ["a.csv", "b.parquet", "sub/c.parquet", "sub/deep/d.parquet"]
@@ -136,8 +137,8 @@ def test_find_takes_a_file_a_folder_or_a_glob(place):
     assert found(f"{folder}/**/*.parquet") == ["b.parquet", "sub/c.parquet", "sub/deep/d.parquet"]
     assert found(f"{folder}/*.xyz") == []
     with pytest.raises(FileNotFoundError):
-        store.find(f"{folder}/nowhere")
-    (info,) = store.find(f"{folder}/sub/c.parquet")
+        find(store, f"{folder}/nowhere")
+    (info,) = find(store, f"{folder}/sub/c.parquet").files
     assert info.size == len("sub/c.parquet")
     assert info.modified
     assert info == store.info(f"{folder}/sub/c.parquet")

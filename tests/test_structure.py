@@ -34,6 +34,8 @@ LAYERS = [
     ["mending", "reading", "attention"],
     ["calibration", "probing"],
     ["commit", "scoring", "sources", "plan", "lease"],
+    ["tables"],
+    ["listing"],
     ["output"],
     ["readers", "tokenizer"],
     ["engines", "tasks"],
@@ -41,6 +43,7 @@ LAYERS = [
     ["model"],
     ["checkpoint"],
     ["storage", "job", "units"],
+    ["ranges"],
     ["errors", "statistics", "explaining", "plain_yaml"],
 ]
 

@@ -5,7 +5,8 @@ and `READER_SUFFIXES`.
 Readers know files and columns; they know nothing of units, tokens or models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,11 +62,15 @@ class Reader(Protocol):
         """How many consecutive cuts one reader task should take together."""
 
 
-def missing_columns(source: Source, wanted: Sequence[str], found: Sequence[str]) -> None:
-    """Raises SourceError if a wanted column is not among those found."""
+def check_columns(source: Source, wanted: Iterable[str], found: Sequence[str]) -> None:
+    """Raises SourceError if a wanted column is not among those found, or more than once."""
+    times = Counter(found)
     for name in wanted:
-        if name not in found:
+        if name not in times:
             raise SourceError(source.id, f"has no column '{name}'; it has: {', '.join(found)}")
+        if times[name] > 1:
+            reason = f"has {times[name]} columns named '{name}'; rename those that are not meant"
+            raise SourceError(source.id, reason)
 
 
 def readers() -> dict[str, Reader]:

@@ -6,10 +6,12 @@ of fields, bytes that are no text) becomes a bad row and the others go on. What 
 `csv_scan` says, to planning and reading alike.
 """
 
-from collections import Counter
+import gzip
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +19,19 @@ import pyarrow as pa
 from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Csv, Input
-from bertbatch.readers import CutSize, Rows, csv_scan, missing_columns
-from bertbatch.readers.csv_scan import Fields, Ints
+from bertbatch.readers import CutSize, Rows, check_columns, csv_scan
+from bertbatch.readers.content import HEAD, advice, what_it_is
+from bertbatch.readers.csv_scan import Fields, Ints, OpenQuote
 from bertbatch.units import Cut, Source
 
+log = logging.getLogger("bertbatch")
+
 BLOCK = 8 << 20
-# A quote left open swallows the rest of the file; nobody's text is that long.
+# Two quotes left open swallow all that is between them; nobody's text is that long.
 MAX_RECORD = 128 << 20
 _HEAD = (64 << 10, 1 << 20, 16 << 20)  # the first record is looked for in ever more bytes
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
+_LONG = 1000  # lines, of a record that is worth a warning
+_CODECS = {".gz": "gzip", ".zst": "zstandard"}
 
 Fetch = Callable[[int, int], bytes]
 
@@ -38,8 +44,12 @@ class CsvReader:
         limit = min(size.text_bytes, size.carried_bytes, MAX_RECORD)
         header = options.csv.header
         first_row = rows = start = stop = 0  # of the cut that is open
+        long: list[tuple[int, int]] = []
         with _open(source, options) as fetch:
-            for starts, stops in csv_scan.records(_blocks(fetch, source), options.csv):
+            blocks = _blocks(fetch, source, options)
+            for starts, stops, lines in csv_scan.records(blocks, options.csv):
+                at = np.flatnonzero(lines > _LONG)
+                long += zip(starts[at].tolist(), stops[at].tolist(), strict=True)
                 if header:
                     starts, stops, header = starts[1:], stops[1:], False
                 done = 0
@@ -55,12 +65,14 @@ class CsvReader:
                     done = fit
         if rows:
             yield Cut(first_row, rows, start, stop, stop - start)
+        if long:
+            _warn_of_long(source, options, long)
 
     def read(
         self, source: Source, cuts: Sequence[Cut], columns: Sequence[str], options: Input
     ) -> Iterator[Rows]:
         names = _columns(source, options)
-        missing_columns(source, columns, names)
+        check_columns(source, columns, names)
         with _open(source, options) as fetch:
             for cut in cuts:
                 if cut.bytes > MAX_RECORD:
@@ -155,11 +167,7 @@ def _columns(source: Source, options: Input) -> list[str]:
         raise SourceError(
             source.id, f"its header is not valid {options.csv.encoding}; set input.csv.encoding"
         )
-    names = [name or "" for name in array.to_pylist()]
-    twice = sorted(name for name, times in Counter(names).items() if times > 1)
-    if twice:
-        raise SourceError(source.id, f"its header has the same name twice: {', '.join(twice)}")
-    return names
+    return [name or "" for name in array.to_pylist()]
 
 
 def _first_record(source: Source, options: Input) -> bytes:
@@ -167,7 +175,13 @@ def _first_record(source: Source, options: Input) -> bytes:
         head = b""
         for size in _HEAD:
             head += fetch(len(head), size)
-            starts, stops = next(csv_scan.records([head], options.csv), ([0], [0]))
+            _check_content(head, source, options)
+            try:
+                starts, stops, _ = next(csv_scan.records([head], options.csv), ([0], [0], [0]))
+            except OpenQuote:
+                if len(head) < size:
+                    raise
+                continue
             start, stop = int(starts[0]), int(stops[0])
             if len(head) < size or 0 < stop < len(head):
                 return head[start:stop]
@@ -184,8 +198,49 @@ def _codec(source: Source) -> str | None:
     return next((codec for end, codec in _CODECS.items() if source.url.lower().endswith(end)), None)
 
 
-def _blocks(fetch: Fetch, source: Source) -> Iterator[bytes]:
+def _check_content(head: bytes, source: Source, options: Input) -> None:
+    """Raises SourceError if a stream begins as no CSV does."""
+    kind = what_it_is(head[:HEAD])
+    if kind is not None and not options.csv.encoding.upper().startswith(kind):
+        raise SourceError(
+            source.id, f"cannot be read as CSV: what it holds is {kind}; {advice(kind)}"
+        )
+
+
+def _warn_of_long(source: Source, options: Input, records: list[tuple[int, int]]) -> None:
+    lines = _lines_before(source, options, [at for record in records for at in record])
+    spans = zip(lines[::2], lines[1::2], strict=True)
+    long = [(first, last) for first, last in spans if last - first > _LONG]
+    if long:
+        log.warning(
+            "%s: %d records have more than %d lines, such as lines %d to %d; are quotes left open?",
+            *(source.id, len(long), _LONG, long[0][0] + 1, long[0][1]),
+        )
+
+
+def _lines_before(source: Source, options: Input, offsets: list[int]) -> list[int]:
+    """How many lines end before each of some ascending offsets; reads the file again."""
+    counts, count, at, before = [], 0, 0, b""
+    with _open(source, options) as fetch:
+        for offset in offsets:
+            while at < offset and (block := fetch(at, min(at + BLOCK, offset))):
+                divided = before == b"\r" and block[:1] == b"\n"
+                count += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n") - divided
+                at, before = at + len(block), block[-1:]
+            counts.append(count)
+    return counts
+
+
+def _blocks(fetch: Fetch, source: Source, options: Input) -> Iterator[bytes]:
     """The whole stream; plain files are read ahead in parallel."""
+    blocks = _stream(fetch, source)
+    first = next(blocks, b"")
+    _check_content(first, source, options)
+    yield first
+    yield from blocks
+
+
+def _stream(fetch: Fetch, source: Source) -> Iterator[bytes]:
     if _codec(source):
         at = 0
         while block := fetch(at, at + BLOCK):
@@ -214,19 +269,33 @@ def _open(source: Source, options: Input) -> Iterator[Fetch]:
         if codec is None:
             yield fetch
         else:
-            with (
-                store.open(path) as file,
-                pa.CompressedInputStream(pa.PythonFile(file), codec) as s,
-            ):
-                yield _forward(s)
+            with store.open(path) as file, _decompressed(file, codec, source) as stream:
+                yield _forward(stream)
     except SourceError:
         raise
+    except OpenQuote as error:
+        (line,) = _lines_before(source, options, [error.at])
+        reason = f"the quote that opens in line {line + 1} is never closed; close or double it"
+        raise SourceError(source.id, reason) from error
     except Exception as error:  # whatever a broken file makes the storage or a codec raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(source.id, f"cannot be read as CSV: {reason}") from error
 
 
-def _forward(stream: pa.NativeFile) -> Fetch:
+def _decompressed(file: BinaryIO, codec: str, source: Source) -> AbstractContextManager[BinaryIO]:
+    """The stream that is packed in a file, to its last byte: a damaged one raises at the end."""
+    head = file.read(HEAD)
+    file.seek(0)
+    if head and (kind := what_it_is(head) or "not compressed") != codec:
+        raise SourceError(
+            source.id, f"cannot be read as CSV: its name says {codec}, but it is {kind}; rename it"
+        )
+    if codec == "gzip":  # Arrow's takes the zeros at the end that tapes and tar leave for an error
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
+
+
+def _forward(stream: BinaryIO) -> Fetch:
     at = 0
 
     def fetch(start: int, stop: int) -> bytes:

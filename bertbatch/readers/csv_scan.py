@@ -36,6 +36,15 @@ BOM = b"\xef\xbb\xbf"
 THREADS = min(8, os.cpu_count() or 1)
 _LF, _CR = 10, 13
 
+
+class OpenQuote(Exception):
+    """A quote that is not closed before the stream ends: the rest would be one field."""
+
+    def __init__(self, at: int):
+        super().__init__(at)
+        self.at = at
+
+
 Ints = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -45,33 +54,41 @@ B = TypeVar("B")
 
 def records(
     blocks: Iterable[bytes], csv: Csv, threads: int = THREADS
-) -> Iterator[tuple[Ints, Ints]]:
+) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Where the records of a stream start and stop (with the byte that ends them), in order.
 
-    Yields arrays that are never empty. A byte order mark and blank lines are in no record; a
-    last line without an end is one, as is what follows a quote that is never closed. Only a
-    few blocks are held at a time.
+    Yields arrays that are never empty, with the line ends in each record (\\r\\n is two of them).
+    A byte order mark and blank lines are in no record; a last line without an end is one. Only a
+    few blocks are held at a time. Raises OpenQuote.
     """
     head, rest = b"", iter(blocks)
     while len(head) < len(BOM) and (block := next(rest, b"")):
         head += block
     # Where the piece and the record that is open at its start begin:
     base = start = len(BOM) if head.startswith(BOM) else 0
-    quoted = False
+    quoted, opened = False, 0
+    lines = 0  # line ends so far in that record
     with ThreadPoolExecutor(threads) as pool:
         pieces = _pieces(chain([head[start:]], rest), ord(csv.quote))
         for seen in ahead(pool, lambda piece: _examine(*piece, csv), pieces, threads):
-            stops = base + seen.stops_if(quoted)
-            if len(stops):
+            which = seen.stops_if(quoted)
+            if len(which):
+                stops = base + seen.line_stops[which]
                 starts = np.concatenate(([start], stops[:-1]))
                 start = int(stops[-1])
+                ends = np.diff(which, prepend=-1 - lines)
+                lines = -1 - int(which[-1])
                 rows = stops - starts > 1  # a blank line is nothing but its end
                 if rows.any():
-                    yield starts[rows], stops[rows]
+                    yield starts[rows], stops[rows], ends[rows]
+            lines += len(seen.line_stops)
+            opened = opened if seen.last_odd is None else base + seen.last_odd
             base += seen.length
             quoted = seen.quoted_after(quoted)
+    if quoted:
+        raise OpenQuote(opened)  # only the last odd run can have opened what is open now
     if start < base:
-        yield np.array([start]), np.array([base])
+        yield np.array([start]), np.array([base]), np.array([lines])
 
 
 def ahead(
@@ -137,13 +154,15 @@ class _Examined:
     unsettled: int  # the line stops before the first run that settles the state
     settled: bool  # whether there is such a run
     quoted_at_end: bool  # if the piece starts outside quotes
+    last_odd: int | None  # where its last odd run of quotes is
 
     def stops_if(self, quoted: bool) -> Ints:
+        """Which of the line stops end a record."""
         inside = self.quoted
         if quoted:
             inside = inside.copy()
             inside[: self.unsettled] ^= True
-        return self.line_stops[~inside]
+        return np.flatnonzero(~inside)
 
     def quoted_after(self, quoted: bool) -> bool:
         return self.quoted_at_end ^ (quoted and not self.settled)
@@ -158,7 +177,8 @@ def _examine(piece: bytes, before: int, csv: Csv) -> _Examined:
     settles = np.flatnonzero(~opens)
     unsettled = int(np.searchsorted(stops, at[settles[0]])) if len(settles) else len(stops)
     quoted, at_end = _quoted_at(stops, at, after), bool(len(after) and after[-1])
-    return _Examined(len(a), stops, quoted, unsettled, len(settles) > 0, at_end)
+    last = int(at[-1]) if len(at) else None
+    return _Examined(len(a), stops, quoted, unsettled, len(settles) > 0, at_end, last)
 
 
 def _pieces(blocks: Iterable[bytes], quote: int) -> Iterator[tuple[bytes, int]]:

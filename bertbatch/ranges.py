@@ -1,0 +1,73 @@
+"""Ranges of a stored file's bytes, each held against what was asked for.
+
+A server may answer a request for a range with the whole file, or with what is there since the
+file was cut off: taken for the range, its bytes would be other rows. What a store is and how it
+is reached, `storage` knows.
+"""
+
+import io
+from typing import Any, cast
+
+BUFFER = 4 << 20  # what a stream over a network asks for at a time
+
+
+def read_range(fs: Any, path: str, start: int, stop: int) -> bytes:
+    """Exactly these bytes of a file. Raises OSError if the store gives any others."""
+    if start == stop:
+        return b""
+    http = "http" in fs.protocol
+    data = _read_http(fs, path, start, stop) if http else fs.cat_file(path, start=start, end=stop)
+    if len(data) != stop - start:
+        raise OSError(
+            f"asked for {stop - start} bytes from {start} on, got {len(data)}: it is not what "
+            "it was when it was listed, or its server gives no parts of files; copy it to a disk "
+            "or an object store"
+        )
+    return cast(bytes, data)
+
+
+def _read_http(fs: Any, path: str, start: int, stop: int) -> bytes:
+    """As fsspec's file does, which looks whether the answer is a part; its cat_file does not.
+
+    A server that compresses what it sends gives no parts of it, so it is asked not to.
+    """
+    headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
+    with fs.open(path, size=stop, cache_type="none", headers=headers) as file:
+        try:
+            file.seek(start)
+            return cast(bytes, file.read(stop - start))
+        except ValueError as error:
+            raise OSError(
+                "its server gives no parts of files, only whole ones (it ignores Range); copy the "
+                "file to a disk or an object store"
+            ) from error
+
+
+class RangeFile(io.RawIOBase):
+    """A stored file of a known size that can be read from anywhere. Errors are the store's."""
+
+    def __init__(self, fs: Any, path: str, size: int):
+        super().__init__()
+        self._fs, self._path, self._size = fs, path, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._at + len(buffer), self._size)
+        data = read_range(self._fs, self._path, self._at, max(stop, self._at))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

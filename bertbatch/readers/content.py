@@ -1,0 +1,44 @@
+"""What a file's first bytes say that it is, where its name says something else."""
+
+import re
+
+HEAD = 4096
+
+# How a format's files begin; those that are plain letters only with what text does not have.
+_MAGIC = {
+    "gzip": rb"\x1f\x8b",
+    "zstandard": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+    "a Parquet file": rb"PAR1(?=.{0,60}\x00)",
+    "an encrypted Parquet file": rb"PARE(?=.{0,60}\x00)",
+    "a zip archive, as Excel's files are": rb"PK(\x03\x04|\x05\x06)",
+    "an old Excel file": rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+    "an Arrow file": rb"(ARROW|FEA)1(?=.{0,60}\x00)",
+    "an ORC file": rb"ORC(?=.{0,60}\x00)",
+    "an Avro file": rb"Obj\x01",
+    "bzip2": rb"BZh[1-9](\x31\x41\x59\x26\x53\x59|\x17\x72\x45\x38\x50\x90)",
+    "xz": rb"\xfd7zXZ\x00",
+    "a PDF": rb"%PDF-\d\.\d[\r\n]",
+    # With a byte order mark, or by the zeros beside the letters that a header begins with.
+    "UTF-32": rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|[^\x00]\x00{3}|\x00{3}[^\x00]",
+    "UTF-16": rb"\xff\xfe|\xfe\xff|([^\x00]\x00){2}|(\x00[^\x00]){2}",
+}
+_ADVICE = {
+    "gzip": "end its name in .csv.gz",
+    "zstandard": "end its name in .csv.zst",
+    "a Parquet file": "end its name in .parquet, or set input.format: parquet",
+    "UTF-16": "save it as UTF-8",
+    "UTF-32": "save it as UTF-8",
+}
+
+
+def what_it_is(head: bytes) -> str | None:
+    """The format that a file's beginning shows; None for text, and whatever is not known."""
+    for name, pattern in _MAGIC.items():
+        if re.match(pattern, head, re.DOTALL):
+            return name
+    return None
+
+
+def advice(kind: str) -> str:
+    """What to do with a file that was taken for CSV."""
+    return _ADVICE.get(kind, "write it as CSV or Parquet")
