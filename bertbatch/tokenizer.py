@@ -50,9 +50,10 @@ class Tokenizer:
             # The template of a single text gives each text the same types, whatever it says.
             self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
             vocabulary = set(self.python.get_vocab().values())
+            words = vocabulary - set(self.python.all_special_ids)
         self.vocabulary = max(vocabulary, default=-1) + 1
         named = type(self.python).__name__.removesuffix("Fast")
-        if not vocabulary - set(self.python.all_special_ids) and named not in WITHOUT_VOCABULARY:
+        if not words and named not in WITHOUT_VOCABULARY:
             raise JobError(
                 f"{where}: the tokenizer in {folder} knows no token but special ones, so "
                 "every word would be unknown; is its vocabulary missing (vocab.txt, …)?"
