@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from bertbatch import storage
+from bertbatch import local_disk, storage
 from bertbatch.errors import JobError
 from bertbatch.job import Job
 from bertbatch.model import ModelSpec
@@ -55,6 +55,19 @@ class Output:
 
     def at(self, *names: str) -> str:
         return "/".join((self.path, *names))
+
+    def check_access(self) -> None:
+        """Raises JobError if the system says that this process may not write to a local output."""
+        if self.store.is_local and (why := local_disk.closed(Path(self.path))):
+            raise JobError(f"output.path {self.path}: cannot be written: {why}")
+
+    def try_out(self) -> None:
+        """Raises JobError if nothing can be committed to a local output, having tried."""
+        try:
+            if self.store.is_local:
+                local_disk.try_out(Path(self.path))
+        except OSError as error:
+            raise JobError(f"output.path {self.path}: cannot be written: {error}") from error
 
     # The contract
 
@@ -93,9 +106,13 @@ class Output:
         for _ in range(2):
             try:
                 self.store.create(self.at("_bertbatch", "job.yaml"), text.encode())
-            except FileExistsError:
+            except FileExistsError as error:
                 existing = self.contract()
-                assert existing is not None
+                if existing is None:
+                    raise JobError(
+                        f"output.path {self.path}: cannot be written: {error} is taken by what is "
+                        "no file; name another folder"
+                    ) from error
                 compare(existing, contract, self.path)
                 return self.store.creates_conditionally
             except OSError as error:

@@ -77,6 +77,7 @@ class _Run:
         self._tell()
         if not something:
             return self._close(Outcome())
+        survey_.output.try_out()
         executor = self._start(survey_.context())
         # To the end: what comes while the books are closed must not leave them half written.
         with self._stop_on_signals():

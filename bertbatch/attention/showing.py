@@ -1,5 +1,6 @@
 """What a person sees of attention: a corpus's layers, two corpora's differences, one text."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def show_comparison(table: pa.Table) -> None:
 def check_outside(path: Path, outputs: Sequence[str]) -> None:
     """Raises JobError if a table would be written among an output's parts."""
     for output in outputs:
-        if path.resolve().is_relative_to(Path(output).resolve()):
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output)):
             raise JobError(f"--to {path} lies inside {output}, among its parts; name another place")
 
 
