@@ -223,8 +223,7 @@ def mounted(tmp_path):
         (tmp_path / "bin").mkdir()
         ours = tmp_path / "bin" / "fusermount3"
         code = (Path(__file__).parent / "fusermount.py").read_text()
-        ours.write_text(f"#!{sys.executable}
-{code}")
+        ours.write_text(f"#!{sys.executable}\n{code}")
         ours.chmod(0o755)
         path = f"{ours.parent}:{path}"
     there, store = tmp_path / "mounted", tmp_path / "store"
