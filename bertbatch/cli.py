@@ -12,8 +12,18 @@ import typer
 
 from bertbatch.errors import Alarm, JobError, RunError
 from bertbatch.job import Job
+from bertbatch.streams import make_steady
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """The commands as a process of their own has them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        make_steady()
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(
     help="Exactly-once batch scoring of text with BERT-family classifiers.",
     no_args_is_help=True,
     add_completion=False,

@@ -36,7 +36,7 @@ def make_watcher(style: str) -> Watcher:
     console = Console(stderr=True)
     if style == "json":
         return JsonLines()
-    if style == "plain" or not console.is_terminal:
+    if style == "plain" or not console.is_terminal or not console.encoding.startswith("utf"):
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         _log_to(handler)

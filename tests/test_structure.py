@@ -41,7 +41,7 @@ LAYERS = [
     ["model"],
     ["checkpoint"],
     ["storage", "job", "units"],
-    ["errors", "statistics", "explaining", "plain_yaml", "local_disk"],
+    ["errors", "statistics", "explaining", "plain_yaml", "local_disk", "streams"],
 ]
 
 
