@@ -80,6 +80,11 @@ def _start(options: dict[str, Any]) -> Scratch:
 
 def _join(address: str, options: dict[str, Any]) -> None:
     unset = "start the cluster, or unset RAY_ADDRESS to run on this machine alone"
+    if address.startswith("ray://"):
+        raise JobError(
+            f"RAY_ADDRESS {address} is a Ray Client's, which runs do not use: send the job there "
+            "with `bertbatch submit`, or name HOST:6379 on a machine of the cluster"
+        )
     if not _answers(address):
         raise JobError(f"RAY_ADDRESS {public(address)}: no Ray answers there; {unset}")
     try:

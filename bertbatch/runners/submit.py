@@ -125,6 +125,8 @@ def entrypoint(submission: Submission, job: Job) -> str:
 
 def _client(address: str) -> Any:
     """A client whose cluster has answered, with a token if it asks for one. Raises JobError."""
+    if address.startswith("ray://") or not address:
+        raise JobError(f"--address '{address}': name the cluster's dashboard, http://HOST:8265")
     logging.getLogger("ray").setLevel(logging.ERROR)  # what it uploads is not the job's doing
     try:
         from ray.exceptions import AuthenticationError
@@ -185,7 +187,8 @@ def _while_starting(step: Callable[[], T], address: str) -> T:
 
 def _comes_up(error: Exception) -> bool:
     """Whether it is what a head says that has no agent yet: 5xx, or that there is none."""
-    return re.search(r"status code 5\d\d|50[234] |[Nn]o available agent", str(error)) is not None
+    words = r"status code 5\d\d|5\d\d Server Error|[Nn]o available agent"
+    return re.search(words, str(error)) is not None and "already" not in str(error)
 
 
 def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
