@@ -235,14 +235,15 @@ def attention(
         from bertbatch.output import open_output
 
         this = open_output(output)
-        path = to or Path("attention.parquet" if against is None else "comparison.parquet")
+        other = None if against is None else open_output(against)
+        path = to or Path("attention.parquet" if other is None else "comparison.parquet")
         check_outside(path, [output, *([against] if against else [])])
-        if against is None:
+        if other is None:
             corpus = read_corpus(this)
             show_corpus(corpus)
             table = corpus.tidy()
         else:
-            table = compare_outputs(this, open_output(against), across_models)
+            table = compare_outputs(this, other, across_models)
             show_comparison(table)
         write_table(table, path)
         return 0

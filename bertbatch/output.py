@@ -9,6 +9,7 @@ _bertbatch/quarantine/, attention/                 side files of parts: see comm
 
 import base64
 import json
+import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,12 @@ from bertbatch.errors import JobError
 from bertbatch.job import Job
 from bertbatch.model import ModelSpec
 from bertbatch.plain_yaml import read_yaml
+from bertbatch.records import CONTRACT, RUN, fits, reading, text
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import Store
 from bertbatch.units import Unit, digest
+
+log = logging.getLogger("bertbatch")
 
 FORMAT_VERSION = 1
 FOOTER_KEY = b"bertbatch"
@@ -84,13 +88,12 @@ class Output:
             return None
         except OSError as error:
             raise JobError(f"output.path {self.path}: cannot be read: {error}") from error
-        try:
+        with reading(self.at("_bertbatch", "job.yaml")):
             loaded = read_yaml(data)
-        except ValueError:
-            loaded = None
-        if not isinstance(loaded, dict) or not {"model", "schema", "format_version"} <= set(loaded):
-            raise JobError(f"{self.at('_bertbatch', 'job.yaml')} is not an output's contract")
-        return loaded
+            if not fits(loaded, CONTRACT):
+                raise ValueError("it is not an output's contract")
+            stored_schema(loaded)
+        return dict(loaded)
 
     def is_here(self) -> bool:
         """Whether this process sees the contract of a local output: another disk has none."""
@@ -149,8 +152,12 @@ class Output:
             return _footer(content.metadata.metadata), content.read()
 
     def side(self, path: str) -> pa.Table:
-        """A side file's rows. Raises OSError or pyarrow's errors."""
-        return pa.ipc.open_file(self.store.read(self.at(path))).read_all()
+        """A side file's rows. Raises OSError."""
+        try:
+            with storage.as_os_errors():
+                return pa.ipc.open_file(self.store.read(self.at(path))).read_all()
+        except OSError as error:
+            raise OSError(f"{self.at(path)} cannot be read: {error}") from error
 
     def suspected(self) -> set[str]:
         """The ids of units that a quarantine file was written for, whether committed or not."""
@@ -180,9 +187,10 @@ class Output:
 
     def success(self) -> dict[str, Any] | None:
         try:
-            return dict(json.loads(self.store.read(self.at("_SUCCESS.json"))))
-        except (FileNotFoundError, ValueError, TypeError):  # cut off counts as absent
+            record = json.loads(self.store.read(self.at("_SUCCESS.json")))
+        except (FileNotFoundError, ValueError, RecursionError):  # cut off counts as absent
             return None
+        return record if fits(record, {"plan": text}) else None
 
     def write_run(self, run_id: str, record: dict[str, Any]) -> None:
         path, data = self.at("_bertbatch", "runs", f"{run_id}.json"), to_json(record)
@@ -194,10 +202,22 @@ class Output:
         storage.retried(write)
 
     def runs(self, last: int | None = None) -> list[dict[str, Any]]:
-        """The records of earlier runs, oldest first; of the last few only, if so asked."""
+        """The records of earlier runs, oldest first; of the last few only, if so asked.
+
+        One that is damaged is left out: it tells, and nothing is decided by it alone.
+        """
         folder = self.at("_bertbatch", "runs")
-        names = self.store.names(folder)[-last if last else None :]
-        return [json.loads(self.store.read(f"{folder}/{name}")) for name in names]
+        found = []
+        for name in self.store.names(folder)[-last if last else None :]:
+            try:
+                record = json.loads(self.store.read(f"{folder}/{name}"))
+            except (ValueError, RecursionError):
+                record = None
+            if fits(record, RUN):
+                found.append(record)
+            else:
+                log.warning("%s/%s is damaged, or no run's record; left out", folder, name)
+        return found
 
 
 def _footer(metadata: dict[bytes, bytes]) -> dict[str, Any]:

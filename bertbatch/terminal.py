@@ -282,7 +282,7 @@ def show_status(status: Status) -> None:
         f"{status.rows_planned:,} rows ({share:.1f} %), {status.quarantined:,} quarantined",
     )
     if at_work and status.state == "running" and at_work.progress.get("seconds"):
-        rate = at_work.progress["rows"] / at_work.progress["seconds"]
+        rate = at_work.progress.get("rows", 0) / at_work.progress["seconds"]
         left = status.rows_planned - status.rows_done
         eta = f", {left / rate:,.0f} s left" if rate else ""
         row("rate", f"{rate:,.1f} rows/s{eta}")

@@ -62,11 +62,11 @@ class Newcomer:
         )  # fmt: skip
 
     def leaves(self) -> None:
-        """Ends what was started, by where it writes."""
+        """Ends what was started, by where it writes: Ray's processes rename themselves."""
         mine = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if str(self.temporary) in " ".join(process.cmdline()):
+                if process.environ().get("RAY_TMPDIR") == str(self.temporary):
                     mine.append(process)
         for process in mine:
             with suppress(psutil.Error):

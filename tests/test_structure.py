@@ -41,6 +41,7 @@ LAYERS = [
     ["model"],
     ["checkpoint"],
     ["storage", "job", "units"],
+    ["records"],
     ["errors", "statistics", "explaining", "plain_yaml", "local_disk", "streams"],
 ]
 

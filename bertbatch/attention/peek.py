@@ -64,6 +64,9 @@ def look(settings: Model, text: str, second: str | None = None) -> Glance:
     """Scores one text, or a pair, on the CPU. Raises JobError if the model cannot be had."""
     import torch
 
+    for given in (text, second or ""):
+        if not given.isascii() and given.encode(errors="ignore").decode() != given:
+            raise JobError("the text is no Unicode: is the terminal's encoding UTF-8?")
     spec = check(settings)
     tokenizer = get_tokenizer(spec).python
     task = task_of(spec)
