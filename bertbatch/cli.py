@@ -113,10 +113,15 @@ def plan(
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
     def show() -> int:
-        from bertbatch.survey import make_survey
+        from bertbatch.changes import find_changes
+        from bertbatch.runs import survey
         from bertbatch.terminal import show_plan
 
-        show_plan(make_survey(Job.load(job, _changes(set, date, name))))
+        found = survey(Job.load(job, _changes(set, date, name)))
+        changes = find_changes(found)
+        if found.work():
+            found.output.check_access()
+        show_plan(found, changes)
         return 0
 
     sys.exit(_guard(show))

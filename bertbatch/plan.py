@@ -88,6 +88,8 @@ class Entry:
             tuple(Span(sources[_is(int, n)], Cut(*_counts(cut))) for n, *cut in spans)
             for spans in content["units"]
         ]
+        if not all(units):
+            raise ValueError("it has a unit of nothing")
         again = [
             Again(_is(str, id_), tuple((_is(str, s), _is(int, n)) for s, n in rows))
             for id_, rows in content.get("again", [])

@@ -3,9 +3,11 @@
 A survey writes nothing and imports neither torch nor Ray.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
@@ -87,6 +89,10 @@ class Survey:
         """Those of the units that are not committed and whose sources are as planned."""
         return [unit for unit in units if unit.id not in self.committed and self.as_planned(unit)]
 
+    def work(self) -> bool:
+        """Whether something is to be scored."""
+        return bool(self.pending(self.plan.units.values()) or self.fresh())
+
     def as_planned(self, unit: Unit) -> bool:
         """Whether all of a unit's sources are there, and what they were."""
         return all(self.listed.get(span.source.id) == span.source for span in unit.spans)
@@ -120,6 +126,7 @@ def make_survey(job: Job) -> Survey:
     if job.runtime.runner == "ray" and any(s.url.startswith("memory:") for s in listing.sources):
         raise JobError("input.path memory:// lives in one process; use runtime.runner: inline")
     spec = model.check(job.model)
+    _check_device(job)
     reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
     contract = output.contract()
     urls = {source.id: source.url for source in listing.sources}
@@ -133,6 +140,28 @@ def make_survey(job: Job) -> Survey:
     _check_group(job, schema)
     committed = output.committed() if contract else {}
     return Survey(job, spec, listing, reader, output, schema, contract is None, plan, committed)
+
+
+def _check_device(job: Job) -> None:
+    """Raises JobError for what no model worker could have: each would say so, once it runs."""
+    dtype, device = job.model.dtype, job.runtime.device
+    if job.model.engine == "openvino" and device == "cuda":
+        raise JobError("model.engine openvino runs on CPUs; set runtime.device: cpu")
+    if job.model.engine == "openvino" and dtype in ("float16", "int8"):
+        raise JobError(f"model.engine openvino has no dtype {dtype}; use auto")
+    if dtype == "int8" and device == "cuda":
+        raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
+    if dtype == "float16" and device == "cpu":
+        raise JobError(
+            "model.dtype float16 is some hundred times slower than float32 on CPUs; use auto, "
+            "float32 or bfloat16"
+        )
+    here = job.runtime.runner == "inline" or not os.environ.get("RAY_ADDRESS")
+    if job.model.engine == "openvino" and here and find_spec("openvino") is None:
+        raise JobError(
+            "model.engine openvino: it is not installed on this machine; install "
+            "'bertbatch[openvino]', or leave model.engine at auto"
+        )
 
 
 def _check_group(job: Job, schema: pa.Schema) -> None:

@@ -64,6 +64,8 @@ def show_glance(
     console = Console()
     for name, value in glance.answer.items():
         console.print(f"{name}: {value}", highlight=False, markup=False)
+    if glance.warning:
+        console.print(f"warning: {glance.warning}", highlight=False, markup=False, soft_wrap=True)
     if not telling:
         console.print("no word to look at: there are only special tokens", highlight=False)
     for at, of in chosen:
