@@ -12,8 +12,18 @@ import typer
 
 from bertbatch.errors import Alarm, JobError, RunError
 from bertbatch.job import Job
+from bertbatch.streams import make_steady
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """The commands as a process of their own has them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        make_steady()
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(
     help="Exactly-once batch scoring of text with BERT-family classifiers.",
     no_args_is_help=True,
     add_completion=False,
@@ -103,10 +113,15 @@ def plan(
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
     def show() -> int:
-        from bertbatch.survey import make_survey
+        from bertbatch.changes import find_changes
+        from bertbatch.runs import survey
         from bertbatch.terminal import show_plan
 
-        show_plan(make_survey(Job.load(job, _changes(set, date, name))))
+        found = survey(Job.load(job, _changes(set, date, name)))
+        changes = find_changes(found)
+        if found.work():
+            found.output.check_access()
+        show_plan(found, changes)
         return 0
 
     sys.exit(_guard(show))
@@ -225,14 +240,15 @@ def attention(
         from bertbatch.output import open_output
 
         this = open_output(output)
-        path = to or Path("attention.parquet" if against is None else "comparison.parquet")
+        other = None if against is None else open_output(against)
+        path = to or Path("attention.parquet" if other is None else "comparison.parquet")
         check_outside(path, [output, *([against] if against else [])])
-        if against is None:
+        if other is None:
             corpus = read_corpus(this)
             show_corpus(corpus)
             table = corpus.tidy()
         else:
-            table = compare_outputs(this, open_output(against), across_models)
+            table = compare_outputs(this, other, across_models)
             show_comparison(table)
         write_table(table, path)
         return 0

@@ -18,12 +18,17 @@ from typing import Any, Literal
 
 from bertbatch.errors import JobError
 from bertbatch.output import Output, to_json
+from bertbatch.records import count, fits, number, text
 
 log = logging.getLogger("bertbatch")
 
 BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 45.0  # a lease that stands still for so long is nobody's
 LOOK_SECONDS = 1.0
+HOLDER = {
+    **{"run": text, "host": text, "pid": count, "born": text, "beat?": count},
+    "progress?": {"rows?": number, "tokens?": number, "seconds?": number},
+}
 
 
 @dataclass
@@ -162,7 +167,8 @@ class Lease:
 def holder(output: Output) -> Holder | None:
     """Who has the lease of an output; None if nobody has, or it cannot be read."""
     try:
-        return Holder(**json.loads(output.store.read(output.at("_bertbatch", "lease.json"))))
+        record = json.loads(output.store.read(output.at("_bertbatch", "lease.json")))
+        return Holder(**record) if fits(record, HOLDER) else None
     except Exception:  # whatever a store's client raises: nothing depends on the lease
         return None
 

@@ -9,6 +9,7 @@ _bertbatch/quarantine/, attention/                 side files of parts: see comm
 
 import base64
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from bertbatch import storage
+from bertbatch import local_disk, storage
 from bertbatch.errors import JobError
 from bertbatch.job import Job
 from bertbatch.model import ModelSpec
 from bertbatch.plain_yaml import read_yaml
+from bertbatch.records import CONTRACT, RUN, fits, reading, text
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import Store
 from bertbatch.units import Unit, digest
+
+log = logging.getLogger("bertbatch")
 
 FORMAT_VERSION = 1
 FOOTER_KEY = b"bertbatch"
@@ -59,6 +63,19 @@ class Output:
     def at(self, *names: str) -> str:
         return "/".join((self.path, *names))
 
+    def check_access(self) -> None:
+        """Raises JobError if the system says that this process may not write to a local output."""
+        if self.store.is_local and (why := local_disk.closed(Path(self.path))):
+            raise JobError(f"output.path {self.path}: cannot be written: {why}")
+
+    def try_out(self) -> None:
+        """Raises JobError if nothing can be committed to a local output, having tried."""
+        try:
+            if self.store.is_local:
+                local_disk.try_out(Path(self.path))
+        except OSError as error:
+            raise JobError(f"output.path {self.path}: cannot be written: {error}") from error
+
     # The contract
 
     def contract(self) -> dict[str, Any] | None:
@@ -74,13 +91,12 @@ class Output:
             return None
         except OSError as error:
             raise JobError(f"output.path {self.path}: cannot be read: {error}") from error
-        try:
+        with reading(self.at("_bertbatch", "job.yaml")):
             loaded = read_yaml(data)
-        except ValueError:
-            loaded = None
-        if not isinstance(loaded, dict) or not {"model", "schema", "format_version"} <= set(loaded):
-            raise JobError(f"{self.at('_bertbatch', 'job.yaml')} is not an output's contract")
-        return loaded
+            if not fits(loaded, CONTRACT):
+                raise ValueError("it is not an output's contract")
+            stored_schema(loaded)
+        return dict(loaded)
 
     def is_here(self) -> bool:
         """Whether this process sees the contract of a local output: another disk has none."""
@@ -96,9 +112,13 @@ class Output:
         for _ in range(2):
             try:
                 self.store.create(self.at("_bertbatch", "job.yaml"), text.encode())
-            except FileExistsError:
+            except FileExistsError as error:
                 existing = self.contract()
-                assert existing is not None
+                if existing is None:
+                    raise JobError(
+                        f"output.path {self.path}: cannot be written: {error} is taken by what is "
+                        "no file; name another folder"
+                    ) from error
                 compare(existing, contract, self.path)
                 return self.store.creates_conditionally
             except OSError as error:
@@ -135,8 +155,12 @@ class Output:
             return _footer(content.metadata.metadata), content.read()
 
     def side(self, path: str) -> pa.Table:
-        """A side file's rows. Raises OSError or pyarrow's errors."""
-        return pa.ipc.open_file(self.store.read(self.at(path))).read_all()
+        """A side file's rows. Raises OSError."""
+        try:
+            with storage.as_os_errors():
+                return pa.ipc.open_file(self.store.read(self.at(path))).read_all()
+        except OSError as error:
+            raise OSError(f"{self.at(path)} cannot be read: {error}") from error
 
     def suspected(self) -> set[str]:
         """The ids of units that a quarantine file was written for, whether committed or not."""
@@ -166,9 +190,10 @@ class Output:
 
     def success(self) -> dict[str, Any] | None:
         try:
-            return dict(json.loads(self.store.read(self.at("_SUCCESS.json"))))
-        except (FileNotFoundError, ValueError, TypeError):  # cut off counts as absent
+            record = json.loads(self.store.read(self.at("_SUCCESS.json")))
+        except (FileNotFoundError, ValueError, RecursionError):  # cut off counts as absent
             return None
+        return record if fits(record, {"plan": text}) else None
 
     def write_run(self, run_id: str, record: dict[str, Any]) -> None:
         path, data = self.at("_bertbatch", "runs", f"{run_id}.json"), to_json(record)
@@ -180,10 +205,22 @@ class Output:
         storage.retried(write)
 
     def runs(self, last: int | None = None) -> list[dict[str, Any]]:
-        """The records of earlier runs, oldest first; of the last few only, if so asked."""
+        """The records of earlier runs, oldest first; of the last few only, if so asked.
+
+        One that is damaged is left out: it tells, and nothing is decided by it alone.
+        """
         folder = self.at("_bertbatch", "runs")
-        names = self.store.names(folder)[-last if last else None :]
-        return [json.loads(self.store.read(f"{folder}/{name}")) for name in names]
+        found = []
+        for name in self.store.names(folder)[-last if last else None :]:
+            try:
+                record = json.loads(self.store.read(f"{folder}/{name}"))
+            except (ValueError, RecursionError):
+                record = None
+            if fits(record, RUN):
+                found.append(record)
+            else:
+                log.warning("%s/%s is damaged, or no run's record; left out", folder, name)
+        return found
 
 
 def _footer(metadata: dict[bytes, bytes]) -> dict[str, Any]:

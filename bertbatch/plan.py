@@ -19,6 +19,7 @@ from bertbatch.errors import SourceError
 from bertbatch.job import Input, Runtime
 from bertbatch.output import Output, stored_fingerprint
 from bertbatch.readers import CutSize, Reader
+from bertbatch.records import MOST, reading
 from bertbatch.storage import Store
 from bertbatch.units import Again, Cut, Source, Span, Unit, digest, unit_id
 
@@ -77,16 +78,34 @@ class Entry:
 
     @staticmethod
     def decode(data: bytes, urls: dict[str, str]) -> "Entry":
-        """Raises ValueError if this is not an entry."""
+        """Raises ValueError and others if this is not an entry."""
         content = json.loads(gzip.decompress(data))
-        sources = [Source(i, urls.get(i, ""), size, stamp) for i, size, stamp in content["sources"]]
+        sources = [
+            Source(_is(str, id_), urls.get(id_, ""), _is(int, size), _is(str, stamp))
+            for id_, size, stamp in content["sources"]
+        ]
         units = [
-            tuple(Span(sources[n], Cut(*cut)) for n, *cut in spans) for spans in content["units"]
+            tuple(Span(sources[_is(int, n)], Cut(*_counts(cut))) for n, *cut in spans)
+            for spans in content["units"]
         ]
+        if not all(units):
+            raise ValueError("it has a unit of nothing")
         again = [
-            Again(id_, tuple((s, n) for s, n in rows)) for id_, rows in content.get("again", [])
+            Again(_is(str, id_), tuple((_is(str, s), _is(int, n)) for s, n in rows))
+            for id_, rows in content.get("again", [])
         ]
-        return Entry(sources, units, content["withdrawn"], again)
+        return Entry(sources, units, [_is(str, id_) for id_ in content["withdrawn"]], again)
+
+
+def _is(kind: type[Any], value: Any) -> Any:
+    """The value. Raises ValueError if it is of another kind, or no count."""
+    if type(value) is not kind or (kind is int and not 0 <= value < MOST):
+        raise ValueError(f"{value!r:.80} is not what a plan has there")
+    return value
+
+
+def _counts(values: list[Any]) -> list[int]:
+    return [_is(int, value) for value in values]
 
 
 def _cut_fields(cut: Cut) -> tuple[int, int, int, int, int]:
@@ -114,8 +133,7 @@ class PlanLog:
         """Reads the entries that others have appended; the units that they add."""
         added: list[Unit] = []
         for name in self._store.names(self._folder)[self.size :]:
-            data = self._store.read(f"{self._folder}/{name}")
-            added += self.apply(Entry.decode(data, self._urls))
+            added += self.apply(self._entry(f"{self._folder}/{name}"))
         return added
 
     def append(self, entry: Entry) -> tuple[bool, list[Unit]]:
@@ -135,8 +153,14 @@ class PlanLog:
                 # The reply may have been lost after the entry was created: look again.
                 if attempt == 2:
                     raise
-        theirs = self._store.read(path)
-        return theirs == data, self.apply(Entry.decode(theirs, self._urls))
+        theirs = self._entry(path)
+        return theirs.encode() == data, self.apply(theirs)
+
+    def _entry(self, path: str) -> Entry:
+        """Raises JobError if the file is none: nothing can be known of what it planned."""
+        data = self._store.read(path)
+        with reading(path):
+            return Entry.decode(data, self._urls)
 
     def apply(self, entry: Entry) -> list[Unit]:
         """Puts an entry in force, in this value only; the units that it adds."""

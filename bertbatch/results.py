@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -77,7 +78,7 @@ class Result:
 def load_attention(
     output: str,
     group: str = ALL,
-    value: str = "",
+    value: Any = "",
     storage_options: dict[str, Any] | None = None,
 ) -> "pd.DataFrame":
     """An output's corpus statistics, indexed by layer, head (from 1) and statistic.
@@ -86,6 +87,12 @@ def load_attention(
     or ("column", …). Raises JobError if the output has no such statistics.
     """
     tidy = read_corpus(open_output(output, storage_options)).tidy()
+    try:  # a column's values are kept as text, a number's or a day's as Arrow has it
+        value = value if isinstance(value, str) else pa.scalar(value).cast(pa.string()).as_py()
+    except (pa.ArrowException, TypeError) as error:
+        raise JobError(f"value {value!r} is no value that a group could have: {error}") from error
+    if not isinstance(group, str):
+        raise JobError(f"group {group!r} is no name: 'all', 'label', 'length' or a column's")
     chosen = tidy.filter((pc.field("group") == group) & (pc.field("value") == value))
     if not chosen.num_rows:
         groups = sorted({*zip(tidy["group"].to_pylist(), tidy["value"].to_pylist(), strict=True)})

@@ -23,12 +23,11 @@ from bertbatch.output import Output, make_contract, open_output, scoring_fingerp
 from bertbatch.pipeline import Outcome, Pipeline
 from bertbatch.results import Result, Totals, Watcher
 from bertbatch.stages import Context, Record
-from bertbatch.survey import make_survey
+from bertbatch.survey import Survey, make_survey
+from bertbatch.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.units import Unit, digest
 
 log = logging.getLogger("bertbatch")
-
-UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit the corpus
 
 
 def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Result:
@@ -38,11 +37,27 @@ def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Resu
     one; nothing is written then.
     """
     try:
-        return _Run(job, watcher or Watcher(), verbose).run()
-    except EmptyInput as error:
-        raise Alarm(str(error)) if job.alarms.empty_input else error from None
+        with _empty(job):
+            return _Run(job, watcher or Watcher(), verbose).run()
     except OSError as error:  # of the plan, the records: parts have retries of their own
         raise RunError(f"the storage failed: {error}") from error
+
+
+def survey(job: Job) -> Survey:
+    """What a run of the job would find. Raises what it would raise before it begins."""
+    if job.alarms.against is not None:
+        open_output(job.alarms.against, job.output.storage_options)
+    with _empty(job):
+        return make_survey(job)
+
+
+@contextmanager
+def _empty(job: Job) -> Iterator[None]:
+    """An empty input is an alarm if the job says so."""
+    try:
+        yield
+    except EmptyInput as error:
+        raise Alarm(str(error)) if job.alarms.empty_input else error from None
 
 
 class _Run:
@@ -77,6 +92,7 @@ class _Run:
         self._tell()
         if not something:
             return self._close(Outcome())
+        survey_.output.try_out()
         executor = self._start(survey_.context())
         # To the end: what comes while the books are closed must not leave them half written.
         with self._stop_on_signals():
@@ -247,11 +263,7 @@ class _Run:
             share = totals.unknown / totals.content
             if share > UNKNOWN_SHARE:
                 self._warned = True
-                log.warning(
-                    "%.0f %% of the tokens are unknown to %s: its vocabulary does not fit this "
-                    "text; use a model made for the text's language",
-                    *(100 * share, self._survey.spec.name),
-                )
+                log.warning("%s", unknown_words(share, self._survey.spec.name))
 
     def _should_stop(self) -> bool:
         return bool(self._signal) or self._too_bad or self._lease.lost

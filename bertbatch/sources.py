@@ -3,12 +3,13 @@
 Files are listed and told apart here; none is opened.
 """
 
+import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from fsspec.utils import glob_translate
@@ -127,8 +128,8 @@ def _outside(job: Job, store: storage.Store, path: str) -> None:
     if out.protocol != store.protocol:
         return
     if store.is_local:
-        out_path = str(Path(out_path).resolve())
-        path = path if storage.is_glob(path) else str(Path(path).resolve())
+        out_path = os.path.realpath(out_path)
+        path = path if storage.is_glob(path) else os.path.realpath(path)
     if storage.is_glob(path):
         inside = re.match(glob_translate(path), f"{out_path}/part.parquet") is not None
     else:

@@ -10,7 +10,6 @@ import os
 import re
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import fsspec
 from fsspec.core import url_to_fs
 
+from bertbatch import local_disk
 from bertbatch.errors import JobError
 from bertbatch.ranges import BUFFER, RangeFile, read_range
 
@@ -127,7 +127,7 @@ class Store:
         the file was created.
         """
         if self.is_local:
-            _create_local(Path(path), data)
+            local_disk.create(Path(path), data)
         elif self.protocol == "memory":
             with _memory_lock:
                 if self.fs.exists(path):
@@ -163,10 +163,7 @@ class Store:
     def replace(self, path: str, data: bytes) -> None:
         """Put a whole file, whether or not there is one; never visible half-written."""
         if self.is_local:
-            target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = _write_beside(target, data)
-            os.replace(temporary, target)
+            local_disk.replace(Path(path), data)
         else:
             self.fs.pipe_file(path, data)
 
@@ -183,6 +180,8 @@ def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str
     Raises JobError for a protocol that is unknown or whose package is not installed, and for
     an environment variable that is not set.
     """
+    if "\0" in url:
+        raise JobError(f"{url!r}: a path cannot have a NUL in it")
     given = expand(options or {})
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in ("s3", "s3a"):
@@ -245,45 +244,6 @@ def parse_info(info: dict[str, Any]) -> FileInfo:
     return FileInfo(info["name"], int(info["size"]), stamp, seconds)
 
 
-def _write_beside(target: Path, data: bytes) -> Path:
-    """A temporary file in the target's folder, on disk before this returns.
-
-    Its name starts with a dot, so that no reader of the folder takes it for a part.
-    """
-    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _create_local(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _write_beside(target, data)
-    try:
-        os.link(temporary, target)  # fails if the name is taken, unlike a rename
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOTSUP):
-            raise OSError(
-                error.errno,
-                "this file system has no hard links, which committing needs; choose another",
-                str(target.parent),
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def public(message: object) -> str:
     """A message without the password of a URL, such as an endpoint's or a proxy's."""
     return re.sub(r"://\S*@", "://…@", str(message))
@@ -315,4 +275,5 @@ def retried(step: Callable[[], T], pause: float = 0.5) -> T:
 def refused(error: Exception) -> bool:
     """Whether the store will not let us in, which trying again does not change."""
     number = getattr(error, "errno", None)
-    return isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS)
+    never = isinstance(error, PermissionError | local_disk.NoCreate)
+    return never or number in (errno.EACCES, errno.EROFS)

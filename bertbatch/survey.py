@@ -4,14 +4,17 @@ A survey writes nothing and imports neither torch nor Ray.
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
 
 from bertbatch import model, storage
+from bertbatch.engines import NO_OPENVINO, check_settings
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job import Job
 from bertbatch.output import (
@@ -99,6 +102,10 @@ class Survey:
         """Those of the units that are not committed and whose sources are as planned."""
         return [unit for unit in units if unit.id not in self.committed and self.as_planned(unit)]
 
+    def work(self) -> bool:
+        """Whether something is to be scored."""
+        return bool(self.pending(self.plan.units.values()) or self.fresh())
+
     def as_planned(self, unit: Unit) -> bool:
         """Whether all of a unit's sources are there, and what they were."""
         return all(self.listed.get(span.source.id) == span.source for span in unit.spans)
@@ -132,6 +139,7 @@ def make_survey(job: Job) -> Survey:
     if job.runtime.runner == "ray" and any(s.url.startswith("memory:") for s in listing.sources):
         raise JobError("input.path memory:// lives in one process; use runtime.runner: inline")
     spec = model.check(job.model)
+    _check_engine(job)
     reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
     contract = output.contract()
     rules = rules_of(contract, output.path)
@@ -165,6 +173,14 @@ def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
                     *(job.output.path, name, value),
                 )
                 return
+
+
+def _check_engine(job: Job) -> None:
+    """Raises JobError for what no model worker could have: each would say so, once it runs."""
+    check_settings(job.model, job.runtime.device)
+    here = job.runtime.runner == "inline" or not os.environ.get("RAY_ADDRESS")
+    if job.model.engine == "openvino" and here and find_spec("openvino") is None:
+        raise JobError(NO_OPENVINO)
 
 
 def _check_group(job: Job, schema: pa.Schema) -> None:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertbatch.alarms import label_shares
+from bertbatch.changes import Changes
 from bertbatch.results import Result, Totals, Watcher
 from bertbatch.status import Status
 from bertbatch.survey import Survey
@@ -36,7 +37,7 @@ def make_watcher(style: str) -> Watcher:
     console = Console(stderr=True)
     if style == "json":
         return JsonLines()
-    if style == "plain" or not console.is_terminal:
+    if style == "plain" or not console.is_terminal or not console.encoding.startswith("utf"):
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         _log_to(handler)
@@ -194,9 +195,9 @@ def show_summary(result: Result) -> None:
     elif not run.units and not result.exit_code:
         row("", "nothing new: every row was there already")
     if run.rows_scored:
-        counted = sum(run.labels.values())
+        shares = label_shares(run.labels, run.rows_scored)
         for label, count in run.labels.most_common(10):
-            row(f"  {label}", f"{count:,} ({100 * count / counted:.1f} %)")
+            row(f"  {label}", f"{count:,} ({100 * shares[label]:.1f} %)")
         row("truncated", f"{run.truncated:,} ({100 * run.truncated / run.rows_scored:.1f} %)")
         if run.computed_tokens:
             padding = 100 * (1 - run.real_tokens / run.computed_tokens)
@@ -215,9 +216,12 @@ def show_summary(result: Result) -> None:
             row("failed", f"unit {unit}: {reason}")
     for what in result.alarms:
         row("alarm", what)
+    rows, planned = f"{totals['rows_in']:,}", max(run.rows_planned, 0)
+    if planned > totals["rows_in"]:  # stopped, or something failed
+        rows += f" of {planned:,} planned"
     row(
         "the output",
-        f"{totals['rows_in']:,} rows in = {totals['rows_scored']:,} scored + "
+        f"{rows} rows in = {totals['rows_scored']:,} scored + "
         f"{totals['rows_quarantined']:,} quarantined, in {totals['units']:,} units",
     )
     row("", result.output.path)
@@ -227,9 +231,10 @@ def show_summary(result: Result) -> None:
         console.print(result.advice, highlight=False, markup=False, soft_wrap=True)
 
 
-def show_plan(survey: Survey) -> None:
+def show_plan(survey: Survey, changes: Changes) -> None:
     """What a run would do, source by source. Plans in memory only."""
     planner = survey.planner(store_entries=False)
+    planner.failed.update(changes.failed)
     for _ in planner.extend(survey.listing.sources):
         pass
     per_source: dict[str, Counter[str]] = {s.id: Counter() for s in survey.listing.sources}
@@ -282,7 +287,7 @@ def show_status(status: Status) -> None:
         f"{status.rows_planned:,} rows ({share:.1f} %), {status.quarantined:,} quarantined",
     )
     if at_work and status.state == "running" and at_work.progress.get("seconds"):
-        rate = at_work.progress["rows"] / at_work.progress["seconds"]
+        rate = at_work.progress.get("rows", 0) / at_work.progress["seconds"]
         left = status.rows_planned - status.rows_done
         eta = f", {left / rate:,.0f} s left" if rate else ""
         row("rate", f"{rate:,.1f} rows/s{eta}")

@@ -21,6 +21,8 @@ from bertbatch.model import ModelSpec, locate, tokenizer_hash
 # Characters: of longer texts no more is encoded than is needed, and never more than the last.
 HUGE = (1 << 16, 1 << 18, 1 << 20)
 
+UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit
+
 
 @lru_cache(maxsize=1)
 def get_tokenizer(spec: ModelSpec) -> "Tokenizer":
@@ -179,3 +181,11 @@ def _second(types: list[int], sequences: list[int | None]) -> int:
     """Where the second text of a pair starts, by the token types if they tell."""
     by = types if 1 in types else sequences
     return by.index(1) if 1 in by else len(types)
+
+
+def unknown_words(share: float, model: str) -> str:
+    """What to say of a text with more than UNKNOWN_SHARE unknown tokens."""
+    return (
+        f"{100 * share:.0f} % of the tokens are unknown to {model}: its vocabulary does not fit "
+        "this text; use a model made for the text's language"
+    )

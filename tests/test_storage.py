@@ -1,5 +1,6 @@
 """Storage: a file is created once and whole or not at all; paths, protocols and secrets."""
 
+import os
 import subprocess
 import sys
 import uuid
@@ -10,7 +11,6 @@ from threading import Barrier
 import pytest
 from fsspec.registry import _registry
 
-from bertbatch import storage
 from bertbatch.errors import JobError
 from bertbatch.listing import find
 from bertbatch.storage import Store, connect, refused
@@ -102,7 +102,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     store, folder = connect(str(tmp_path))
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     for write in (store.create, store.replace):
         with pytest.raises(OSError, match="No space"):
             write(f"{folder}/a.parquet", b"x")

@@ -43,8 +43,8 @@ LAYERS = [
     ["model"],
     ["checkpoint"],
     ["storage", "job", "units"],
-    ["ranges"],
-    ["errors", "statistics", "explaining", "plain_yaml"],
+    ["ranges", "records"],
+    ["errors", "statistics", "explaining", "plain_yaml", "local_disk", "streams"],
 ]
 
 

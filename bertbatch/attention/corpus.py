@@ -11,6 +11,7 @@ import pyarrow as pa
 from bertbatch.attention.cells import ALL, BINS, LENGTH, SUMS, WEIGHTS
 from bertbatch.errors import JobError
 from bertbatch.output import Output
+from bertbatch.records import reading
 
 READING = 64  # units' files that are held at once
 Key = tuple[str, str, str]  # kind of group, its value, statistic
@@ -113,7 +114,8 @@ def read_corpus(output: Output) -> Corpus:
     attention = attention_contract(output)["attention"]
     corpus = Corpus(attention["layers"], attention["heads"], attention["statistics"])
     for cells in _stored(output, sorted(output.committed().values())):
-        corpus.add(cells)
+        with reading(f"{output.path}: a file of statistics"):
+            corpus.add(cells)
     if not corpus.keys:
         raise JobError(f"{output.path} has no committed statistics yet")
     return corpus

@@ -14,7 +14,7 @@ from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import check, load
 from bertbatch.tasks import task_of
-from bertbatch.tokenizer import get_tokenizer
+from bertbatch.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Glance:
     content: np.ndarray
     answer: dict[str, object]
     weights: np.ndarray
+    warning: str | None = None  # what is wrong with the text for this model
 
     def query(self, token: str | None) -> int:
         """The first place of a token; without one, the first token, which classifiers read.
@@ -64,6 +65,9 @@ def look(settings: Model, text: str, second: str | None = None) -> Glance:
     """Scores one text, or a pair, on the CPU. Raises JobError if the model cannot be had."""
     import torch
 
+    for given in (text, second or ""):
+        if not given.isascii() and given.encode(errors="ignore").decode() != given:
+            raise JobError("the text is no Unicode: is the terminal's encoding UTF-8?")
     spec = check(settings)
     tokenizer = get_tokenizer(spec).python
     task = task_of(spec)
@@ -79,9 +83,13 @@ def look(settings: Model, text: str, second: str | None = None) -> Glance:
         raise JobError(f"model.name {spec.name}: it does not show its attention weights")
     ids = inputs["input_ids"][0].tolist()
     columns = task.columns(answer.logits.numpy())
+    content = ~np.isin(ids, special_ids(tokenizer))
+    unknown = np.isin(ids, [tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else [])
+    share = (unknown & content).sum() / max(content.sum(), 1)
     return Glance(
+        warning=unknown_words(share, spec.name) if share > UNKNOWN_SHARE else None,
         tokens=[_readable(tokenizer, token) for token in tokenizer.convert_ids_to_tokens(ids)],
-        content=~np.isin(ids, special_ids(tokenizer)),
+        content=content,
         answer=pa.table(columns, schema=pa.schema(task.fields)).to_pylist()[0],
         weights=torch.cat(answer.attentions).numpy(),
     )

@@ -1,5 +1,6 @@
 """What a person sees of attention: a corpus's layers, two corpora's differences, one text."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def show_glance(
     console = Console()
     for name, value in glance.answer.items():
         console.print(f"{name}: {value}", highlight=False, markup=False)
+    if glance.warning:
+        console.print(f"warning: {glance.warning}", highlight=False, markup=False, soft_wrap=True)
     if not telling:
         console.print("no word to look at: there are only special tokens", highlight=False)
     for at, of in chosen:
@@ -108,15 +111,18 @@ def show_comparison(table: pa.Table) -> None:
 
 def check_outside(path: Path, outputs: Sequence[str]) -> None:
     """Raises JobError if a table would be written among an output's parts."""
+    if "\0" in str(path):
+        raise JobError(f"--to {str(path)!r}: a path cannot have a NUL in it")
     for output in outputs:
-        if path.resolve().is_relative_to(Path(output).resolve()):
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output)):
             raise JobError(f"--to {path} lies inside {output}, among its parts; name another place")
 
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Raises JobError if the file cannot be written."""
     try:
-        pq.write_table(table, path, compression="zstd")
+        with open(path, "wb") as file:  # pyarrow would take a name with a colon for a URL
+            pq.write_table(table, file, compression="zstd")
     except OSError as error:
-        raise JobError(f"{path}: cannot be written: {error}") from error
+        raise JobError(f"--to {path}: cannot be written: {error.strerror or error}") from error
     Console().print(f"{table.num_rows:,} rows written to {path}", highlight=False, markup=False)

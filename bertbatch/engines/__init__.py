@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bertbatch.batching import SPLITS, Batching
+from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec
 
@@ -22,6 +23,28 @@ ENGINES = {
     "torch": ("bertbatch.engines.torch_engine", "TorchEngine"),
     "openvino": ("bertbatch.engines.openvino_engine", "OpenVinoEngine"),
 }
+
+
+NO_OPENVINO = (
+    "model.engine openvino: it is not installed on this machine; install "
+    "'bertbatch[openvino]', or leave model.engine at auto"
+)
+
+
+def check_settings(settings: Model, device: str) -> None:
+    """Raises JobError for what there is not: an engine's precision on a device."""
+    engine, dtype = settings.engine, settings.dtype
+    if engine == "openvino" and device == "cuda":
+        raise JobError("model.engine openvino runs on CPUs; set runtime.device: cpu")
+    if engine == "openvino" and dtype in ("float16", "int8"):
+        raise JobError(f"model.engine openvino has no dtype {dtype}; use auto")
+    if dtype == "int8" and device == "cuda":
+        raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
+    if dtype == "float16" and device == "cpu":
+        raise JobError(
+            "model.dtype float16 is many times slower than float32 on CPUs; use auto, float32 or "
+            "bfloat16"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,7 @@ def load_engine(
 
     Raises JobError if it cannot be had.
     """
+    check_settings(settings, device)
     module, class_ = ENGINES["torch" if name == "auto" else name]
     engine: Engine = getattr(importlib.import_module(module), class_)(
         spec, settings, device, threads, watch

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bertbatch.batching import Batching
-from bertbatch.engines import Running
+from bertbatch.engines import NO_OPENVINO, Running
 from bertbatch.engines.inputs import ModelInputs
 from bertbatch.engines.judging import alone, choose, first_line
 from bertbatch.engines.precision import fast_dtype
@@ -44,14 +44,7 @@ class OpenVinoEngine:
         try:
             import openvino  # noqa: F401
         except ImportError as error:
-            raise JobError(
-                "model.engine openvino: it is not installed on this machine; install "
-                "'bertbatch[openvino]', or leave model.engine at auto"
-            ) from error
-        if device != "cpu":
-            raise JobError("model.engine openvino runs on CPUs; set runtime.device: cpu")
-        if settings.dtype not in ("auto", *PRECISION):
-            raise JobError(f"model.engine openvino has no dtype {settings.dtype}; use auto")
+            raise JobError(NO_OPENVINO) from error
         torch.set_num_threads(threads)
         self.dtype = fast_dtype(device) if settings.dtype == "auto" else settings.dtype
         budget = settings.tokens_per_batch

@@ -50,15 +50,8 @@ class TorchEngine:
         threads: int,
         watch: Watch | None = None,
     ):
-        if device == "cuda" and settings.dtype == "int8":
-            raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
         if device == "cuda" and not torch.cuda.is_available():
             raise JobError("runtime.device is cuda, but torch sees no GPU on this machine")
-        if device == "cpu" and settings.dtype == "float16":
-            raise JobError(
-                "model.dtype float16 is many times slower than float32 on CPUs; "
-                "use auto, float32 or bfloat16"
-            )
         torch.set_num_threads(threads)
         self.device = device
         self._settings = settings

@@ -23,9 +23,9 @@ from bertbatch.batching import Tokens
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError
 from bertbatch.pipeline import DataLost, NodeGone, WorkerDied
-from bertbatch.runners.cores import available_cores
 from bertbatch.runners.loading import Loading
 from bertbatch.runners.scratch import Scratch
+from bertbatch.runners.starting import start_ray
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
 from bertbatch.units import Unit
@@ -60,10 +60,7 @@ class RayExecutor:
         self._scratch: Scratch | None = None
         self._troubled = False  # whether a worker was replaced
         if self._mine:
-            try:
-                self._scratch = _start_ray(verbose)
-            except OSError as error:
-                raise JobError(f"Ray cannot be started here: {error}") from error
+            self._scratch = start_ray(verbose)
         self._actors: list[Any] = []
         self._look_again = time.monotonic() + ADAPT_SECONDS
         try:
@@ -332,31 +329,6 @@ def _node_gone(id_: str | None) -> bool:
                 return True
             return False
     return id_ is not None
-
-
-def _start_ray(verbose: bool) -> Scratch | None:
-    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine, with its scratch."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {}
-    scratch = None
-    if "RAY_ADDRESS" not in os.environ:
-        # By default Ray ends a process that has had no task for a second if there are more
-        # than cores, and the next read would import and load its tokenizer anew.
-        keep = {"idle_worker_killing_time_threshold_ms": 600_000}
-        scratch = Scratch()
-        options = {
-            "address": "local",
-            "num_cpus": available_cores(),
-            "include_dashboard": False,
-            "_system_config": keep,
-            "_temp_dir": scratch.path,
-        }
-    ray.init(
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-        **options,
-    )
-    return scratch
 
 
 def _constructor_error(error: RayActorError) -> str | None:

@@ -6,6 +6,8 @@ at any time without stopping the job.
 
 import asyncio
 import logging
+import os
+import re
 import shlex
 import tempfile
 import time
@@ -13,19 +15,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import bertbatch
 from bertbatch.errors import JobError, RunError
 from bertbatch.job import Job
 from bertbatch.model import packaged
+from bertbatch.runners.tokens import HOW_TO_GIVE_A_TOKEN, token_file
 from bertbatch.storage import public
 
 log = logging.getLogger("bertbatch")
+T = TypeVar("T")
 
 STOPPED = 130  # the code of a job that was told to stop
 RETRY_SECONDS = 5.0
 POLL_SECONDS = 1.0
+CONNECT_SECONDS = 10.0  # for a dashboard that is just being started
+STARTING_SECONDS = 60.0  # for a head that answers and cannot take a job yet
 PATIENCE_SECONDS = 300.0  # for a dashboard that does not answer
 
 
@@ -118,39 +124,103 @@ def entrypoint(submission: Submission, job: Job) -> str:
 
 
 def _client(address: str) -> Any:
+    """A client whose cluster has answered, with a token if it asks for one. Raises JobError."""
+    if address.startswith("ray://") or not address:
+        raise JobError(f"--address '{address}': name the cluster's dashboard, http://HOST:8265")
     logging.getLogger("ray").setLevel(logging.ERROR)  # what it uploads is not the job's doing
     try:
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
+    except ImportError as error:
+        raise JobError(f"submit needs 'bertbatch[cluster]': {error}") from None
+    where = f"--address {public(address)}"
 
-        return JobSubmissionClient(address)
+    def connect() -> Any:
+        try:
+            return JobSubmissionClient(address)
+        except AuthenticationError:
+            # Ray sends a token only where RAY_AUTH_MODE says so; but `ray start` asks for the one
+            # that is in the home folder. It goes to the address that the user named.
+            token = _token()
+        try:
+            return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"})
+        except AuthenticationError:
+            given = "does not take the token from here" if token else "asks for a token"
+            raise JobError(f"{where}: the cluster {given}: {HOW_TO_GIVE_A_TOKEN}") from None
+
+    try:
+        return _while_starting(connect, address)
+    except JobError:
+        raise
     except ConnectionError as error:
-        raise JobError(
-            public(f"--address {address}: no Ray dashboard answers there: {error}")
-        ) from None
-    except (ImportError, RuntimeError) as error:
-        raise JobError(public(f"--address {address}: {error}")) from None
+        raise JobError(public(f"{where}: no Ray dashboard answers there: {error}")) from None
+    except Exception as error:  # Ray's and its HTTP client's, of any type
+        raise JobError(public(f"{where}: {_first_line(error)}")) from None
+
+
+def _token() -> str:
+    """The token that Ray would find here, or nothing."""
+    try:
+        return os.environ.get("RAY_AUTH_TOKEN") or token_file().read_text().strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _while_starting(step: Callable[[], T], address: str) -> T:
+    """Does what a head refuses for some seconds after it has begun, until it does not."""
+    began = time.monotonic()
+    said = False
+    while True:
+        try:
+            return step()
+        except (RuntimeError, OSError) as error:
+            patience = STARTING_SECONDS if _comes_up(error) else 0.0
+            if isinstance(error, ConnectionError):
+                patience = CONNECT_SECONDS
+            if time.monotonic() - began > patience:
+                raise
+            if not said:
+                log.info("%s is not ready yet; trying on", public(address))
+                said = True
+            time.sleep(POLL_SECONDS)
+
+
+def _comes_up(error: Exception) -> bool:
+    """Whether it is what a head says that has no agent yet: 5xx, or that there is none."""
+    words = r"status code 5\d\d|5\d\d Server Error|[Nn]o available agent"
+    return re.search(words, str(error)) is not None and "already" not in str(error)
 
 
 def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
     with tempfile.TemporaryDirectory(prefix="bertbatch-") as folder:
-        try:
+
+        def send() -> None:
             client.submit_job(
                 entrypoint=entrypoint(submission, job),
                 submission_id=id_,
                 runtime_env=runtime_env(submission, job, Path(folder)),
                 metadata={"output": job.output.path, "job": submission.path.name},
             )
-        except RuntimeError as error:
+
+        try:
+            _while_starting(send, submission.address)
+        except OSError as error:
+            raise RunError(
+                public(f"{submission.address} does not answer any more: {error}")
+            ) from None
+        except Exception as error:  # Ray's, of any type
             if "already" in str(error):
                 raise JobError(
                     f"there is a submission {id_} already: see `ray job status {id_}`, or give "
                     "another with --id"
                 ) from None
-            raise JobError(public(f"{submission.address} refused the job: {error}")) from None
-        except OSError as error:
-            raise RunError(
-                public(f"{submission.address} does not answer any more: {error}")
+            raise JobError(
+                public(f"{submission.address} refused the job: {_first_line(error)}")
             ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class _Watch:
