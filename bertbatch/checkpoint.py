@@ -39,13 +39,15 @@ SENTENCEPIECE = (
     *("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model"),
     *("sentencepiece.model", "source.spm"),
 )
+# In this order they make the hash of a tokenizer, which outputs hold: add at the end only.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE[:3], "bpe.codes"),
+    *(*SENTENCEPIECE[3:], "dict.txt", "vocab.bpe"),
+)
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "bpe.codes", "dict.txt", "vocab.bpe"),
     *SENTENCEPIECE,
-)
-TOKENIZER_FILES = (
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
-    *VOCABULARIES,
 )
 # Tokenizers that need no file: their tokens are characters or bytes.
 WITHOUT_VOCABULARY = ("CanineTokenizer", "ByT5Tokenizer", "PerceiverTokenizer")

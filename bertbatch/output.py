@@ -37,8 +37,10 @@ log = logging.getLogger("bertbatch")
 FORMAT_VERSION = 1
 FOOTER_KEY = b"bertbatch"
 # How values are made, where that has changed since the first outputs; an output keeps the rules
-# that it was begun with. hive: 1, the values of folders such as k=a%2Fb are decoded.
-RULES = {"hive": 1}
+# that it was begun with. hive: 1, the values of folders such as k=a%2Fb are decoded. answers: 1,
+# rows share batches only where that leaves their answers alone, and padding and token types are
+# the tokenizer's.
+RULES = {"hive": 1, "answers": 1}
 FOOTER_TYPES = {
     **dict.fromkeys(("unit", "attempt"), str),
     **dict.fromkeys(("rows_in", "rows_scored", "rows_quarantined"), int),

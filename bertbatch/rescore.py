@@ -33,7 +33,10 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     chosen = random.sample(done, min(len(done), max(count // 10, 1)))
     context = survey.context()  # without statistics, which answers do not depend on
     context = replace(context, job=context.job.model_copy(update={"attention": None}))
-    worker = ModelWorker(*(context.spec, job.model, "cpu", available_cores(), context.known, False))
+    worker = ModelWorker(
+        *(context.spec, job.model, "cpu", available_cores(), context.known, False),
+        rules=context.rules,
+    )
     worker.settle(stages.make_probe(context))
     task = task_of(context.spec)
     names = [field.name for field in task.fields]

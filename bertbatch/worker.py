@@ -14,6 +14,7 @@ from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError
 from bertbatch.job import Attention, Model
 from bertbatch.model import ModelSpec
+from bertbatch.output import RULES
 from bertbatch.scoring import Scored
 from bertbatch.tokenizer import get_tokenizer
 
@@ -37,7 +38,8 @@ class ModelWorker:
     the first unit that is, too.
 
     `known` is what earlier runs on this output, or other workers, found out and chose, by kind
-    of worker: then that holds. Raises JobError if the model cannot be had.
+    of worker: then that holds; `rules` are the output's. Raises JobError if the model cannot
+    be had.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class ModelWorker:
         known: Mapping[str, Mapping[str, Any]],
         large: bool,
         attention: Attention | None = None,
+        rules: Mapping[str, int] = RULES,
     ):
         self._spec = spec
+        self._allowed = rules.get("answers", 0)
         self._threads = threads
         self._device = device
         self._large = large
@@ -101,6 +105,13 @@ class ModelWorker:
                 "%s: batches are of %s, which is slower: %s",
                 *(self._spec.name, BATCHES[self._engine.batching], self._engine.reason),
             )
+        if self._rules() > self._allowed:
+            raise JobError(
+                f"model.name {self._spec.name}: the output was begun by an earlier version, which "
+                "let this model's answers depend on the rows that a text was batched with; now "
+                f"batches are of {BATCHES[self._engine.batching]}, padded and marked as the "
+                "tokenizer says, and an output never mixes answers: score into a new folder"
+            )
         fixed = all(getattr(self._settings, key) != "auto" for key in CHOSEN)
         self._calibrated = bool(self._rates) or fixed or not self._large
         return self.describe()
@@ -126,12 +137,11 @@ class ModelWorker:
             "tokens_per_batch": self._engine.tokens_per_batch,
             "batching": self._engine.batching.value,
             "reason": self._engine.reason,
-            "rules": self._rules(),
             "measured": self._rates,
         }
 
     def _rules(self) -> int:
-        """The version of the rules for answers (`output.RULES`) that these answers need.
+        """The version of the rules for answers (`RULES`) that these answers come by.
 
         Before the first, rows of different lengths were always batched together, filled up
         on the right, and single texts had no token types.

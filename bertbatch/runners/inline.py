@@ -35,7 +35,7 @@ class InlineExecutor:
         threads = available_cores()
         self._worker = ModelWorker(
             *(context.spec, context.job.model, device, threads, context.known, context.large),
-            context.job.attention,
+            *(context.job.attention, context.rules),
         )
         self.kinds = note({}, self._worker.settle(stages.make_probe(context)))
 

@@ -260,7 +260,7 @@ class _Scorer:
             device = find_device()
         self._worker = ModelWorker(
             *(context.spec, context.job.model, device, threads, context.known, context.large),
-            context.job.attention,
+            *(context.job.attention, context.rules),
         )
 
     def loaded(self) -> tuple[str, str]:
