@@ -35,3 +35,11 @@ class SourceError(Exception):
 
 class OutOfMemory(Exception):
     """The device had no room for a batch."""
+
+
+class DeviceLost(Exception):
+    """The process can use its GPU no more: every further call fails as the one before did.
+
+    An index out of range on the device does that, an illegal address, or memory that is
+    broken. A fresh process can use the GPU again, if the GPU itself is sound.
+    """

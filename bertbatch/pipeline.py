@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
-from bertbatch.errors import JobError, OutOfMemory, RunError, SourceError
+from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError, SourceError
 from bertbatch.stages import Record
 from bertbatch.units import Unit
 
@@ -27,6 +27,7 @@ AHEAD_BYTES_EACH = 64 << 20
 PIECES = 16  # a range of rows that kills its worker is split into so many
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
 NODES_FORGIVEN = 3  # nodes that may go under a unit before it is a suspect
+ELSEWHERE_SECONDS = 60  # that a suspect waits for another worker than the one where it failed
 REREADS = 5  # of a unit whose data were lost with a node or whose reader died
 UNCOMMITTED_IN_A_ROW = 4  # units, after which the run ends: the storage does not take them
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
@@ -70,7 +71,10 @@ class Executor(Protocol):
         """Those that are done, after at least one is or the timeout (seconds) is over."""
 
     def result(self, handle: Hashable) -> Any:
-        """Raises what the work raised; WorkerDied if its process is gone, DataLost if data are."""
+        """Raises what the work raised; WorkerDied if its process is gone, DataLost if data are.
+
+        DeviceLost, if its process can work no more; RunError, if there can be no other.
+        """
 
     def replace(self, worker: int) -> None:
         """Puts a fresh worker in the place of a dead or a failing one."""
@@ -97,6 +101,8 @@ class _Work:
     pieces: dict[int, Any] = field(default_factory=dict)  # first row → scored range
     poison: list[tuple[int, str]] = field(default_factory=list)
     tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    failed_on: int | None = None  # the worker where a range of it failed last,
+    failed_at: float = 0.0  # and when
     nodes_gone: int = 0  # while it was scored on them
 
     @property
@@ -127,6 +133,7 @@ class Pipeline:
             deque() for _ in range(executor.workers)
         ]
         self._committing: dict[Hashable, tuple[_Work, int]] = {}
+        self._been_ready: set[int] = set()  # workers
         self._failures = [0] * executor.workers  # in a row, of each worker
         self._failures_in_a_row = 0
         self._given_up = 0  # units, in a row
@@ -192,16 +199,27 @@ class Pipeline:
         if not (self._suspects or self._ready):
             return
         queues = [(w, queue) for w, queue in enumerate(self._queues) if self._on.ready(w)]
+        self._been_ready.update(worker for worker, _ in queues)
         for worker, queue in queues:
-            if self._suspects and not queue:
-                self._score(worker, self._suspects.popleft())
+            fit = (work for work in self._suspects if self._may_judge(worker, work))
+            if not queue and (suspect := next(fit, None)):
+                self._suspects.remove(suspect)
+                self._score(worker, suspect)
         for depth in (0, 1):
+            if depth and self._suspects:
+                return  # a worker that gets through what it has takes one
             if depth and not (self._more or self._reading) and len(self._ready) < len(self._queues):
                 return
             for worker, queue in queues:
                 alone = any(work.suspect for _, work, _ in queue)
                 if self._ready and len(queue) == depth and not alone:
                     self._score(worker, self._ready.popleft())
+
+    def _may_judge(self, worker: int, suspect: _Work) -> bool:
+        """Whether a suspect may run there: where it failed the GPU itself may be at fault."""
+        others = self._been_ready - {worker}
+        late = time.monotonic() - suspect.failed_at > ELSEWHERE_SECONDS
+        return suspect.failed_on != worker or not others or late
 
     def _score(self, worker: int, work: _Work) -> None:
         first, stop = work.todo.popleft()
@@ -258,53 +276,63 @@ class Pipeline:
         queue = self._queues[worker]
         try:
             result = self._on.result(handle)
-        except WorkerDied as death:
-            gone = isinstance(death, NodeGone)
-            if gone:
-                running = queue[0][1]
-                running.nodes_gone += 1
-                # A row that takes all of a container's memory takes the node with it.
-                gone = running.nodes_gone <= NODES_FORGIVEN
-            self.outcome.worker_deaths += 1
-            log.warning(
-                "a model worker %s; a fresh one takes its place",
-                "is gone with its node" if gone else "died",
-            )
-            _, work, rows = queue.popleft()
-            # Workers answer in order, so the first in the queue was running; what waited
-            # behind it has done nothing.
-            while queue:
-                _, waiting, its_rows = queue.pop()
-                waiting.todo.appendleft(its_rows)
-                (self._suspects if waiting.suspect else self._ready).appendleft(waiting)
-            self._on.replace(worker)
-            if gone:
-                work.todo.appendleft(rows)
-                (self._suspects if work.suspect else self._ready).appendleft(work)
-            else:
-                self._suspect(work, rows, "its model worker died each time")
+        except (WorkerDied, DeviceLost) as death:
+            self._after_death(worker, handle, death)
         except DataLost as error:
             _, work, _ = self._take(queue, handle)
             self._read_again([work.unit], _reason(error))
         except SourceError as error:  # its tokens were lost, and cannot be read again
             _, work, _ = self._take(queue, handle)
             self._fail_source(error, [work.unit])
-        except JobError:
-            raise  # a fresh worker cannot load the model: no row is to blame
+        except (JobError, RunError):
+            raise  # no worker can go on, or none can load the model: no row is to blame
         except Exception as error:
             _, work, rows = self._take(queue, handle)
             self._failures[worker] += not isinstance(error, OutOfMemory)
             if self._failures[worker] >= 2 and not queue:
-                # It may be the worker that is sick (a GPU's context after a fault), so rows
-                # are judged by a fresh one.
+                # It may be the worker that is sick, so rows are judged by a fresh one.
                 self._failures[worker] = 0
                 self._on.replace(worker)
-            self._suspect(work, rows, f"scoring failed each time: {_reason(error)}")
+            self._suspect(worker, work, rows, f"scoring failed each time: {_reason(error)}")
         else:
             _, work, rows = self._take(queue, handle)
             self._failures[worker] = self._failures_in_a_row = self._given_up = 0
             work.pieces[rows[0]] = result
             self._go_on(work)
+
+    def _after_death(self, worker: int, handle: Hashable, death: WorkerDied | DeviceLost) -> None:
+        """Puts a fresh worker in a dead one's place; what was running there is to blame.
+
+        Workers answer in order, so the first in the queue was running, unless it has answered
+        already; what waited behind it has done nothing.
+        """
+        queue = self._queues[worker]
+        if queue[0][0] != handle:
+            self._after_score(worker, queue[0][0])
+            if not queue:
+                return  # that was what was running
+        _, work, rows = queue.popleft()
+        while queue:
+            _, waiting, its_rows = queue.pop()
+            self._put_back(waiting, its_rows)
+        self._on.replace(worker)
+        self._failures[worker] = 0
+        self.outcome.worker_deaths += 1
+        if isinstance(death, NodeGone):
+            work.nodes_gone += 1
+            # A row that takes all of a container's memory takes the node with it.
+            if work.nodes_gone <= NODES_FORGIVEN:
+                log.warning("a model worker is gone with its node; a fresh one takes its place")
+                self._put_back(work, rows)
+                return
+        what = f"lost its GPU ({death})" if isinstance(death, DeviceLost) else "died"
+        log.warning("a model worker %s; a fresh one takes its place", what)
+        self._suspect(worker, work, rows, f"its model worker {what} each time")
+
+    def _put_back(self, work: _Work, rows: tuple[int, int]) -> None:
+        """Has rows scored again, first of all, that nobody is to blame for."""
+        work.todo.appendleft(rows)
+        (self._suspects if work.suspect else self._ready).appendleft(work)
 
     @staticmethod
     def _take(
@@ -314,8 +342,9 @@ class Pipeline:
         queue.remove(entry)
         return entry
 
-    def _suspect(self, work: _Work, rows: tuple[int, int], reason: str) -> None:
+    def _suspect(self, worker: int, work: _Work, rows: tuple[int, int], reason: str) -> None:
         """Runs a range that failed again, alone; then splits it, down to the poison rows."""
+        work.failed_on, work.failed_at = worker, time.monotonic()
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= FAILURES_IN_A_ROW:
             self._failures_in_a_row = 0
@@ -343,8 +372,9 @@ class Pipeline:
             bounds = [first + (stop - first) * i // count for i in range(count + 1)]
             pieces = list(pairwise(bounds))
             work.todo.extendleft(reversed(pieces))
-            # One failure is known of each piece: that of the whole.
-            work.tries |= dict.fromkeys(pieces, 1)
+            # One failure is known of each piece: that of the whole. A single row has to fail
+            # twice itself, on two workers if there are so many, before it is given up.
+            work.tries |= {piece: int(piece[1] - piece[0] > 1) for piece in pieces}
         self._go_on(work)
 
     def _go_on(self, work: _Work) -> None:

@@ -1,7 +1,8 @@
 """One process, no Ray: a thread reads ahead, one scores, one commits.
 
 Starts at once, is easy to debug, and is the reference that Ray's cost is measured against.
-A row that kills its worker kills this runner; the Ray runner isolates it.
+A row that kills its worker, or takes the GPU from it, ends this runner; the Ray runner
+isolates it.
 """
 
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 from bertbatch import stages
 from bertbatch.batching import Tokens
+from bertbatch.errors import DeviceLost, RunError
 from bertbatch.runners.cores import available_cores
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context
@@ -59,7 +61,14 @@ class InlineExecutor:
         return self._scorer.submit(self._score, tokens, first, stop)
 
     def _score(self, tokens: Tokens, first: int, stop: int) -> Scored:
-        scored = self._worker.score(tokens, first, stop, self._go_on)
+        try:
+            scored = self._worker.score(tokens, first, stop, self._go_on)
+        except DeviceLost as error:
+            raise RunError(
+                f"this process can use its GPU no more ({error}), perhaps because of a row. Set "
+                "runtime.runner: ray and run again: there a fresh worker goes on, and if it is a "
+                "row, it goes to quarantine"
+            ) from None
         note(self.kinds, self._worker.describe())
         return scored
 
