@@ -103,7 +103,7 @@ class RayExecutor:
         cores, gpus = _resources()
         if self._device == "cpu":
             return sum(cores)
-        return sum(int(gpu / self._context.job.runtime.gpus_per_worker) for gpu in gpus)
+        return sum(map(int, gpus)) * _to_a_gpu(self._context.job.runtime.gpus_per_worker)
 
     def adapt(self) -> None:
         if self._context.job.runtime.workers != "auto" or time.monotonic() < self._look_again:
@@ -316,6 +316,14 @@ def _resources() -> tuple[list[int], list[float]]:
     """Cores and GPUs of each node that is there."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [int(n.get("CPU", 0)) for n in nodes], [float(n.get("GPU", 0)) for n in nodes]
+
+
+def _to_a_gpu(share: float) -> int:
+    """How many workers that take this share of a GPU fit on one: none lies across two.
+
+    Ray counts whole ten-thousandths, rounded down, so that three of 1/3 fit.
+    """
+    return 10_000 // max(int(share * 10_000), 1)
 
 
 def _node_gone(id_: str | None) -> bool:
