@@ -17,7 +17,7 @@ from bertbatch.errors import JobError
 from bertbatch.job import Model
 from bertbatch.model import ModelSpec, check, locate
 from bertbatch.statistics import STATISTICS, make_statistics
-from tests.test_engines import LENGTHS, save, some_ids
+from tests.classifiers import LENGTHS, save, some_ids
 from tests.tiny import settled
 
 KINDS = ["bert", "roberta", "xlm-roberta", "electra", "distilbert"]

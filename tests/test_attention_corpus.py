@@ -21,8 +21,8 @@ from bertbatch.attention.corpus import read_corpus
 from bertbatch.cli import app
 from bertbatch.output import open_output
 from bertbatch.statistics import DEFAULT, STATISTICS
+from tests.classifiers import save
 from tests.conftest import make_job, write_parquet
-from tests.test_engines import save
 from tests.test_faults import finish, start, wait_for_parts
 from tests.tiny import make_model, make_texts
 

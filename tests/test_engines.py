@@ -19,53 +19,13 @@ from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job import Model
-from bertbatch.model import ModelSpec, check
+from bertbatch.model import check
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
 from bertbatch.tokenizer import get_tokenizer
+from tests.classifiers import LENGTHS, PACKED, PADDED, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
-from tests.test_models import SMALL
-from tests.tiny import make_model, make_texts, settled
-
-PACKED = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"]
-PADDED = ["deberta-v2"]
-LENGTHS = np.array([50, 33, 17, 17, 16, 5, 3, 1])
-
-
-def save(folder: Path, kind: str) -> ModelSpec:
-    """A tiny classifier of some architecture; ids up to 90, the padding id is 0 or 1."""
-    make_model(folder)  # for its tokenizer
-    settings = {**SMALL, "vocab_size": 90, "max_position_embeddings": 70}
-    if kind == "distilbert":
-        settings = {**settings, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-    elif kind in ("electra", "albert"):
-        settings["embedding_size"] = 16
-    config = transformers.AutoConfig.for_model(kind, **settings)
-    torch.manual_seed(3)
-    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    return check(Model(name=str(folder), max_length=60))
-
-
-def some_ids(lengths: np.ndarray, first: int = 3) -> np.ndarray:
-    return np.random.default_rng(1).integers(first, 90, lengths.sum()).astype(np.int32)
-
-
-def one_by_one(spec: ModelSpec, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """What transformers answers in fp32, without any padding."""
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        spec.name, dtype=torch.float32
-    ).eval()
-    rows = np.split(ids.astype(np.int64), np.cumsum(lengths)[:-1])
-    with torch.inference_mode():
-        return np.concatenate(
-            [
-                model(
-                    input_ids=torch.from_numpy(row)[None],
-                    attention_mask=torch.ones(1, len(row), dtype=torch.int64),
-                ).logits.numpy()
-                for row in rows
-            ]
-        )
+from tests.tiny import make_texts, settled
 
 
 @pytest.mark.parametrize("kind", [*PACKED, *PADDED])

@@ -24,6 +24,7 @@ def in_quarantine(out) -> list[dict]:
     "death",
     [
         "0",  # of itself
+        pytest.param("gpu", marks=pytest.mark.faults),
         pytest.param(str(int(signal.SIGKILL)), marks=pytest.mark.faults),  # as out of memory
         pytest.param(str(int(signal.SIGSEGV)), marks=pytest.mark.faults),
     ],
@@ -44,8 +45,29 @@ def test_a_poison_row_costs_only_itself(death, tmp_path, tiny_model, score):
     same_answers(answers(out), expected.drop(123).reset_index(drop=True))
     (row,) = in_quarantine(out)
     assert (row["row"], row["id"]) == (123, 123)
-    assert "died" in row["reason"]
+    how = "lost its GPU (CUDA error: device-side assert triggered)" if death == "gpu" else "died"
+    assert row["reason"] == f"its model worker {how} each time"
     sound(out, rows_scored=299, rows_quarantined=1)
+
+
+def test_a_lost_gpu_ends_an_inline_run(tmp_path, tiny_model):
+    """There is no other process to go on; what is committed is kept, and Ray can go on."""
+    texts = make_texts(300)
+    texts[123] = "zzz"
+    write_parquet(tmp_path / "in.parquet", texts)
+    out = tmp_path / "out"
+    poison = json.dumps(AutoTokenizer.from_pretrained(tiny_model)("zzz")["input_ids"])
+    options = ("--unit-rows", "30", "--runner", "inline")
+    faults = {"FAULT_POISON": poison, "FAULT_DEATH": "gpu"}
+    code, text = finish(start(tiny_model, tmp_path / "in.parquet", out, *options, **faults))
+    assert code == 3, text
+    assert "can use its GPU no more (CUDA error: device-side assert triggered)" in text
+    assert "runtime.runner: ray" in text
+    assert "Traceback" not in text
+    assert not list((out / "_bertbatch" / "quarantine").glob("*"))
+    code, text = finish(start(tiny_model, tmp_path / "in.parquet", out, *options))
+    assert code == 0, text
+    sound(out, rows_scored=300, rows_quarantined=0)
 
 
 RUNNERS = ["inline", pytest.param("ray", marks=pytest.mark.faults)]

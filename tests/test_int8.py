@@ -14,8 +14,8 @@ from bertbatch.job import Model
 from bertbatch.model import check
 from bertbatch.probing import make_probe
 from bertbatch.tokenizer import Tokenizer
+from tests.classifiers import save
 from tests.conftest import make_job, write_parquet
-from tests.test_engines import save
 from tests.tiny import make_texts, settled
 
 

@@ -14,14 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from bertbatch import JobError, run
 from bertbatch.job import Model
 from bertbatch.model import check
+from tests.classifiers import SMALL
 from tests.conftest import make_job, write_parquet
 from tests.test_run import one_at_a_time
 from tests.tiny import make_model, make_texts
-
-SMALL: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-    "initializer_range": 0.5, "num_labels": 3,
-}  # fmt: skip
 
 
 def save_roberta(folder: Path) -> str:

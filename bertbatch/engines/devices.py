@@ -1,13 +1,19 @@
-"""Arrays to a device, and its ways of having no memory left."""
+"""Arrays to a device, and what its errors mean: no memory left, a GPU lost, a GPU unknown."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.errors import OutOfMemory
+from bertbatch.errors import DeviceLost, JobError, OutOfMemory
+
+# How torch, its kernels' libraries and the compiler tell of an error of the GPU.
+OF_GPU = re.compile(r"(CUDA|HIP)( driver)? error|Triton Error|cuDNN error|CUBLAS_STATUS")
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
+NO_KERNEL = "no kernel image is available"
 
 
 def there(array: np.ndarray, device: str) -> Tensor:
@@ -17,14 +23,44 @@ def there(array: np.ndarray, device: str) -> Tensor:
 
 
 @contextmanager
-def as_out_of_memory() -> Iterator[None]:
-    """Turns both devices' ways of having no memory left into OutOfMemory."""
+def device_errors() -> Iterator[None]:
+    """Tells a device's errors apart: raises OutOfMemory or DeviceLost, others as they are.
+
+    Raises JobError if torch has no kernels for the GPU.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # if the GPU is lost, too, the next batch tells
+            torch.cuda.empty_cache()
         raise OutOfMemory(str(error)) from None
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemory(str(error)) from None
+        text = str(error).strip().partition("\n")[0]
+        if NO_MEMORY.search(text):
+            raise OutOfMemory(text) from None
+        of_gpu = isinstance(error, torch.AcceleratorError) or OF_GPU.search(text)
+        if of_gpu and NO_KERNEL in text:
+            raise JobError(
+                f"torch {torch.__version__} has no kernels for the {torch.cuda.get_device_name()} "
+                "here: install a build of torch that has, or set runtime.device: cpu"
+            ) from None
+        if of_gpu and _is_lost(text):
+            raise DeviceLost(text) from None
+        raise
+
+
+def check_gpu() -> None:
+    """Has the GPU do something. Raises JobError if it cannot, DeviceLost."""
+    with device_errors():
+        (torch.ones(1, device="cuda") + 1).cpu()
+
+
+def _is_lost(text: str) -> bool:
+    """Whether every further call would fail, too: an argument that a kernel refuses is no loss."""
+    if "ECC" in text:
+        return True
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return True
+    return False

@@ -106,3 +106,9 @@ def compile_parts(module: Any) -> None:
             child.compile(dynamic=True)
         else:
             compile_parts(child)
+
+
+def uncompile_parts(module: Any) -> None:
+    """Undoes `compile_parts`."""
+    for part in module.modules():
+        part._compiled_call_impl = None

@@ -13,11 +13,13 @@ import torch
 
 from bertbatch.batching import Batching
 from bertbatch.engines import Running
-from bertbatch.engines.devices import as_out_of_memory, there
+from bertbatch.engines.devices import device_errors, there
 from bertbatch.engines.inputs import ModelInputs
 from bertbatch.engines.probe import Probe, excess
-from bertbatch.errors import JobError, OutOfMemory
+from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 from bertbatch.model import ModelSpec
+
+ASSERTED = "device-side assert"  # what an index out of range is on a GPU
 
 
 class Judged(Protocol):
@@ -71,7 +73,7 @@ def alone(
 ) -> np.ndarray:
     """The logits of each of a probe's rows, as transformers' model gives them for one text.
 
-    Raises JobError if it cannot, OutOfMemory.
+    Raises JobError if it cannot, OutOfMemory, DeviceLost.
     """
     rows = embedded_ids(model)
     if rows is not None and probe.vocabulary > rows:
@@ -87,12 +89,14 @@ def alone(
         ids, lengths, _, types = probe.tokens.take(np.array([row]))
         made = inputs.made(ids, lengths, types, always_mask=True)
         try:
-            with as_out_of_memory():
+            with device_errors():
                 sent = {name: there(array, device) for name, array in made.items()}
                 logits = model(**sent).logits.float().cpu().numpy()
-        except OutOfMemory:
+        except (OutOfMemory, JobError):
             raise
         except Exception as error:  # a model's own code raises anything
+            if isinstance(error, DeviceLost) and ASSERTED not in str(error):
+                raise  # the GPU may be at fault, not the model
             raise JobError(
                 f"model.name {spec.name} ({type(model).__name__}): cannot score a text of "
                 f"{len(ids)} tokens: {type(error).__name__}: {first_line(error)}; is "
@@ -121,7 +125,7 @@ def _refusal(
 ) -> str | None:
     """Why rows must not be batched in this way; None if they may, and the engine is ready for it.
 
-    Raises OutOfMemory.
+    Raises OutOfMemory, DeviceLost.
     """
     precision = "float32" if engine.dtype == "int8" else engine.dtype
     try:
@@ -133,7 +137,7 @@ def _refusal(
             if excess(got, wanted[rows], problem_type, precision) > 1:
                 off = float(np.abs(got - wanted[rows]).max())
                 return f"its logits would be off by {off:.2g}"
-    except OutOfMemory:
+    except (OutOfMemory, DeviceLost):
         raise
     except Exception as error:  # a model's own code raises anything where it cannot
         return first_line(error)

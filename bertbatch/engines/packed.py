@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from bertbatch.engines.devices import there
 
 NAME = "bertbatch_packed"
+MOST_ROWS = 65_535  # in a kernel's call: the second and third size of a CUDA grid end there
 ALIGNED = 16  # CPU attention kernels run up to twice as fast on lengths that this divides
 
 
@@ -103,11 +104,13 @@ def by_length(
 ) -> ByLength:
     """How sequences of these lengths, packed in this order into `total` tokens, attend.
 
-    Neighbours whose lengths round up to the same multiple of `ALIGNED` share a group.
+    Neighbours whose lengths round up to the same multiple of `ALIGNED` share a group, if they
+    are not too many for a kernel.
     """
     starts = np.concatenate([[0], np.cumsum(lengths)])
     rounded = -(-lengths // ALIGNED) * ALIGNED
     edges = np.flatnonzero(np.diff(rounded)) + 1
+    edges = np.union1d(edges, np.arange(MOST_ROWS, len(lengths), MOST_ROWS))
     restore = np.zeros(total, np.int64)
     groups: list[Group] = []
     offset = 0
@@ -130,8 +133,10 @@ def by_length(
     return ByLength(groups, None if plain else there(restore, device), dense)
 
 
-def variable(lengths: np.ndarray, total: int, device: str) -> Variable:
+def variable(lengths: np.ndarray, total: int, device: str) -> Variable | ByLength:
     """The same for the kernel of `Variable`; what fills up `total` is a sequence of its own."""
+    if len(lengths) >= MOST_ROWS:
+        return by_length(lengths, total, device)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     if bounds[-1] < total:
         bounds = np.append(bounds, total)

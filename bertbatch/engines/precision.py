@@ -14,7 +14,9 @@ def fast_dtype(device: str) -> str:
     may still be half as fast with them (Xeons whose AMX the virtual machine does not show).
     """
     if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        # Emulated on old ones, it would be slow, and attention's kernels refuse it.
+        exact = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if exact else "float16"
     if not (torch.cpu._is_avx512_bf16_supported() or _has_tiles()):
         return "float32"
     half, single = (_product_seconds(dtype) for dtype in (torch.bfloat16, torch.float32))

@@ -5,7 +5,7 @@ fusing left the answers as they are, is tried before anything is scored.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from bertbatch.batching import Batching
 from bertbatch.engines import Running, int8, packed
-from bertbatch.engines.devices import as_out_of_memory, there
-from bertbatch.engines.fused import FusedLinear, can_fuse, compile_parts, fuse
+from bertbatch.engines.devices import check_gpu, device_errors, there
+from bertbatch.engines.fused import FusedLinear, can_fuse, compile_parts, fuse, uncompile_parts
 from bertbatch.engines.inputs import ModelInputs
 from bertbatch.engines.judging import alone, choose, first_line
 from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
-from bertbatch.engines.probe import Probe
+from bertbatch.engines.probe import Probe, excess
 from bertbatch.engines.products import Products
 from bertbatch.engines.watched import Watch, Watching
-from bertbatch.errors import JobError, OutOfMemory
+from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 from bertbatch.job import Model
 from bertbatch.model import OFFSET_POSITIONS, ModelSpec, load
 
@@ -52,6 +52,8 @@ class TorchEngine:
     ):
         if device == "cuda" and not torch.cuda.is_available():
             raise JobError("runtime.device is cuda, but torch sees no GPU on this machine")
+        if device == "cuda":
+            check_gpu()
         torch.set_num_threads(threads)
         self.device = device
         self._settings = settings
@@ -72,7 +74,8 @@ class TorchEngine:
                 "model.max_length"
             ) from error
         except (JobError, RuntimeError) as error:
-            if self._settings.dtype != "auto" or self.dtype == "float32":
+            lost = isinstance(error.__cause__, DeviceLost)
+            if self._settings.dtype != "auto" or self.dtype == "float32" or lost:
                 if isinstance(error, JobError):
                     raise
                 raise JobError(
@@ -85,6 +88,7 @@ class TorchEngine:
 
     def _settle(self, probe: Probe, known: Mapping[str, Any] | None) -> None:
         self._inputs.padding = probe.padding
+        self._tried = probe.tokens.take(np.argsort(-probe.tokens.lengths, kind="stable"))
         if known:
             self.use(Batching(known["batching"]))
             self.reason = known["reason"]
@@ -115,7 +119,7 @@ class TorchEngine:
         self.budgets = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
         budget = self._settings.tokens_per_batch
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
-        with as_out_of_memory():
+        with device_errors():
             self._model = load(self._spec, self.device, exact)
         padding = getattr(getattr(self, "_inputs", None), "padding", None)
         self._inputs = ModelInputs(self._model)
@@ -139,18 +143,52 @@ class TorchEngine:
     def _pack(self) -> None:
         self._changed = True
         self._encoder = packed.pack(self._model)
+        self._offset = self._model.config.model_type in OFFSET_POSITIONS
+        self._layout: Callable[..., Any] = packed.by_length
+        if self.device == "cuda":
+            self._pack_for_gpu()
+            return
         kind = torch.float32 if self.dtype in ("float32", "int8") else torch.bfloat16
-        if self.device == "cpu" and self.dtype != "int8":  # rounded once packing is checked
+        if self.dtype != "int8":  # rounded once packing is checked
             if can_fuse(kind):
                 fuse(self._encoder, FusedLinear)
         elif self._settings.compile:
             compile_parts(self._encoder)
-        config = self._model.config
-        self._offset = config.model_type in OFFSET_POSITIONS
-        variable = self.device == "cuda" and self.dtype in HALF
-        self._layout = packed.variable if variable else packed.by_length
-        if self.device == "cpu" and self.dtype == "bfloat16" and multiplies_in_vectors():
+        if self.dtype == "bfloat16" and multiplies_in_vectors():
             self._layout = partial(packed.by_length, dense=Products(torch.get_num_threads()))
+
+    def _pack_for_gpu(self) -> None:
+        """Attention in one kernel, and compiled parts if asked for, where answers stay the same.
+
+        What these need of the GPU, the heads' size, torch and a C compiler is not looked up but
+        tried; without them batches are packed all the same.
+        """
+        wanted = self.start(*self._tried).logits()
+        if self.dtype in HALF:
+            self._layout = packed.variable
+            if why := self._differs(wanted):
+                log.info("%s: attention goes by groups of lengths: %s", self._spec.name, why)
+                self._layout = packed.by_length
+        if self._settings.compile:
+            compile_parts(self._encoder)
+            if why := self._differs(wanted):
+                log.warning("model.compile: %s is not compiled: %s", self._spec.name, why)
+                uncompile_parts(self._encoder)
+
+    def _differs(self, wanted: np.ndarray) -> str | None:
+        """Why the rows tried have other answers than wanted, or none at all.
+
+        Raises OutOfMemory, DeviceLost.
+        """
+        try:
+            got = self.start(*self._tried).logits()
+        except (OutOfMemory, DeviceLost):
+            raise
+        except Exception as error:  # kernels and compilers raise anything
+            return first_line(error)
+        if excess(got, wanted, self._spec.problem_type, self.dtype) <= 1:
+            return None
+        return f"its logits would be off by {np.abs(got - wanted).max():.2g}"
 
     def _check_watch(self, probe: Probe) -> None:
         """Raises JobError if not every head of the model can be watched."""
@@ -159,7 +197,7 @@ class TorchEngine:
             running = self.start(*probe.tokens.take(rows), watch=True)
             assert running.statistics
             heads = running.statistics()[0].shape[2]
-        except OutOfMemory:
+        except (OutOfMemory, DeviceLost):
             raise
         except Exception as error:
             self._refused(Batching.PACKED, first_line(error))
@@ -201,7 +239,7 @@ class TorchEngine:
         watch: bool = False,
     ) -> Running:
         seconds = lengths if seconds is None else seconds
-        with as_out_of_memory():
+        with device_errors():
             if self.batching is Batching.PACKED:
                 inputs, computed = self._packed(ids, lengths, seconds, types, watch)
             else:
@@ -260,13 +298,13 @@ class TorchEngine:
 
 
 def _numpy(layout: Watching) -> tuple[np.ndarray, np.ndarray]:
-    with as_out_of_memory(), torch.inference_mode():
+    with device_errors(), torch.inference_mode():
         values, counts = layout.statistics()
         return values.cpu().numpy(), counts.cpu().numpy()
 
 
 def _fetch(answer: Tensor, done: Any) -> np.ndarray:
-    with as_out_of_memory():
+    with device_errors():
         done.synchronize()
     logits: np.ndarray = answer.numpy()
     return logits

@@ -6,8 +6,9 @@ isolates it.
 """
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 from bertbatch import stages
@@ -35,11 +36,12 @@ class InlineExecutor:
         if device == "auto":
             device = find_device()
         threads = available_cores()
-        self._worker = ModelWorker(
-            *(context.spec, context.job.model, device, threads, context.known, context.large),
-            *(context.job.attention, context.rules),
-        )
-        self.kinds = note({}, self._worker.settle(stages.make_probe(context)))
+        with _gpu():
+            self._worker = ModelWorker(
+                *(context.spec, context.job.model, device, threads, context.known, context.large),
+                *(context.job.attention, context.rules),
+            )
+            self.kinds = note({}, self._worker.settle(stages.make_probe(context)))
 
     def adapt(self) -> None:
         """There is only this process."""
@@ -61,14 +63,8 @@ class InlineExecutor:
         return self._scorer.submit(self._score, tokens, first, stop)
 
     def _score(self, tokens: Tokens, first: int, stop: int) -> Scored:
-        try:
+        with _gpu():
             scored = self._worker.score(tokens, first, stop, self._go_on)
-        except DeviceLost as error:
-            raise RunError(
-                f"this process can use its GPU no more ({error}), perhaps because of a row. Set "
-                "runtime.runner: ray and run again: there a fresh worker goes on, and if it is a "
-                "row, it goes to quarantine"
-            ) from None
         note(self.kinds, self._worker.describe())
         return scored
 
@@ -94,3 +90,16 @@ class InlineExecutor:
         self._stop.set()
         for pool in (self._reader, self._scorer, self._committer):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _gpu() -> Iterator[None]:
+    """Raises RunError if the GPU is lost: there can be no other process here."""
+    try:
+        yield
+    except DeviceLost as error:
+        raise RunError(
+            f"this process can use its GPU no more ({error}), perhaps because of a row. Set "
+            "runtime.runner: ray and run again: there a fresh worker goes on, and if it is a "
+            "row, it goes to quarantine"
+        ) from None

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bertbatch import stages
 from bertbatch.batching import Tokens
 from bertbatch.engines.probe import Probe
-from bertbatch.errors import JobError
+from bertbatch.errors import DeviceLost, JobError
 from bertbatch.pipeline import DataLost, NodeGone, WorkerDied
 from bertbatch.runners.loading import Loading
 from bertbatch.runners.scratch import Scratch
@@ -171,7 +171,7 @@ class RayExecutor:
         """Whether a worker has become ready; one that died is replaced. Raises JobError."""
         try:
             chosen = self._loading.look(worker, self._get)
-        except WorkerDied as error:
+        except (WorkerDied, DeviceLost) as error:
             self._loads_failed += 1
             if self._loads_failed >= most:
                 raise JobError(

@@ -1,7 +1,8 @@
 """Faults for the tests, put into every Python process by PYTHONPATH; the program knows nothing.
 
 FAULT_POISON   token ids (JSON list): a worker that scores a row with exactly these dies
-FAULT_DEATH    how: by itself, or by a signal of this number
+FAULT_DEATH    how: by itself, by a signal of this number, or of its GPU ("gpu"): CUDA's error
+               for this call and all that follow in the process
 FAULT_RAISE    the number of the call of scoring that raises, in each process,
 FAULT_RAISED   which writes a line to this file
 FAULT_MEMORY   a batch of more tokens than this is too much for the device's memory
@@ -33,12 +34,27 @@ def install() -> None:
     _load = bertbatch.engines.load_engine
     _calls = itertools.count(1)
     _poison = json.loads(os.environ.get("FAULT_POISON", "null"))
+    _death = os.environ.get("FAULT_DEATH", "0")
+    _lost = []
+
+    def _lose():
+        import torch
+
+        from bertbatch.engines.devices import device_errors
+
+        with device_errors():
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
     def score(engine, tokens, first, stop, *rest):
         for row in range(first, stop):
             if tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist() == _poison:
-                os.kill(os.getpid(), int(os.environ.get("FAULT_DEATH", "0")))
+                if _death == "gpu":
+                    _lost.append(row)
+                    break
+                os.kill(os.getpid(), int(_death))
                 os._exit(1)
+        if _lost:
+            _lose()
         if next(_calls) == int(os.environ.get("FAULT_RAISE", "0")):
             _line(os.environ["FAULT_RAISED"])
             raise RuntimeError("the engine is out of order")
