@@ -42,6 +42,8 @@ UNREADABLE = {
     "tapas": "it reads tables",
 }
 
+WORDS = "word_embeddings.weight"  # the table of tokens, as the family names it
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -59,6 +61,7 @@ class ModelSpec:
     quantization: str | None  # "int8", which changes answers; other precisions do not
     layers: int
     heads: int  # of each layer
+    vocabulary: int | None  # rows of its table of tokens, where the weights' names tell
 
     @property
     def answers(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
         )
     check_folder(folder, config, where)
     shapes = tensor_shapes(folder, where)
+    tables = [shape[0] for name, shape in shapes.items() if name.endswith(WORDS) and shape]
     count = check_head(config, shapes, where)
     labels = _labels(settings, config, count, where)
     most = whole_number(config, where, "max_position_embeddings")
@@ -129,6 +133,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
         quantization="int8" if settings.dtype == "int8" else None,
         layers=whole_number(config, where, "num_hidden_layers", "n_layers") or 0,
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
+        vocabulary=tables[0] if len(tables) == 1 else None,
     )
 
 

@@ -134,23 +134,31 @@ def _chunk(
         [reason for _, reason in rows.bad],
         pa.table(nulls, carried.schema) if nulls else carried,
     )
-    if not reasons:
-        return Chunk(texts[0], texts[-1] if len(texts) > 1 else [], rows.row, carried, unreadable)
-    kept = np.ones(len(rows.row), bool)
+    seconds = texts[1] if len(texts) > 1 else []
+    chunk = Chunk(texts[0], seconds, rows.row, carried, unreadable)
+    return leave_out(chunk, source, reasons) if reasons else chunk
+
+
+def leave_out(chunk: Chunk, source: Source, reasons: dict[int, str]) -> Chunk:
+    """The chunk without some of its rows to score, which are in quarantine for these reasons."""
+    kept = np.ones(len(chunk.row), bool)
     kept[list(reasons)] = False
     unscorable = quarantine(
         [source.id] * len(reasons),
-        rows.row[~kept],
+        chunk.row[~kept],
         [reasons[i] for i in sorted(reasons)],
-        carried.filter(pa.array(~kept)),
+        chunk.carried.filter(pa.array(~kept)),
     )
-    good = [[text for text, keep in zip(each, kept, strict=True) if keep] for each in texts]
+    texts, seconds = (
+        [text for text, keep in zip(each, kept, strict=True) if keep] if each else []
+        for each in (chunk.texts, chunk.seconds)
+    )
     return Chunk(
-        good[0],
-        good[-1] if len(good) > 1 else [],
-        rows.row[kept],
-        carried.filter(pa.array(kept)),
-        pa.concat_tables([unscorable, unreadable]),
+        texts,
+        seconds,
+        chunk.row[kept],
+        chunk.carried.filter(pa.array(kept)),
+        pa.concat_tables([unscorable, chunk.bad]),
     )
 
 

@@ -142,13 +142,10 @@ def make_probe(context: Context) -> Probe:
 
 def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]:
     """The units of one read task, in order: all of them, or SourceError."""
-    tokenizer = get_tokenizer(context.spec)
     prepared = []
     reader, options = readers()[context.format], context.job.input
-    for unit, chunks in reading.read_units(reader, options, context.schema, units, context.rules):
-        texts = [text for chunk in chunks for text in chunk.texts]
-        seconds = [text for chunk in chunks for text in chunk.seconds]
-        tokens = tokenizer.encode(texts, seconds if options.text_pair else None)
+    for unit, read in reading.read_units(reader, options, context.schema, units, context.rules):
+        chunks, tokens = _encode(context, unit, read)
         source = np.repeat(
             np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
         )
@@ -168,6 +165,44 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
         )
         prepared.append(Prepared(unit, tokens, aside))
     return prepared
+
+
+def _encode(
+    context: Context, unit: Unit, chunks: list[reading.Chunk]
+) -> tuple[list[reading.Chunk], Tokens]:
+    """The chunks' tokens, and the chunks without rows that have tokens the model has not.
+
+    On a GPU one such token would end the process's use of it, for all rows.
+    """
+    tokens = _tokens(context, chunks)
+    reasons = _outside(tokens, context.spec.vocabulary)
+    if not reasons:
+        return chunks, tokens
+    left, first = [], 0
+    for span, chunk in zip(unit.spans, chunks, strict=True):
+        here = {i: reasons[first + i] for i in range(len(chunk.row)) if first + i in reasons}
+        left.append(reading.leave_out(chunk, span.source, here) if here else chunk)
+        first += len(chunk.row)
+    return left, _tokens(context, left)
+
+
+def _tokens(context: Context, chunks: list[reading.Chunk]) -> Tokens:
+    texts = [text for chunk in chunks for text in chunk.texts]
+    seconds = [text for chunk in chunks for text in chunk.seconds]
+    tokenizer = get_tokenizer(context.spec)
+    return tokenizer.encode(texts, seconds if context.job.input.text_pair else None)
+
+
+def _outside(tokens: Tokens, vocabulary: int | None) -> dict[int, str]:
+    """The rows with a token id that the model's table has not, and why that is wrong."""
+    if vocabulary is None:
+        return {}
+    places = np.flatnonzero((tokens.ids < 0) | (tokens.ids >= vocabulary))
+    rows = np.searchsorted(tokens.offsets, places, side="right") - 1
+    return {
+        int(row): f"the tokenizer gives the token id {id_}, the model has {vocabulary} tokens"
+        for row, id_ in zip(rows, tokens.ids[places], strict=True)
+    }
 
 
 def commit(
