@@ -1,6 +1,9 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+WHEELS ?= wheels
+# A machine with a GPU may be offline: `make gpu-check PYTHON=python3` makes no .venv.
+OWN := $(filter-out file,$(origin PYTHON))
 
 .PHONY: help setup demo test test-cluster test-faults test-sweeps check bench bench-gpu gpu-check format clean
 
@@ -49,9 +52,8 @@ bench: .venv/bench  ## compare with the alternatives, side by side (long)
 	$(BIN)/python -m benchmarks.compare
 	$(BIN)/python -m benchmarks.attention
 
-gpu-check: .venv/test  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
-	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
-	$(BIN)/python -m benchmarks.gpu --quick
+gpu-check: $(if $(OWN),,.venv/test)  ## on a GPU: the CPU's answers, packed, out of memory, tokens/s
+	$(if $(OWN),$(PYTHON),$(BIN)/python) -m recipes.gpu_check --wheels $(WHEELS)
 
 bench-gpu: .venv/test  ## on a GPU: tokens/s by model, workload and budget
 	$(BIN)/python -m benchmarks.gpu

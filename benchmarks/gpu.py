@@ -1,7 +1,7 @@
 """Tokens a second of the engine on a GPU, by budget, and of the whole job around it.
 
-Real tokens only. The share of the device's matrix rate is that of plain bf16 products of the
-model's own shapes, measured in the same run.
+Real tokens only. The share of the device's matrix rate is that of plain products of the
+model's own shapes and precision, measured in the same run.
 """
 
 import argparse
@@ -9,26 +9,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import environment
 from benchmarks.corpora import WORKLOADS, generated, write_corpus
 from benchmarks.models import NAMES, ROOT, flops, model_folder
 from benchmarks.report import Report
 
 SECONDS = 3.0  # of batches for each figure
 ROWS = {"short": 60_000, "mixed": 20_000, "long": 4_000}
+BUDGETS = (16384, 32768, 65536, 131072)  # tokens a batch
 COLUMNS = (
-    *("model", "workload", "tokens a batch", "compiled", "tokens/s", "TFLOP/s"),
-    *("of matrix rate", "peak memory"),
+    *("model", "workload", "tokens a batch", "tokens/s", "TFLOP/s", "of matrix rate"),
+    "peak memory",
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="bert-base, mixed, two budgets")
+    parser.add_argument("--quick", action="store_true", help="mixed texts, the engine alone")
     options = parser.parse_args()
     import torch
 
@@ -37,69 +39,78 @@ def main() -> None:
     name = torch.cuda.get_device_name()
     report = Report(f"bertbatch on {name}", slug=name)
     matrix = matrix_rate()
-    report.lines(f"- matrix products: {matrix / 1e12:,.0f} TFLOP/s in bf16")
-    models = NAMES[1:] if options.quick else NAMES
+    report.lines(f"- matrix products: {matrix / 1e12:,.0f} TFLOP/s in half precision")
     workloads = ("mixed",) if options.quick else WORKLOADS
-    budgets = (32768, 65536) if options.quick else (16384, 32768, 65536, 131072)
-    rows = [
-        engine_row(model, workload, budget, compiled, matrix)
-        for model in models
-        for workload in workloads
-        for compiled in (False, True)
-        for budget in budgets
-        if not (options.quick and compiled)
-    ]
-    report.table("the engine alone", COLUMNS, rows)
+    for compiled in (False,) if options.quick else (False, True):
+        rows = [
+            row
+            for model in NAMES
+            for workload in workloads
+            for row in engine_rows(model, workload, compiled, matrix)
+        ]
+        report.table(f"the engine alone{', compiled' if compiled else ''}", COLUMNS, rows)
     if not options.quick:
-        ends = [whole_job(model, workload) for model in models for workload in workloads]
+        ends = [whole_job(model, workload) for model in NAMES for workload in workloads]
         report.table("the whole job on Ray", ("model", "workload", "rows/s", "tokens/s"), ends)
 
 
-def engine_row(model: str, workload: str, budget: int, compiled: bool, matrix: float) -> list[str]:
-    import torch
-
-    from bertbatch.batching import gather
-    from bertbatch.engines import batches, load_engine
+def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:
+    from bertbatch.engines import load_engine
     from bertbatch.job import Model
     from bertbatch.model import check
+    from bertbatch.probing import make_probe
     from bertbatch.tokenizer import get_tokenizer
 
     folder = model_folder(model)
-    settings = Model(name=str(folder), tokens_per_batch=budget, compile=compiled)
+    settings = Model(name=str(folder), compile=compiled)
     spec = check(settings)
     engine = load_engine("torch", spec, settings, "cuda", 8)
-    texts = [text for text, _ in zip(generated(workload), range(ROWS[workload]), strict=False)]
+    engine.settle(make_probe(get_tokenizer(spec), spec.max_length))
+    texts = list(islice(generated(workload), ROWS[workload]))
     tokens = get_tokenizer(spec).encode(texts)
-    ready = [
-        (gather(tokens.ids, tokens.offsets, rows), tokens.lengths[rows])
-        for rows in batches(engine, tokens.lengths)
+    return [
+        [model, workload, f"{budget:,}", *engine_rate(engine, tokens, budget, folder, matrix)]
+        for budget in BUDGETS
     ]
-    for ids, lengths in ready[:3]:
-        engine.start(ids, lengths).logits()
+
+
+def engine_rate(
+    engine: Any, tokens: Any, budget: int, folder: Path, matrix: float
+) -> tuple[str, ...]:
+    """Tokens/s, TFLOP/s, the share of the matrix rate, and the most memory."""
+    import torch
+
+    from bertbatch.engines import batches
+
+    engine.tokens_per_batch = budget
+    ready = [tokens.take(rows) for rows in batches(engine, tokens.lengths)]
+    for batch in ready[:3]:
+        engine.start(*batch).logits()
     torch.cuda.reset_peak_memory_stats()
     done: list[np.ndarray] = []
     began, last = time.perf_counter(), None
     while time.perf_counter() - began < SECONDS:
-        ids, lengths = ready[len(done) % len(ready)]
-        running = engine.start(ids, lengths)
+        batch = ready[len(done) % len(ready)]
+        running = engine.start(*batch)
         if last:
             last.logits()
         last = running
-        done.append(lengths)
+        done.append(batch[1])
     if last:
         last.logits()
     seconds = time.perf_counter() - began
     lengths = np.concatenate(done)
     rate = flops(folder, lengths) / seconds
-    return [
-        *(model, workload, f"{budget:,}", "yes" if compiled else "no"),
+    return (
         *(f"{lengths.sum() / seconds:,.0f}", f"{rate / 1e12:,.1f}", f"{rate / matrix:.1%}"),
         f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB",
-    ]
+    )
 
 
 def whole_job(model: str, workload: str) -> list[str]:
     """The slope between N rows and 4N, as `benchmarks.compare` has it."""
+    from benchmarks.compare import environment
+
     seconds, tokens = [], []
     rows = 20 * ROWS[workload]
     with tempfile.TemporaryDirectory(prefix="bertbatch-gpu-") as scratch:
@@ -123,13 +134,17 @@ def whole_job(model: str, workload: str) -> list[str]:
 
 
 def matrix_rate() -> float:
-    """Operations a second of plain bf16 products, the best of several."""
+    """Operations a second of plain products in the engine's precision, the best of several."""
     import torch
+
+    from bertbatch.engines.precision import fast_dtype
+
+    dtype = getattr(torch, fast_dtype("cuda"))
 
     best = 0.0
     for rows, inner, columns in ((32768, 768, 3072), (65536, 768, 768), (8192, 8192, 8192)):
-        a = torch.randn(rows, inner, dtype=torch.bfloat16, device="cuda")
-        b = torch.randn(inner, columns, dtype=torch.bfloat16, device="cuda")
+        a = torch.randn(rows, inner, dtype=dtype, device="cuda")
+        b = torch.randn(inner, columns, dtype=dtype, device="cuda")
         for _ in range(3):
             torch.cuda.synchronize()
             began = time.perf_counter()

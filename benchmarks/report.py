@@ -11,10 +11,13 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.models import ROOT
+
+try:
+    from rich.console import Console
+    from rich.table import Table
+except ImportError:  # a machine with a GPU need not have it: tables are printed as they are stored
+    Console = None
 
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("bertbatch", "torch", "transformers", "ray", "openvino", "onnxruntime", "pyarrow")
@@ -25,7 +28,8 @@ class Report:
 
     def __init__(self, title: str, path: Path | None = None, slug: str = ""):
         self.path = path or RESULTS / f"{date.today()}-{_slug(slug or cpu())}.md"
-        self._console = Console(width=None if sys.stdout.isatty() else 160)
+        width = None if sys.stdout.isatty() else 160
+        self._console = Console(width=width) if Console else None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
         versions = [f"{name} {found}" for name in PACKAGES if (found := _version(name))]
@@ -37,17 +41,19 @@ class Report:
         )
 
     def lines(self, *lines: str) -> None:
-        for line in lines:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print(*lines, sep="\n", flush=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
 
     def table(self, heading: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        shown = Table(*columns, title=heading, title_justify="left")
-        for row in rows:
-            shown.add_row(*row)
-        self._console.print(shown)
         lines = [f"\n## {heading}\n", *map(_line, [columns, ["---"] * len(columns), *rows])]
+        if self._console:
+            shown = Table(*columns, title=heading, title_justify="left")
+            for row in rows:
+                shown.add_row(*row)
+            self._console.print(shown)
+        else:
+            print(*lines, sep="\n", flush=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
 
