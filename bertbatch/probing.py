@@ -17,6 +17,10 @@ SAMPLE_TEXTS, SAMPLE_TOKENS = 64, 64  # that a quantized model is compared on
 FEWEST_TOKENS = 4  # of the shortest row; each next one is twice as long and one token more
 TWICE_UP_TO = 100  # tokens: rows so short are there twice, with other texts
 
+CHARACTERS = (
+    16  # for each token wanted: words are rarely longer, and rows begin a little further on
+)
+
 TEXTS = (
     "The trains were late again, but the man at the counter found us seats and even smiled.",
     "I bought this kettle in March. It leaked in April, and nobody has answered my letters.",
@@ -49,10 +53,11 @@ def _probe(tokenizer: Tokenizer, max_length: int, pair: bool, sample: list[str] 
     lengths = _lengths(max_length)
     rows = [length for length in lengths for _ in range(1 + (length < TWICE_UP_TO))]
     long = _long_texts(tokenizer, max_length)
-    made = [
-        tokenizer.encode([long[i % 2][i * 7 :]], [long[1 - i % 2]] if pair else None, length)
-        for i, length in enumerate(rows)
-    ]
+    made = []
+    for i, length in enumerate(rows):
+        most = CHARACTERS * length  # cutting a long pair takes the square of its length
+        first, second = long[i % 2][7 * i : 7 * i + most], long[1 - i % 2][:most]
+        made.append(tokenizer.encode([first], [second] if pair else None, length))
     some = None
     if sample is not None:
         texts = [text for text in sample if text.strip()]
@@ -81,8 +86,7 @@ def _long_texts(tokenizer: Tokenizer, tokens: int) -> list[str]:
     known = str(tokenizer.python.decode(chosen, skip_special_tokens=True))
     ours = " ".join(TEXTS)
     first, second = f"{ours} {known}", f"{known} {ours}"
-    # A token is rarely more than some eight characters, and rows begin a little further on.
-    return [(text + " ") * (1 + 16 * tokens // len(text)) for text in (first, second)]
+    return [(text + " ") * (2 + CHARACTERS * tokens // len(text)) for text in (first, second)]
 
 
 def _joined(rows: list[Tokens]) -> Tokens:

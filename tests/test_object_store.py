@@ -58,8 +58,9 @@ def upload(corpus: Path, store: Store, folder: str) -> None:
 
 
 def assert_same_answers(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(one[LABELS].astype(str), other[LABELS].astype(str))
-    assert np.array_equal(np.stack(one["scores"]), np.stack(other["scores"]))
+    """The runners' workers have one thread and more: the last bits of a score depend on it."""
+    pd.testing.assert_frame_equal(one[LABELS], other[LABELS], rtol=1e-5)
+    np.testing.assert_allclose(np.stack(one["scores"]), np.stack(other["scores"]), atol=1e-5)
 
 
 def test_of_racing_writers_one_wins(place):

@@ -50,7 +50,9 @@ def one_at_a_time(folder: str, texts: list[str]) -> np.ndarray:
     return np.stack(rows)
 
 
-def test_runners_agree_bit_for_bit(score, corpus, tmp_path, ray_here):
+def test_equal_workers_agree_bit_for_bit(score, corpus, tmp_path, ray_here, monkeypatch):
+    """Of one kind (processor, threads), whatever the runner. MKL shares its sums among threads."""
+    monkeypatch.setattr("bertbatch.runners.inline.available_cores", lambda: 1)
     keys = {"input.carry": ["id"], "runtime.unit_rows": 70}
     inline = score(corpus, tmp_path / "a", "inline", **keys).to_pandas()
     on_ray = score(corpus, tmp_path / "b", "ray", **keys).to_pandas()

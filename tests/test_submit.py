@@ -119,7 +119,7 @@ def test_same_job_same_answers_as_here(head, job, tmp_path):
         pd.read_parquet(tmp_path / "out" / name).sort_values("id", ignore_index=True)
         for name in ("there", "here")
     )
-    pd.testing.assert_frame_equal(there, here)
+    pd.testing.assert_frame_equal(there, here, rtol=1e-5)  # another number of threads
     refused = submit(head, job, "--run", "there", "--set", "input.text=nothing", "--id", "other")
     assert refused.returncode == 2
     assert "belongs to another job" in refused.stdout
