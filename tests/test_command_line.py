@@ -65,6 +65,11 @@ HOSTILE = {
     "password": "s3://user:pass@host/x",
 }
 
+ALWAYS = (  # the others in the slow tests
+    *("", "nowhere", "a file", "below a file", "binary", "a loop", "no Unicode", "long", "nul"),
+    *("unknown protocol", "closed", "s3 without bucket"),
+)
+
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory, tiny_model):
@@ -126,7 +131,10 @@ def type_(here, tiny_model, monkeypatch):
     return go
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize(
+    "hostile",
+    [h if h in ALWAYS else pytest.param(h, marks=pytest.mark.slow) for h in HOSTILE],
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_hostile_argument(command, hostile, type_):
     type_(COMMANDS[command], HOSTILE[hostile])

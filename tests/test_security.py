@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bertbatch import Job, JobError, commit
 from bertbatch.cli import app
 from bertbatch.output import open_output
-from bertbatch.runners import on_ray
+from bertbatch.runners import starting
 from bertbatch.storage import Store
 from bertbatch.units import Cut, Source, Span, Unit
 from bertbatch.verify import verify
@@ -298,9 +298,9 @@ def test_names_are_shown_as_they_are(tmp_path: Path, tiny_model: str, file: Path
 
 def test_rays_own_start_has_no_dashboard(monkeypatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(on_ray.ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(starting.ray, "init", lambda **options: given.update(options))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    scratch = on_ray._start_ray(False)
+    scratch = starting.start_ray(False)
     assert scratch
     scratch.close(keep=False)
     assert (given["address"], given["include_dashboard"]) == ("local", False)
@@ -310,8 +310,8 @@ def test_rays_own_start_has_no_dashboard(monkeypatch) -> None:
 def test_nobody_joins_a_ray_without_its_token(tmp_path: Path) -> None:
     script = """
 import os, ray, subprocess, sys
-from bertbatch.runners.on_ray import _start_ray
-_start_ray(False)
+from bertbatch.runners.starting import start_ray
+start_ray(False)
 address = ray.get_runtime_context().gcs_address
 code = f"import ray; ray.init(address={address!r}, log_to_driver=False)"
 for auth in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token"}):
