@@ -5,7 +5,7 @@ WHEELS ?= wheels
 # A machine with a GPU may be offline: `make gpu-check PYTHON=python3` makes no .venv.
 OWN := $(filter-out file,$(origin PYTHON))
 
-.PHONY: help setup demo test test-cluster test-faults test-sweeps check bench bench-gpu gpu-check format clean
+.PHONY: help setup demo test test-cluster test-faults test-processors test-sweeps check bench bench-gpu gpu-check format clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test-cluster: .venv/test  ## run the tests with clusters of several nodes (minut
 
 test-faults: .venv/test  ## run every fault (half an hour)
 	$(BIN)/python -m pytest -m faults
+
+test-processors: .venv/test  ## run the engines' tests under lower instruction sets (minutes)
+	$(BIN)/python -m tests.processors
 
 test-sweeps: .venv/test  ## run every architecture and thousands of odd model folders (minutes)
 	$(BIN)/python -m pytest -m sweep

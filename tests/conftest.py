@@ -16,9 +16,28 @@ import pytest
 import torch
 
 from bertbatch import Job, Result, run
+from tests.processors import PATCHED
 from tests.tiny import make_model, make_texts
 
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def fewer_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stand-in for a lesser processor cannot do: see tests/processors.py."""
+    if not (name := os.environ.get(PATCHED)):
+        return
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    if name != "AVX512 without AMX":
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if name == "no oneDNN":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+        for layer in ("fused.FusedLinear", "int8.Int8Linear"):
+            monkeypatch.setattr(f"bertbatch.engines.{layer}.__init__", _no_operator)
+
+
+def _no_operator(*_: Any) -> None:
+    raise AttributeError("this build of torch has no such operator")
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,13 @@ def fast_dtype(device: str) -> str:
     return "bfloat16" if GAIN * half < single else "float32"
 
 
+def times_slower(device: str, dtype: str) -> float:
+    """How many times slower than float32 a CPU multiplies in bfloat16; 1 of all others."""
+    if device != "cpu" or dtype != "bfloat16":
+        return 1.0
+    return _product_seconds(torch.bfloat16) / _product_seconds(torch.float32)
+
+
 def _product_seconds(dtype: torch.dtype) -> float:
     """The least seconds of several for a linear layer of bert-base over 512 tokens."""
     x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)

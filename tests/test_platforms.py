@@ -1,0 +1,91 @@
+"""Processors and builds of torch that lack an operator take another one, with the same answers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bertbatch import run
+from bertbatch.engines import fused, precision, torch_engine
+from bertbatch.job import Model
+from bertbatch.model import check
+from tests.conftest import make_job, write_parquet
+from tests.test_engines import LENGTHS, one_by_one, save, some_ids
+from tests.test_run import one_at_a_time
+from tests.tiny import make_texts, settled
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor or build without oneDNN's operators."""
+
+    def absent(*_: Any) -> Any:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+
+    monkeypatch.setattr(fused.FusedLinear, "__init__", absent)
+
+
+def fused_layers(engine: Any) -> int:
+    return sum(isinstance(m, fused.FusedLinear) for m in engine._model.modules())
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_whole_job_by_plain_operators(tiny_model, tmp_path):
+    texts = make_texts(120)
+    write_parquet(tmp_path / "in.parquet", texts)
+    keys = {"attention.per_row": True}
+    result = run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+    expected = one_at_a_time(tiny_model, texts)
+    np.testing.assert_allclose(np.stack(result.to_pandas()["scores"]), expected, atol=5e-5)
+    (record,) = result.output.runs()
+    (chosen,) = record["chosen"]["kinds"].values()
+    assert (chosen["engine"], chosen["batching"]) == ("torch", "packed")
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_plain_layers_answer_as_fused_ones(dtype, tmp_path):
+    spec = save(tmp_path / "bert", "bert")
+    engine = settled(spec, Model(dtype=dtype))
+    assert not fused_layers(engine)
+    assert engine.batching == "packed"
+    ids = some_ids(LENGTHS)
+    wanted = one_by_one(spec, ids, LENGTHS)
+    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
+    assert off < {"float32": 1e-4, "bfloat16": 0.1}[dtype] * np.abs(wanted).max()
+
+
+def test_what_can_be_fused_is(tmp_path):
+    """Where the operators are there, float32 layers are fused: six to a layer."""
+    spec = save(tmp_path / "bert", "bert")
+    wanted = 12 if fused.can_fuse(torch.float32) else 0
+    assert fused_layers(settled(spec, Model(dtype="float32"))) == wanted
+    wanted = 12 if fused.can_fuse(torch.bfloat16) else 0
+    assert fused_layers(settled(spec, Model(dtype="bfloat16"))) == wanted
+
+
+def test_bfloat16_that_a_processor_lacks_is_slow_and_said(tiny_model, monkeypatch, caplog):
+    monkeypatch.setattr(torch_engine, "times_slower", lambda device, dtype: 12.0)
+    with caplog.at_level("WARNING", "bertbatch"):
+        settled(check(Model(name=tiny_model)), Model(dtype="bfloat16"))
+    assert "bfloat16 is about 12 times slower than float32 on this processor" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(torch_engine, "times_slower", lambda device, dtype: 0.5)
+    settled(check(Model(name=tiny_model)), Model(dtype="bfloat16"))
+    assert not caplog.text
+
+
+def test_what_is_measured_is_told(monkeypatch):
+    seconds = {torch.bfloat16: 6.0, torch.float32: 0.5}
+    monkeypatch.setattr(precision, "_product_seconds", seconds.__getitem__)
+    assert precision.times_slower("cpu", "bfloat16") == 12
+    assert precision.times_slower("cpu", "float32") == 1
+    assert precision.times_slower("cuda", "bfloat16") == 1
+
+
+def test_the_platforms_are_documented():
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    for name in ("Linux x86-64", "Linux ARM64", "macOS", "Windows"):
+        assert f"| {name}" in text
