@@ -66,8 +66,8 @@ class TorchEngine:
             return
         if (times := times_slower(device, settings.dtype)) > MUCH_SLOWER:
             log.warning(
-                "model.dtype %s is about %.0f times slower than float32 on this processor, and less "
-                "exact; auto takes float32 here",
+                "model.dtype %s is about %.0f times slower than float32 on this processor, and "
+                "less exact; auto takes float32 here",
                 *(settings.dtype, times),
             )
         self._load(settings.dtype)
