@@ -12,9 +12,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError, SourceError
+from bertbatch.executor import DataLost, Executor, NodeGone, WorkerDied
 from bertbatch.stages import Record
 from bertbatch.units import Unit
 
@@ -31,53 +32,6 @@ ELSEWHERE_SECONDS = 60  # that a suspect waits for another worker than the one w
 REREADS = 5  # of a unit whose data were lost with a node or whose reader died
 UNCOMMITTED_IN_A_ROW = 4  # units, after which the run ends: the storage does not take them
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
-
-
-class WorkerDied(Exception):
-    """The process of a model worker is gone."""
-
-
-class NodeGone(WorkerDied):
-    """A model worker is gone together with its node: no row is to blame."""
-
-
-class DataLost(Exception):
-    """What a stage had made was on a node that is gone."""
-
-
-class Executor(Protocol):
-    """Where the stages run. Handles stand for work under way; `wait` tells which is done."""
-
-    workers: int  # may grow
-
-    def adapt(self) -> None:
-        """Takes up nodes that have joined; called again and again."""
-
-    def ready(self, worker: int) -> bool:
-        """Whether a worker has its model. Raises JobError if it cannot have it."""
-
-    def read(self, units: Sequence[Unit]) -> Hashable:
-        """Starts a read task. Its result: a list of (tokens, aside, rows to score)."""
-
-    def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
-        """Starts scoring rows on one worker, behind what it has. Its result stays opaque."""
-
-    def commit(
-        self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
-    ) -> Hashable:
-        """Starts a commit. Its result: the Record."""
-
-    def wait(self, handles: Sequence[Hashable], timeout: float) -> list[Hashable]:
-        """Those that are done, after at least one is or the timeout (seconds) is over."""
-
-    def result(self, handle: Hashable) -> Any:
-        """Raises what the work raised; WorkerDied if its process is gone, DataLost if data are.
-
-        DeviceLost, if its process can work no more; RunError, if there can be no other.
-        """
-
-    def replace(self, worker: int) -> None:
-        """Puts a fresh worker in the place of a dead or a failing one."""
 
 
 @dataclass

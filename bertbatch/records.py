@@ -105,7 +105,8 @@ RUN = {
             "*": {
                 "engine": ("torch", "openvino"),
                 "dtype": ("float32", "bfloat16", "float16", "int8"),
-                **{"tokens_per_batch": count, "measured": {"*": number}},
+                **{"tokens_per_batch": count, "measured": {"*": number}, "reason?": text},
+                "batching?": ("packed", "padded", "equal_length", "single"),
             }
         }
     },

@@ -30,7 +30,7 @@ FAMILIES = [
 
 def documented() -> dict[str, str]:
     """What docs/models.md says of each kind."""
-    table = DOCS.read_text().partition("| batches | `model_type` |")[2]
+    table = DOCS.read_text().partition("| batches | `model_type` |")[2].partition("##")[0]
     rows = re.findall(r"^\| ([a-z_ ]+) \| (.*) \|$", table, re.M)
     return {kind: way for way, kinds in rows for kind in kinds.split(", ")}
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from bertbatch import pipeline
 from bertbatch.errors import DeviceLost, RunError, SourceError
-from bertbatch.pipeline import DataLost, NodeGone, Pipeline, WorkerDied
+from bertbatch.executor import DataLost, NodeGone, WorkerDied
+from bertbatch.pipeline import Pipeline
 from bertbatch.stages import Counts, Record
 from bertbatch.units import Cut, Source, Span, Unit
 

@@ -33,7 +33,7 @@ LAYERS = [
     ["stages", "worker"],
     ["mending", "reading", "attention"],
     ["calibration", "probing"],
-    ["commit", "scoring", "sources", "plan", "lease"],
+    ["executor", "commit", "scoring", "sources", "plan", "lease"],
     ["tables"],
     ["listing"],
     ["output"],

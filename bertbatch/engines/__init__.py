@@ -84,6 +84,9 @@ class Engine(Protocol):
         scored in any way, or not as the job asks.
         """
 
+    def use(self, batching: Batching) -> None:
+        """Makes ready for such batches, right or not. Raises whatever its model's code does."""
+
     def start(
         self,
         ids: np.ndarray,

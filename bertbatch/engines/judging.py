@@ -6,13 +6,13 @@ what they have seen before. The reference is the model as transformers has it, o
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from bertbatch.batching import Batching
-from bertbatch.engines import Running
+from bertbatch.engines import Engine
 from bertbatch.engines.devices import device_errors, there
 from bertbatch.engines.inputs import ModelInputs
 from bertbatch.engines.probe import Probe, excess
@@ -22,26 +22,8 @@ from bertbatch.model import ModelSpec
 ASSERTED = "device-side assert"  # what an index out of range is on a GPU
 
 
-class Judged(Protocol):
-    """An engine that can be told how to batch."""
-
-    dtype: str
-
-    def use(self, batching: Batching) -> None:
-        """Makes ready for batches of this kind; raises anything if it cannot."""
-
-    def start(
-        self,
-        ids: np.ndarray,
-        lengths: np.ndarray,
-        seconds: np.ndarray | None = None,
-        types: np.ndarray | None = None,
-        watch: bool = False,
-    ) -> Running: ...
-
-
 def choose(
-    engine: Judged,
+    engine: Engine,
     allowed: Sequence[Batching],
     probe: Probe,
     wanted: np.ndarray,
@@ -121,7 +103,7 @@ def embedded_ids(model: Any) -> int | None:
 
 
 def _refusal(
-    engine: Judged, batching: Batching, probe: Probe, wanted: np.ndarray, problem_type: str
+    engine: Engine, batching: Batching, probe: Probe, wanted: np.ndarray, problem_type: str
 ) -> str | None:
     """Why rows must not be batched in this way; None if they may, and the engine is ready for it.
 

@@ -27,7 +27,7 @@ class OpenVinoEngine:
     name = "openvino"
     device = "cpu"
     packs = False
-    budgets = (1024, 2048, 512)
+    budgets: tuple[int, ...] = (1024, 2048, 512)
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from bertbatch import stages
 from bertbatch.batching import Tokens
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import DeviceLost, JobError
-from bertbatch.pipeline import DataLost, NodeGone, WorkerDied
+from bertbatch.executor import DataLost, NodeGone, WorkerDied
 from bertbatch.runners.loading import Loading
 from bertbatch.runners.scratch import Scratch
 from bertbatch.runners.starting import start_ray
