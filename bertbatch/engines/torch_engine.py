@@ -126,7 +126,7 @@ class TorchEngine:
         """Loads the model as transformers has it."""
         self.dtype = dtype
         exact = "float32" if dtype == "int8" else dtype
-        self.budgets = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
+        self.budgets: tuple[int, ...] = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
         budget = self._settings.tokens_per_batch
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         with device_errors():
