@@ -47,16 +47,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_here() -> Iterator[None]:
-    """One Ray for all tests of this process: starting it takes seconds."""
+def ray_until_the_end() -> Iterator[None]:
+    yield
     import ray
 
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        object_store_memory=200 << 20,
-    )  # fmt: skip
-    yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_here(ray_until_the_end: None) -> None:
+    """One Ray for all tests of this process, but those that end it: starting it takes seconds."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+            object_store_memory=200 << 20,
+        )  # fmt: skip
 
 
 @pytest.fixture(params=["inline", "ray"])
