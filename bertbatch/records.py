@@ -105,7 +105,12 @@ RUN = {
             "*": {
                 "engine": ("torch", "openvino"),
                 "dtype": ("float32", "bfloat16", "float16", "int8"),
-                **{"tokens_per_batch": count, "measured": {"*": number}, "reason?": text},
+                **{
+                    "tokens_per_batch": count,
+                    "measured": {"*": number},
+                    "reason?": text,
+                    "slower?": number,
+                },
                 "batching?": ("packed", "padded", "equal_length", "single"),
             }
         }

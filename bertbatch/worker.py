@@ -29,6 +29,7 @@ BATCHES = {
     Batching.EQUAL: "rows of equal length",
     Batching.SINGLE: "one row",
 }
+MUCH_SLOWER = 1.5  # times, than float32: then the log says so
 CHOSEN = ("engine", "dtype", "tokens_per_batch")  # what a calibration decides
 FOUND = ("dtype", "batching", "reason")  # what is tried once for each kind of worker
 
@@ -61,6 +62,7 @@ class ModelWorker:
         self.kind = f"{_device_name(device)}, {threads} threads"
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
         self._watch = _make_watch(spec, attention, threads) if attention else None
+        self._slower = _times_slower(device, settings.dtype)
         self._load(known.get(self.kind, {}))
 
     def _load(self, before: Mapping[str, Any]) -> None:
@@ -100,11 +102,6 @@ class ModelWorker:
         before = known or self._before
         found = {key: before[key] for key in FOUND} if _same_engine(before, self._engine) else None
         self._engine.settle(probe, found)
-        if self._engine.reason and not found:
-            log.info(
-                "%s: batches are of %s, which is slower: %s",
-                *(self._spec.name, BATCHES[self._engine.batching], self._engine.reason),
-            )
         if self._rules() > self._allowed:
             raise JobError(
                 f"model.name {self._spec.name}: the output was begun by an earlier version, which "
@@ -137,6 +134,7 @@ class ModelWorker:
             "tokens_per_batch": self._engine.tokens_per_batch,
             "batching": self._engine.batching.value,
             "reason": self._engine.reason,
+            "slower": self._slower,
             "measured": self._rates,
         }
 
@@ -165,9 +163,11 @@ def find_device() -> Literal["cuda", "cpu"]:
 
 
 def note(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[str, Any]:
-    """Adds what a worker says of itself to what is known of each kind of worker."""
+    """Adds what a worker says of itself to what is known of each kind of worker, and tells it."""
     choice = dict(description)
     kind = choice.pop("kind")
+    if kind not in kinds:
+        _tell(kind, choice)
     measured = choice["measured"]
     unmeasured = not kinds.get(kind, {}).get("measured")
     if measured and unmeasured:
@@ -181,6 +181,20 @@ def note(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[
     return kinds
 
 
+def _tell(kind: str, choice: dict[str, Any]) -> None:
+    """Logs why a kind of worker is slower than it could be."""
+    if choice["reason"]:
+        log.info(
+            "batches are of %s, which is slower: %s", BATCHES[choice["batching"]], choice["reason"]
+        )
+    if choice["slower"] > MUCH_SLOWER:
+        log.warning(
+            "model.dtype %s is about %.0f times slower than float32 on %s, and less exact; auto "
+            "takes float32 there",
+            *(choice["dtype"], choice["slower"], kind),
+        )
+
+
 def _make_watch(spec: ModelSpec, attention: Attention, threads: int) -> "Watch":
     from bertbatch.engines.classes import token_classes
     from bertbatch.engines.watched import Watch
@@ -189,6 +203,13 @@ def _make_watch(spec: ModelSpec, attention: Attention, threads: int) -> "Watch":
     statistics = make_statistics(attention.statistics)
     classes = token_classes(get_tokenizer(spec).python, statistics)
     return Watch(statistics, classes, attention.queries, threads)
+
+
+def _times_slower(device: str, dtype: str) -> float:
+    """How many times slower than float32 what the job asks for is here; 1 if that is no matter."""
+    from bertbatch.engines.precision import times_slower
+
+    return times_slower(device, dtype)
 
 
 @cache

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from bertbatch import run
-from bertbatch.engines import fused, precision, torch_engine
+from bertbatch.engines import fused, precision
 from bertbatch.job import Model
-from bertbatch.model import check
 from tests.conftest import make_job, write_parquet
 from tests.test_engines import LENGTHS, one_by_one, save, some_ids
 from tests.test_run import one_at_a_time
@@ -66,15 +65,17 @@ def test_what_can_be_fused_is(tmp_path):
     assert fused_layers(settled(spec, Model(dtype="bfloat16"))) == wanted
 
 
-def test_bfloat16_that_a_processor_lacks_is_slow_and_said(tiny_model, monkeypatch, caplog):
-    monkeypatch.setattr(torch_engine, "times_slower", lambda device, dtype: 12.0)
-    with caplog.at_level("WARNING", "bertbatch"):
-        settled(check(Model(name=tiny_model)), Model(dtype="bfloat16"))
-    assert "bfloat16 is about 12 times slower than float32 on this processor" in caplog.text
-    caplog.clear()
-    monkeypatch.setattr(torch_engine, "times_slower", lambda device, dtype: 0.5)
-    settled(check(Model(name=tiny_model)), Model(dtype="bfloat16"))
-    assert not caplog.text
+def test_bfloat16_that_a_processor_lacks_is_slow_and_said(
+    tiny_model, tmp_path, monkeypatch, caplog
+):
+    write_parquet(tmp_path / "in.parquet", make_texts(20))
+    for times in (12.0, 0.5):
+        monkeypatch.setattr(precision, "times_slower", lambda *_, times=times: times)
+        keys = {"model.dtype": "bfloat16"}
+        caplog.clear()
+        run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / f"{times}", **keys))
+        said = "bfloat16 is about 12 times slower than float32 on" in caplog.text
+        assert said is (times > 1)
 
 
 def test_what_is_measured_is_told(monkeypatch):

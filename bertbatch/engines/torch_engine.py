@@ -19,7 +19,7 @@ from bertbatch.engines.devices import check_gpu, device_errors, there
 from bertbatch.engines.fused import FusedLinear, can_fuse, compile_parts, fuse, uncompile_parts
 from bertbatch.engines.inputs import ModelInputs
 from bertbatch.engines.judging import alone, choose, first_line
-from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors, times_slower
+from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
 from bertbatch.engines.probe import Probe, excess
 from bertbatch.engines.products import Products
 from bertbatch.engines.watched import Watch, Watching
@@ -36,7 +36,6 @@ CUDA_BUDGETS = (32768, 16384, 65536, 131072)
 # On CPUs every new number of tokens makes oneDNN generate its kernels anew (some 50 ms), so
 # a batch is filled up to one of these many sizes.
 SIZES = 16
-MUCH_SLOWER = 1.5  # times, than float32: then the log says so
 HALF = ("bfloat16", "float16")  # what the kernel for sequences of different lengths takes
 
 
@@ -61,16 +60,7 @@ class TorchEngine:
         self._spec = spec
         self._watch = watch
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
-        if settings.dtype == "auto":
-            self._load(fast_dtype(device))
-            return
-        if (times := times_slower(device, settings.dtype)) > MUCH_SLOWER:
-            log.warning(
-                "model.dtype %s is about %.0f times slower than float32 on this processor, and "
-                "less exact; auto takes float32 here",
-                *(settings.dtype, times),
-            )
-        self._load(settings.dtype)
+        self._load(fast_dtype(device) if settings.dtype == "auto" else settings.dtype)
 
     def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> None:
         if known and known["dtype"] != self.dtype:
