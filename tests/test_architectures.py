@@ -143,6 +143,7 @@ def test_what_one_worker_found_out_holds_for_the_others(tmp_path, monkeypatch):
         ("regression", [[1000.0], [1001.0]], [[1000.005], [1001.0]], "float32", False),
         ("regression", [[1000.0], [1001.0]], [[1000.05], [1001.0]], "bfloat16", True),
         ("single_label_classification", [[float("nan"), 1]], [[1.0, 1.0]], "float32", True),
+        ("single_label_classification", [[9.0, 1]], [[float("nan"), 1.0]], "float32", False),
     ],
 )
 def test_how_far_answers_may_be_off(kind, got, wanted, dtype, too_much):
