@@ -63,6 +63,8 @@ def ray_here(ray_until_the_end: None) -> None:
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
             object_store_memory=200 << 20,
+            # As a run's own: else each read after a pause starts a process anew.
+            _system_config={"idle_worker_killing_time_threshold_ms": 600_000},
         )  # fmt: skip
 
 
