@@ -1,11 +1,10 @@
-"""Tokens, their rows in batches under a token budget, and the arrays that a model takes.
+"""Rows in batches under a token budget, as the arrays that a model takes.
 
 However rows are batched, each is in exactly one batch, and no batch is over the budget but
 that of a single row which is longer.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -18,49 +17,6 @@ class Batching(StrEnum):
     PADDED = "padded"  # any, filled up to the longest
     EQUAL = "equal_length"  # rows of one length: nothing is filled up
     SINGLE = "single"  # none
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids of n texts, special tokens included.
-
-    ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
-    counts unknown tokens, content: int32 [n] counts tokens that are not special.
-    seconds: int64 [n], where the second text of a pair starts; the length for a single text.
-    types: int8 [total], the token types that the tokenizer gives; None if it gives none.
-    twins: int64 [n], the first text with the same ids. watched: bool [n], the rows whose
-    attention statistics are wanted.
-    """
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    seconds: np.ndarray
-    truncated: np.ndarray
-    unknown: np.ndarray
-    content: np.ndarray
-    types: np.ndarray | None
-    twins: np.ndarray
-    watched: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-    def take(
-        self, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Some rows as an engine's `start` takes them: ids, lengths, seconds, types."""
-        at = places(self.offsets, rows)
-        types = None if self.types is None else self.types[at]
-        return self.ids[at], self.lengths[rows], self.seconds[rows], types
-
-    def repeated(self, rows: np.ndarray) -> "Tokens":
-        """The tokens of texts that are these, each as often as it is named."""
-        ids, lengths, seconds, types = self.take(rows)
-        offsets = np.append(0, np.cumsum(lengths))
-        each = (self.truncated[rows], self.unknown[rows], self.content[rows])
-        same = twins(ids, offsets, seconds)
-        return Tokens(ids, offsets, seconds, *each, types, same, self.watched[rows])
 
 
 def packed_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
@@ -137,15 +93,6 @@ def _by_length(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return rows, -values, counts, starts
 
 
-def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Where the tokens of some rows lie in arrays that have all rows' end to end."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    ends = np.cumsum(lengths)
-    shift = np.repeat(offsets[rows] - ends + lengths, lengths)
-    found: np.ndarray = np.arange(ends[-1]) + shift
-    return found
-
-
 def padded(flat: np.ndarray, mask: np.ndarray, filler: int) -> np.ndarray:
     """Rows laid end to end as int64, shaped as their mask (see `real_places`)."""
     out = np.full(mask.shape, filler, np.int64)
@@ -160,17 +107,3 @@ def real_places(lengths: np.ndarray, left: bool) -> np.ndarray:
     mask: np.ndarray
     mask = place >= longest - lengths[:, None] if left else place < lengths[:, None]
     return mask
-
-
-def twins(ids: np.ndarray, offsets: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """For each row the first one with the same token ids, split into texts alike: int64 [rows]."""
-    first: dict[tuple[int, bytes], int] = {}
-    raw, bounds, splits = ids.tobytes(), (offsets * ids.itemsize).tolist(), seconds.tolist()
-    return np.fromiter(
-        (
-            first.setdefault((splits[i], raw[bounds[i] : bounds[i + 1]]), i)
-            for i in range(len(offsets) - 1)
-        ),
-        np.int64,
-        len(offsets) - 1,
-    )

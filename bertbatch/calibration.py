@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.batching import Tokens
 from bertbatch.engines import Engine, batches, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError, OutOfMemory
@@ -15,6 +14,7 @@ from bertbatch.job import Model
 from bertbatch.model import ModelSpec
 from bertbatch.scoring import score
 from bertbatch.tasks import task_of
+from bertbatch.tokens import Tokens
 
 log = logging.getLogger("bertbatch")
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Input, Job
-from bertbatch.output import RULES
 from bertbatch.readers import CutSize, Reader, Rows, check_columns
 from bertbatch.sources import decoded, partitions
 from bertbatch.units import Again, Source, Unit
@@ -39,7 +38,7 @@ def read_units(
     options: Input,
     schema: pa.Schema,
     units: Sequence[Unit],
-    rules: Mapping[str, int] = RULES,
+    rules: Mapping[str, int],
 ) -> Iterator[tuple[Unit, list[Chunk]]]:
     """Each unit with a chunk for each of its spans; a source's spans are read in one go.
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertbatch.batching import Tokens
 from bertbatch.engines import Engine, Running, batches
 from bertbatch.errors import OutOfMemory
+from bertbatch.tokens import Tokens
 
 log = logging.getLogger("bertbatch")
 

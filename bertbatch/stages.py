@@ -25,7 +25,6 @@ from bertbatch.attention.cells import (
 )
 from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
 from bertbatch.attention.sample import sampled
-from bertbatch.batching import Tokens
 from bertbatch.engines.probe import Probe
 from bertbatch.job import Attention, Job
 from bertbatch.model import ModelSpec
@@ -36,6 +35,7 @@ from bertbatch.statistics import make_statistics
 from bertbatch.storage import retried
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import get_tokenizer
+from bertbatch.tokens import Tokens
 from bertbatch.units import Source, Unit
 
 SAMPLED_ROWS = 256  # looked at for texts that a quantized model is compared on

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertbatch import scoring
-from bertbatch.batching import Batching, Tokens
+from bertbatch.batching import Batching
 from bertbatch.calibration import ENOUGH_TOKENS, calibrate
 from bertbatch.engines import Engine, load_engine
 from bertbatch.engines.probe import Probe
@@ -17,6 +17,7 @@ from bertbatch.model import ModelSpec
 from bertbatch.output import RULES
 from bertbatch.scoring import Scored
 from bertbatch.tokenizer import get_tokenizer
+from bertbatch.tokens import Tokens
 
 if TYPE_CHECKING:
     from bertbatch.engines.watched import Watch

@@ -13,10 +13,9 @@ from bertbatch.batching import (
     packed_batches,
     padded,
     padded_batches,
-    places,
     real_places,
-    twins,
 )
+from bertbatch.tokens import places, twins
 
 lengths_of = st.lists(st.integers(1, 70), min_size=1, max_size=200).map(np.array)
 budgets = st.integers(1, 300)

@@ -13,7 +13,7 @@ import torch.nn.attention.varlen
 import transformers
 
 from bertbatch import calibration, run, survey, worker
-from bertbatch.batching import Batching, Tokens
+from bertbatch.batching import Batching
 from bertbatch.engines import packed, precision, products
 from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
@@ -23,6 +23,7 @@ from bertbatch.model import check
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
 from bertbatch.tokenizer import get_tokenizer
+from bertbatch.tokens import Tokens
 from tests.classifiers import LENGTHS, PACKED, PADDED, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertbatch.batching import Batching, Tokens
+from bertbatch.batching import Batching
 from bertbatch.engines.devices import device_errors
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError
 from bertbatch.job import Model
@@ -22,6 +22,7 @@ from bertbatch.runners.on_ray import RayExecutor
 from bertbatch.sources import list_sources
 from bertbatch.stages import read_and_tokenize
 from bertbatch.tokenizer import Tokenizer
+from bertbatch.tokens import Tokens
 from bertbatch.units import Cut, Span, Unit
 from bertbatch.worker import ModelWorker
 from tests.classifiers import LENGTHS, PACKED, PADDED, save, some_ids

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from bertbatch import JobError
 from bertbatch.errors import SourceError
 from bertbatch.job import Input
+from bertbatch.output import RULES
 from bertbatch.readers import CutSize
 from bertbatch.readers.parquet_reader import ParquetReader
 from bertbatch.reading import carried_schema, read_units
@@ -57,8 +58,8 @@ def carried_from(path: Path, *names: str, rules: Any = None) -> list[Any]:
     schema = carried_schema(job, source, reader.schema(source, options))
     cuts = reader.cut(source, CutSize(1 << 30, 1 << 30, 1 << 30), options)
     unit = Unit("u", tuple(Span(source, cut) for cut in cuts))
-    given_rules = {} if rules is None else {"rules": rules}
-    ((_, chunks),) = read_units(reader, options, schema, [unit], **given_rules)
+    rules = RULES if rules is None else rules
+    ((_, chunks),) = read_units(reader, options, schema, [unit], rules)
     tables = [chunk.carried for chunk in chunks] + [
         chunk.bad.select(chunk.carried.column_names) for chunk in chunks
     ]

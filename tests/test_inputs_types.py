@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bertbatch.commit import encode_part, encode_side
 from bertbatch.errors import SourceError
 from bertbatch.job import Input
-from bertbatch.output import FOOTER_KEY
+from bertbatch.output import FOOTER_KEY, RULES
 from bertbatch.readers import CutSize
 from bertbatch.readers.parquet_reader import ParquetReader
 from bertbatch.reading import carried_schema, is_text, read_units
@@ -116,7 +116,7 @@ def read(path: Path, **keys: Any) -> tuple[pa.Table, list[str], list[tuple[int, 
     schema = carried_schema(job, source, reader.schema(source, options))
     cuts = reader.cut(source, CutSize(1 << 20, 1 << 20, 2), options)
     unit = Unit("u", tuple(Span(source, cut) for cut in cuts))
-    ((_, chunks),) = read_units(reader, options, schema, [unit])
+    ((_, chunks),) = read_units(reader, options, schema, [unit], RULES)
     kept = pa.concat_tables([chunk.carried for chunk in chunks])
     bad = pa.concat_tables([chunk.bad for chunk in chunks])
     pq.read_table(pa.BufferReader(encode_part(kept, {})))  # what is carried can be written

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertbatch.batching import padded, real_places
-from bertbatch.engines.probe import Padding
+from bertbatch.tokens import Padding
 
 
 class ModelInputs:

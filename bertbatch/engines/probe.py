@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertbatch.batching import Tokens
+from bertbatch.tokens import Padding, Tokens
 
 # How far the answers of rows together may be from those of the same rows alone, as a share of
 # the largest logit; in half precision a batch's shape alone changes the rounding.
@@ -15,15 +15,6 @@ SPREAD = 0.01
 # A class whose logits are all near zero is compared as if its largest were this share of all.
 LEAST_SHARE = 0.1
 ROUNDING = 4e-6  # of the largest value, which float32 may lose in sums
-
-
-@dataclass(frozen=True)
-class Padding:
-    """How a model's tokenizer fills rows up: its id and token type, and whether on the left."""
-
-    id: int
-    type: int
-    left: bool
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bertbatch import stages
-from bertbatch.batching import Tokens
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import DeviceLost, JobError
 from bertbatch.executor import DataLost, NodeGone, WorkerDied
@@ -28,6 +27,7 @@ from bertbatch.runners.scratch import Scratch
 from bertbatch.runners.starting import start_ray
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
+from bertbatch.tokens import Tokens
 from bertbatch.units import Unit
 from bertbatch.worker import ModelWorker, find_device, note
 

@@ -1,0 +1,80 @@
+"""Token ids of many texts, end to end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of n texts, special tokens included.
+
+    ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
+    counts unknown tokens, content: int32 [n] counts tokens that are not special.
+    seconds: int64 [n], where the second text of a pair starts; the length for a single text.
+    types: int8 [total], the token types that the tokenizer gives; None if it gives none.
+    twins: int64 [n], the first text with the same ids. watched: bool [n], the rows whose
+    attention statistics are wanted.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    seconds: np.ndarray
+    truncated: np.ndarray
+    unknown: np.ndarray
+    content: np.ndarray
+    types: np.ndarray | None
+    twins: np.ndarray
+    watched: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def take(
+        self, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Some rows as an engine's `start` takes them: ids, lengths, seconds, types."""
+        at = places(self.offsets, rows)
+        types = None if self.types is None else self.types[at]
+        return self.ids[at], self.lengths[rows], self.seconds[rows], types
+
+    def repeated(self, rows: np.ndarray) -> "Tokens":
+        """The tokens of texts that are these, each as often as it is named."""
+        ids, lengths, seconds, types = self.take(rows)
+        offsets = np.append(0, np.cumsum(lengths))
+        each = (self.truncated[rows], self.unknown[rows], self.content[rows])
+        same = twins(ids, offsets, seconds)
+        return Tokens(ids, offsets, seconds, *each, types, same, self.watched[rows])
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How a model's tokenizer fills rows up: its id and token type, and whether on the left."""
+
+    id: int
+    type: int
+    left: bool
+
+
+def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where the tokens of some rows lie in arrays that have all rows' end to end."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    ends = np.cumsum(lengths)
+    shift = np.repeat(offsets[rows] - ends + lengths, lengths)
+    found: np.ndarray = np.arange(ends[-1]) + shift
+    return found
+
+
+def twins(ids: np.ndarray, offsets: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """For each row the first one with the same token ids, split into texts alike: int64 [rows]."""
+    first: dict[tuple[int, bytes], int] = {}
+    raw, bounds, splits = ids.tobytes(), (offsets * ids.itemsize).tolist(), seconds.tolist()
+    return np.fromiter(
+        (
+            first.setdefault((splits[i], raw[bounds[i] : bounds[i + 1]]), i)
+            for i in range(len(offsets) - 1)
+        ),
+        np.int64,
+        len(offsets) - 1,
+    )
