@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch.output import FOOTER_KEY, Output, to_json
-from bertbatch.storage import TRIES, refused, retried
+from bertbatch.storage.stores import TRIES, refused, retried
 from bertbatch.units import Unit
 
 

@@ -16,7 +16,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from bertbatch.storage import FileInfo, Store, as_os_errors, is_glob, parse_info
+from bertbatch.storage.stores import FileInfo, Store, as_os_errors, is_glob, parse_info
 
 _LINK_ABOVE = "a link to a folder that it is in"
 _SPECIAL = "a pipe, a socket or a device"

@@ -22,14 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from bertbatch import local_disk, storage
 from bertbatch.errors import JobError
 from bertbatch.job import Job
 from bertbatch.model import ModelSpec
 from bertbatch.plain_yaml import read_yaml
 from bertbatch.records import CONTRACT, RUN, fits, reading, text
 from bertbatch.statistics import make_statistics
-from bertbatch.storage import Store
+from bertbatch.storage import local_disk, stores
+from bertbatch.storage.stores import Store
 from bertbatch.units import Unit, digest
 
 log = logging.getLogger("bertbatch")
@@ -140,7 +140,7 @@ class Output:
         Raises OSError if it cannot be read, or is no part.
         """
         try:
-            with storage.as_os_errors(), self.store.open(self.at(part)) as file:
+            with stores.as_os_errors(), self.store.open(self.at(part)) as file:
                 return _footer(pq.read_metadata(file).metadata)
         except FileNotFoundError:
             return None
@@ -152,14 +152,14 @@ class Output:
 
         Raises OSError, KeyError or ValueError if it is not there or cannot be read.
         """
-        with storage.as_os_errors(), self.store.open(self.at(part)) as file:
+        with stores.as_os_errors(), self.store.open(self.at(part)) as file:
             content = pq.ParquetFile(file, page_checksum_verification=True)
             return _footer(content.metadata.metadata), content.read()
 
     def side(self, path: str) -> pa.Table:
         """A side file's rows. Raises OSError."""
         try:
-            with storage.as_os_errors():
+            with stores.as_os_errors():
                 return pa.ipc.open_file(self.store.read(self.at(path))).read_all()
         except OSError as error:
             raise OSError(f"{self.at(path)} cannot be read: {error}") from error
@@ -184,11 +184,11 @@ class Output:
     # Records of runs
 
     def clear_success(self) -> None:
-        storage.retried(lambda: self.store.delete(self.at("_SUCCESS.json")))
+        stores.retried(lambda: self.store.delete(self.at("_SUCCESS.json")))
 
     def write_success(self, record: dict[str, Any]) -> None:
         data = to_json(record)
-        storage.retried(lambda: self.store.replace(self.at("_SUCCESS.json"), data))
+        stores.retried(lambda: self.store.replace(self.at("_SUCCESS.json"), data))
 
     def success(self) -> dict[str, Any] | None:
         try:
@@ -204,7 +204,7 @@ class Output:
             with suppress(FileExistsError):  # the name is this run's: an earlier try was heard
                 self.store.create(path, data)
 
-        storage.retried(write)
+        stores.retried(write)
 
     def runs(self, last: int | None = None) -> list[dict[str, Any]]:
         """The records of earlier runs, oldest first; of the last few only, if so asked.
@@ -250,7 +250,7 @@ def unit_of(side_file: str) -> str:
 
 def open_output(path: str, storage_options: dict[str, Any] | None = None) -> Output:
     """An output that is to be read. Raises JobError if its path cannot be understood."""
-    return Output(*storage.connect(path, storage_options or {}))
+    return Output(*stores.connect(path, storage_options or {}))
 
 
 def rules_of(contract: dict[str, Any] | None, path: str) -> dict[str, int]:

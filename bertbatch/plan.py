@@ -20,7 +20,7 @@ from bertbatch.job import Input, Runtime
 from bertbatch.output import Output, stored_fingerprint
 from bertbatch.readers import CutSize, Reader
 from bertbatch.records import MOST, reading
-from bertbatch.storage import Store
+from bertbatch.storage.stores import Store
 from bertbatch.units import Again, Cut, Source, Span, Unit, digest, unit_id
 
 log = logging.getLogger("bertbatch")

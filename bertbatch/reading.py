@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Input, Job
 from bertbatch.readers import CutSize, Reader, Rows, check_columns
 from bertbatch.sources import decoded, partitions
+from bertbatch.storage import stores
 from bertbatch.units import Again, Source, Unit
 
 FIRST_BYTES = 1 << 20  # of text, from which the first rows are taken
@@ -95,7 +95,7 @@ def _only(chunk: Chunk, source: Source, again: Again) -> Chunk:
 
 def _check_unchanged(source: Source, options: Input) -> None:
     """Raises SourceError if the file is no longer the one that was planned."""
-    store, path = storage.connect(source.url, options.storage_options)
+    store, path = stores.connect(source.url, options.storage_options)
     try:
         now = store.info(path)
     except OSError as error:

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 from fsspec.utils import glob_translate
 
-from bertbatch import storage
 from bertbatch.errors import EmptyInput, JobError
 from bertbatch.job import Job
 from bertbatch.listing import find
 from bertbatch.readers import READER_SUFFIXES
+from bertbatch.storage import stores
 from bertbatch.tables import refuse_tables
 from bertbatch.units import Source
 
@@ -95,7 +95,7 @@ def _files(
     given: str, job: Job, left_out: Counter[str]
 ) -> Iterator[tuple[Source, float | None, bool]]:
     """The files that one given path means, with ids relative to its root."""
-    store, path = storage.connect(given, job.input.storage_options)
+    store, path = stores.connect(given, job.input.storage_options)
     try:
         found = find(store, path)
     except FileNotFoundError as error:
@@ -106,7 +106,7 @@ def _files(
     left_out.update(found.left_out)
     files = found.files
     single = [f.path for f in files] == [path]
-    glob = storage.is_glob(path) and not single
+    glob = stores.is_glob(path) and not single
     if glob and not files:
         raise EmptyInput(f"input.path {given}: no file matches this glob")
     root = path
@@ -122,15 +122,15 @@ def _files(
         yield Source(relative, url, file.size, file.stamp), file.modified, single or glob
 
 
-def _outside(job: Job, store: storage.Store, path: str) -> None:
+def _outside(job: Job, store: stores.Store, path: str) -> None:
     """Raises JobError if the output would be read as input by the next run."""
-    out, out_path = storage.connect(job.output.path, job.output.storage_options)
+    out, out_path = stores.connect(job.output.path, job.output.storage_options)
     if out.protocol != store.protocol:
         return
     if store.is_local:
         out_path = os.path.realpath(out_path)
-        path = path if storage.is_glob(path) else os.path.realpath(path)
-    if storage.is_glob(path):
+        path = path if stores.is_glob(path) else os.path.realpath(path)
+    if stores.is_glob(path):
         inside = re.match(glob_translate(path), f"{out_path}/part.parquet") is not None
     else:
         inside = f"{out_path}/".startswith(f"{path.rstrip('/')}/")

@@ -32,7 +32,7 @@ from bertbatch.output import Output
 from bertbatch.readers import readers
 from bertbatch.scoring import Scored
 from bertbatch.statistics import make_statistics
-from bertbatch.storage import retried
+from bertbatch.storage.stores import retried
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import get_tokenizer
 from bertbatch.tokens import Tokens

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertbatch import model, storage
+from bertbatch import model
 from bertbatch.engines import NO_OPENVINO, check_settings
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job import Job
@@ -30,6 +30,7 @@ from bertbatch.readers import Reader, check_columns, readers
 from bertbatch.reading import carried_schema, is_text
 from bertbatch.sources import Listing, decoded, list_sources, partitions
 from bertbatch.stages import Context, output_schema
+from bertbatch.storage import stores
 from bertbatch.units import Source, Unit
 
 log = logging.getLogger("bertbatch")
@@ -66,7 +67,7 @@ class Survey:
 
     def context(self) -> Context:
         # Workers may have another environment: `${NAME}` means the driver's.
-        options = storage.expand(self.job.input.storage_options)
+        options = stores.expand(self.job.input.storage_options)
         input_ = self.job.input.model_copy(update={"storage_options": options})
         job = self.job.model_copy(update={"input": input_})
         known: dict[str, dict[str, Any]] = {}

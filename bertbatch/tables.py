@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from bertbatch.errors import JobError
 from bertbatch.listing import Found
-from bertbatch.storage import Store, is_glob
+from bertbatch.storage.stores import Store, is_glob
 
 _MARKS = {"_delta_log": "a Delta", ".hoodie": "a Hudi"}
 _ICEBERG = re.compile(r"(.*)/metadata/[^/]*\.metadata\.json")

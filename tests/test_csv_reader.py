@@ -18,7 +18,7 @@ from bertbatch.errors import SourceError
 from bertbatch.job import Csv, Input
 from bertbatch.readers import CutSize, Rows, csv_reader
 from bertbatch.readers.csv_reader import CsvReader
-from bertbatch.storage import Store
+from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source
 from tests.test_csv_scan import closed
 

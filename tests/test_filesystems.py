@@ -13,14 +13,15 @@ from threading import Barrier
 
 import pytest
 
-from bertbatch import JobError, local_disk
-from bertbatch.storage import connect, retried
+from bertbatch import JobError
+from bertbatch.storage import local_disk
+from bertbatch.storage.stores import connect, retried
 
 NO_LINKS = ("EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK", "EINVAL", "EACCES")
 RACE = """
 import os, sys, time
 from pathlib import Path
-from bertbatch import local_disk
+from bertbatch.storage import local_disk
 def no_links(*a, **k): raise OSError(1, "Operation not permitted")
 if sys.argv[3] == "rename": os.link = no_links
 folder, me = Path(sys.argv[1]), sys.argv[2]

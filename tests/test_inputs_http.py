@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertbatch import JobError
-from bertbatch.storage import connect
+from bertbatch.storage.stores import connect
 
 IDS = [str(i) for i in range(400)]
 TEXTS = [f"row {i}" for i in range(400)]
@@ -134,14 +134,14 @@ def test_no_store_is_believed_another_length(change, monkeypatch):
     with pytest.raises(OSError, match="asked for 3 bytes from 2 on"):
         store.read(path, 2, 5)
     for small in (1 << 18, 1):  # read whole, and by ranges
-        monkeypatch.setattr("bertbatch.storage.SMALL", small)
+        monkeypatch.setattr("bertbatch.storage.stores.SMALL", small)
         with pytest.raises(OSError, match="asked for"), store.open(path) as file:
             file.read()
 
 
 def test_a_file_read_as_a_stream_is_the_file(monkeypatch):
-    monkeypatch.setattr("bertbatch.storage.BUFFER", 7)
-    monkeypatch.setattr("bertbatch.storage.SMALL", 0)
+    monkeypatch.setattr("bertbatch.storage.stores.BUFFER", 7)
+    monkeypatch.setattr("bertbatch.storage.stores.SMALL", 0)
     store, path = connect("memory://stream/a")
     data = bytes(range(256)) * 3
     store.replace(path, data)

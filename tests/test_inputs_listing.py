@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from bertbatch import JobError
 from bertbatch.listing import find
 from bertbatch.sources import Listing, list_sources
-from bertbatch.storage import connect
+from bertbatch.storage.stores import connect
 from tests.conftest import make_job, write_parquet
 
 AS_NOBODY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []

@@ -16,7 +16,7 @@ from bertbatch.output import FOOTER_KEY, RULES
 from bertbatch.readers import CutSize
 from bertbatch.readers.parquet_reader import ParquetReader
 from bertbatch.reading import carried_schema, is_text, read_units
-from bertbatch.storage import connect
+from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit
 from tests.conftest import make_job
 

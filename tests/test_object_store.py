@@ -21,7 +21,7 @@ import yaml
 
 from bertbatch import JobError
 from bertbatch.status import read_status
-from bertbatch.storage import Store, connect
+from bertbatch.storage.stores import Store, connect
 from bertbatch.terminal import show_status, show_verdict
 from bertbatch.verify import verify
 from tests.conftest import make_job

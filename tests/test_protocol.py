@@ -10,9 +10,10 @@ import pytest
 
 import bertbatch.output
 import bertbatch.plan
-from bertbatch import commit, mending, storage
+from bertbatch import commit, mending
 from bertbatch.output import Output
 from bertbatch.plan import PlanLog
+from bertbatch.storage import stores
 from tests.protocol_model import (
     ALONE,
     LESS,
@@ -46,7 +47,7 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "encode_part", encoded_once(commit.encode_part))
     monkeypatch.setattr(commit, "encode_side", encoded_once(commit.encode_side))
     monkeypatch.setattr(commit, "uuid", SimpleNamespace(uuid4=next_attempt))
-    for module in (commit, storage):
+    for module in (commit, stores):
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 

@@ -19,7 +19,7 @@ from bertbatch import Job, JobError, commit
 from bertbatch.cli import app
 from bertbatch.output import open_output
 from bertbatch.runners import starting
-from bertbatch.storage import Store
+from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source, Span, Unit
 from bertbatch.verify import verify
 from tests.conftest import make_job

@@ -13,7 +13,7 @@ from fsspec.registry import _registry
 
 from bertbatch.errors import JobError
 from bertbatch.listing import find
-from bertbatch.storage import Store, connect, refused
+from bertbatch.storage.stores import Store, connect, refused
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -75,7 +75,7 @@ def test_create_replace_delete(place):
 
 DIES = """
 import os, sys
-from bertbatch.storage import connect
+from bertbatch.storage.stores import connect
 if sys.argv[2] == "before":
     os.link = lambda *paths: os._exit(9)
 else:

@@ -16,12 +16,12 @@ from typing import BinaryIO, cast
 import numpy as np
 import pyarrow as pa
 
-from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Csv, Input
 from bertbatch.readers import CutSize, Rows, check_columns, csv_scan
 from bertbatch.readers.content import HEAD, advice, what_it_is
 from bertbatch.readers.csv_scan import Fields, Ints, OpenQuote
+from bertbatch.storage import stores
 from bertbatch.units import Cut, Source
 
 log = logging.getLogger("bertbatch")
@@ -258,7 +258,7 @@ def _open(source: Source, options: Input) -> Iterator[Fetch]:
 
     In a compressed source ranges can only be fetched in order.
     """
-    store, path = storage.connect(source.url, options.storage_options)
+    store, path = stores.connect(source.url, options.storage_options)
     codec = _codec(source)
 
     def fetch(start: int, stop: int) -> bytes:

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch import storage
 from bertbatch.errors import SourceError
 from bertbatch.job import Input
 from bertbatch.readers import CutSize, Rows, check_columns
@@ -24,6 +23,7 @@ from bertbatch.readers.parquet_cuts import (
     encoded_bytes,
     is_of,
 )
+from bertbatch.storage import stores
 from bertbatch.units import Cut, Source
 
 BATCH_ROWS = 8192
@@ -116,7 +116,7 @@ def _in_exact_units(source: Source, table: pa.Table, nano: pa.Table) -> pa.Table
 @contextmanager
 def _open(source: Source, options: Input) -> Iterator[Open]:
     """A function that opens the file, in ways that it is told."""
-    store, path = storage.connect(source.url, options.storage_options)
+    store, path = stores.connect(source.url, options.storage_options)
     try:
         # Locally as bytes, since a name may be no Unicode.
         with (
@@ -137,7 +137,7 @@ def _open(source: Source, options: Input) -> Iterator[Open]:
         raise SourceError(source.id, f"cannot be read as Parquet: {reason}") from error
 
 
-def _what_instead(store: storage.Store, path: str) -> str | None:
+def _what_instead(store: stores.Store, path: str) -> str | None:
     """What a file that is no Parquet holds, if that is known."""
     try:
         head = store.read(path, 0, min(HEAD, store.info(path).size))

@@ -23,7 +23,7 @@ from bertbatch.errors import JobError
 from bertbatch.runners.cores import available_cores
 from bertbatch.runners.scratch import Scratch
 from bertbatch.runners.tokens import HOW_TO_GIVE_A_TOKEN, use_own_token
-from bertbatch.storage import public
+from bertbatch.storage.stores import public
 
 START_SECONDS = 55.0  # for Ray to start here; its own limits are two of 30 s, one after the other
 JOIN_SECONDS = 15.0  # to join a cluster that answers: one wait of Ray's takes 40 s and is not cut

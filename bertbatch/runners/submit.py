@@ -22,7 +22,7 @@ from bertbatch.errors import JobError, RunError
 from bertbatch.job import Job
 from bertbatch.model import packaged
 from bertbatch.runners.tokens import HOW_TO_GIVE_A_TOKEN, token_file
-from bertbatch.storage import public
+from bertbatch.storage.stores import public
 
 log = logging.getLogger("bertbatch")
 T = TypeVar("T")

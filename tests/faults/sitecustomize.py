@@ -62,7 +62,7 @@ def install() -> None:
         return _score(engine, tokens, first, stop, *rest)
 
     if fault := json.loads(os.environ.get("FAULT_STORE", "null")):
-        from bertbatch.storage import Store
+        from bertbatch.storage.stores import Store
 
         _op = getattr(Store, fault["op"])
 

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, TypeVar, cast
 import fsspec
 from fsspec.core import url_to_fs
 
-from bertbatch import local_disk
 from bertbatch.errors import JobError
-from bertbatch.ranges import BUFFER, RangeFile, read_range
+from bertbatch.storage import local_disk
+from bertbatch.storage.ranges import BUFFER, RangeFile, read_range
 
 _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
