@@ -127,7 +127,7 @@ def loaded_engine(
     from bertbatch.engines import load_engine
     from bertbatch.engines.classes import token_classes
     from bertbatch.engines.watched import Watch
-    from bertbatch.job import Model
+    from bertbatch.job.schema import Model
     from bertbatch.model import check
     from bertbatch.probing import make_probe
     from bertbatch.statistics import DEFAULT, make_statistics

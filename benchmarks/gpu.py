@@ -56,7 +56,7 @@ def main() -> None:
 
 def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:
     from bertbatch.engines import load_engine
-    from bertbatch.job import Model
+    from bertbatch.job.schema import Model
     from bertbatch.model import check
     from bertbatch.probing import make_probe
     from bertbatch.tokenizer import get_tokenizer

@@ -29,7 +29,7 @@ from benchmarks.report import Report
 from benchmarks.stages import stages
 from bertbatch import Job, commit
 from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check
 from bertbatch.output import make_contract
 from bertbatch.reading import quarantine

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bertbatch.errors import JobError, RunError, SourceError
-from bertbatch.job import Job
+from bertbatch.job.schema import Job
 
 if TYPE_CHECKING:
     from bertbatch.attention.columns import attention_array

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from typing import Any
 
-from bertbatch.job import Alarms, Job
+from bertbatch.job.schema import Alarms, Job
 from bertbatch.output import Output
 from bertbatch.stages import Counts
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from bertbatch.engines import Engine, batches, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError, OutOfMemory
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import ModelSpec
 from bertbatch.scoring import score
 from bertbatch.tasks import task_of

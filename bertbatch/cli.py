@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bertbatch.errors import Alarm, JobError, RunError
-from bertbatch.job import Job
+from bertbatch.job.schema import Job
 from bertbatch.streams import make_steady
 
 
@@ -273,7 +273,7 @@ def peek(
     def show() -> int:
         from bertbatch.attention.peek import look
         from bertbatch.attention.showing import show_glance
-        from bertbatch.job import Model
+        from bertbatch.job.schema import Model
 
         settings = Model(name=model) if model else Model()
         show_glance(look(settings, text, second), token, layer, head, heads)

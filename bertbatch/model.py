@@ -22,7 +22,7 @@ from bertbatch.checkpoint import (
     whole_number,
 )
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 
 PACKAGED = Path(__file__).parent / "models"
 

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from bertbatch.errors import JobError
-from bertbatch.job import Job
+from bertbatch.job.safe_yaml import read_yaml
+from bertbatch.job.schema import Job
 from bertbatch.model import ModelSpec
-from bertbatch.plain_yaml import read_yaml
 from bertbatch.records import CONTRACT, RUN, fits, reading, text
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import local_disk, stores

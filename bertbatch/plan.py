@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Input, Runtime
+from bertbatch.job.schema import Input, Runtime
 from bertbatch.output import Output, stored_fingerprint
 from bertbatch.readers import CutSize, Reader
 from bertbatch.records import MOST, reading

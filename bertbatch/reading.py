@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Input, Job
+from bertbatch.job.schema import Input, Job
 from bertbatch.readers import CutSize, Reader, Rows, check_columns
 from bertbatch.sources import decoded, partitions
 from bertbatch.storage import stores

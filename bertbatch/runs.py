@@ -17,7 +17,7 @@ from bertbatch import mending
 from bertbatch.alarms import ENOUGH_ROWS, go_off
 from bertbatch.changes import few, find_changes
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
-from bertbatch.job import Job
+from bertbatch.job.schema import Job
 from bertbatch.lease import Lease
 from bertbatch.output import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline

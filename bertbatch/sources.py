@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from fsspec.utils import glob_translate
 
 from bertbatch.errors import EmptyInput, JobError
-from bertbatch.job import Job
+from bertbatch.job.schema import Job
 from bertbatch.listing import find
 from bertbatch.readers import READER_SUFFIXES
 from bertbatch.storage import stores

@@ -26,7 +26,7 @@ from bertbatch.attention.cells import (
 from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
 from bertbatch.attention.sample import sampled
 from bertbatch.engines.probe import Probe
-from bertbatch.job import Attention, Job
+from bertbatch.job.schema import Attention, Job
 from bertbatch.model import ModelSpec
 from bertbatch.output import Output
 from bertbatch.readers import readers

@@ -16,7 +16,7 @@ import pyarrow as pa
 from bertbatch import model
 from bertbatch.engines import NO_OPENVINO, check_settings
 from bertbatch.errors import JobError, SourceError
-from bertbatch.job import Job
+from bertbatch.job.schema import Job
 from bertbatch.output import (
     Output,
     compare,

@@ -12,7 +12,7 @@ from bertbatch.calibration import ENOUGH_TOKENS, calibrate
 from bertbatch.engines import Engine, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError
-from bertbatch.job import Attention, Model
+from bertbatch.job.schema import Attention, Model
 from bertbatch.model import ModelSpec
 from bertbatch.output import RULES
 from bertbatch.scoring import Scored

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 from bertbatch.batching import Batching
 from bertbatch.engines import load_engine
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import UNREADABLE, check
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import transformers
 
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import ModelSpec, check
 from tests.tiny import make_model
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch import commit, mending
-from bertbatch.job import Input, Runtime
+from bertbatch.job.schema import Input, Runtime
 from bertbatch.output import Output
 from bertbatch.plan import PlanLog, Planner, cut_size
 from bertbatch.units import Cut, Source, Unit, digest

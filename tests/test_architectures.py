@@ -13,7 +13,7 @@ import transformers
 from bertbatch import JobError, run
 from bertbatch.batching import Batching
 from bertbatch.engines.probe import excess
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check
 from tests.architectures import KINDS, UNREADABLE, one_at_a_time, outcome, save
 from tests.conftest import make_job, write_parquet

@@ -14,7 +14,7 @@ from bertbatch.engines import watched
 from bertbatch.engines.classes import TokenClasses, token_classes
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import ModelSpec, check, locate
 from bertbatch.statistics import STATISTICS, make_statistics
 from tests.classifiers import LENGTHS, save, some_ids

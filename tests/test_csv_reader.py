@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Csv, Input
+from bertbatch.job.schema import Csv, Input
 from bertbatch.readers import CutSize, Rows, csv_reader
 from bertbatch.readers.csv_reader import CsvReader
 from bertbatch.storage.stores import Store

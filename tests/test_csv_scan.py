@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bertbatch.job import Csv
+from bertbatch.job.schema import Csv
 from bertbatch.readers import csv_scan
 
 HOSTILE = st.text(st.sampled_from(list('""""",,,\r\r\n\n\na b日€\0\ufeff')), max_size=60)

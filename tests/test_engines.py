@@ -18,7 +18,7 @@ from bertbatch.engines import packed, precision, products
 from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError, OutOfMemory
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score

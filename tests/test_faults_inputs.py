@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertbatch import JobError, model
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.tokenizer import Tokenizer
 from tests.conftest import write_parquet
 from tests.test_faults import Process, answers, finish, same_answers, sound, start, wait_for_parts

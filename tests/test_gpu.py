@@ -19,7 +19,7 @@ import torch
 from bertbatch import run
 from bertbatch.batching import Batching
 from bertbatch.engines import packed
-from bertbatch.job import Attention, Model
+from bertbatch.job.schema import Attention, Model
 from bertbatch.model import check
 from bertbatch.scoring import score
 from bertbatch.tokenizer import get_tokenizer
@@ -189,7 +189,7 @@ LOSE = """
 import sys
 import numpy as np
 from bertbatch.errors import DeviceLost
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check
 from tests.tiny import settled
 

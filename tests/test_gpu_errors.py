@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bertbatch.batching import Batching
 from bertbatch.engines.devices import device_errors
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import ModelSpec, check
 from bertbatch.runners.inline import InlineExecutor
 from bertbatch.runners.on_ray import RayExecutor

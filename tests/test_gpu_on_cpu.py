@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bertbatch.batching import Batching
 from bertbatch.engines import packed, precision
 from bertbatch.errors import JobError
-from bertbatch.job import Attention, Model
+from bertbatch.job.schema import Attention, Model
 from bertbatch.model import check
 from bertbatch.runners import on_ray
 from bertbatch.runners.on_ray import RayExecutor

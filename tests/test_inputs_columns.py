@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bertbatch import JobError
 from bertbatch.errors import SourceError
-from bertbatch.job import Input
+from bertbatch.job.schema import Input
 from bertbatch.output import RULES
 from bertbatch.readers import CutSize
 from bertbatch.readers.parquet_reader import ParquetReader

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Input
+from bertbatch.job.schema import Input
 from bertbatch.readers import CutSize, csv_reader, csv_scan
 from bertbatch.readers.content import what_it_is
 from bertbatch.readers.csv_reader import CsvReader

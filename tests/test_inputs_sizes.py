@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertbatch.job import Input
+from bertbatch.job.schema import Input
 from bertbatch.readers import CutSize, parquet_cuts
 from bertbatch.readers.parquet_reader import ParquetReader
 from bertbatch.tokenizer import get_tokenizer

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bertbatch.commit import encode_part, encode_side
 from bertbatch.errors import SourceError
-from bertbatch.job import Input
+from bertbatch.job.schema import Input
 from bertbatch.output import FOOTER_KEY, RULES
 from bertbatch.readers import CutSize
 from bertbatch.readers.parquet_reader import ParquetReader

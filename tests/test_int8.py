@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bertbatch import run
 from bertbatch.engines import int8, load_engine
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check
 from bertbatch.probing import make_probe
 from bertbatch.tokenizer import Tokenizer

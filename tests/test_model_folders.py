@@ -20,7 +20,7 @@ import transformers
 
 from bertbatch import JobError
 from bertbatch.engines import load_engine
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score

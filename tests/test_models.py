@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from bertbatch import JobError, run
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check
 from tests.classifiers import SMALL
 from tests.conftest import make_job, write_parquet

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from bertbatch import JobError, attention_array, run
-from bertbatch.job import Job
+from bertbatch.job.schema import Job
 from tests.conftest import make_job
 from tests.test_models import JAPANESE, save_like_bert, save_roberta
 from tests.tiny import make_model, make_texts

@@ -9,7 +9,7 @@ import torch
 
 from bertbatch import run
 from bertbatch.engines import fused, precision
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from tests.conftest import make_job, write_parquet
 from tests.test_engines import LENGTHS, one_by_one, save, some_ids
 from tests.test_run import one_at_a_time

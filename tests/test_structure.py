@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bertbatch import Job
 from bertbatch.cli import app
-from bertbatch.job import Attention
+from bertbatch.job.schema import Attention
 from bertbatch.readers import READER_SUFFIXES, readers
 from bertbatch.statistics import STATISTICS
 from bertbatch.tasks import TASKS

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import JobError
-from bertbatch.job import Attention
+from bertbatch.job.schema import Attention
 from bertbatch.model import ModelSpec
 from bertbatch.scoring import Scored, Statistics
 

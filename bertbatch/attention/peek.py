@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bertbatch.engines.classes import special_ids
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import check, load
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words

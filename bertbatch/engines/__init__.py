@@ -12,7 +12,7 @@ import numpy as np
 
 from bertbatch.batching import SPLITS, Batching
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import ModelSpec
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from bertbatch.engines.precision import fast_dtype
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import ModelSpec, load
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}

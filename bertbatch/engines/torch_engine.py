@@ -24,7 +24,7 @@ from bertbatch.engines.probe import Probe, excess
 from bertbatch.engines.products import Products
 from bertbatch.engines.watched import Watch, Watching
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
-from bertbatch.job import Model
+from bertbatch.job.schema import Model
 from bertbatch.model import OFFSET_POSITIONS, ModelSpec, load
 
 log = logging.getLogger("bertbatch")

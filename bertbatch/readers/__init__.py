@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Input
+from bertbatch.job.schema import Input
 from bertbatch.units import Cut, Source
 
 # How a file's name tells its format.

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Csv, Input
+from bertbatch.job.schema import Csv, Input
 from bertbatch.readers import CutSize, Rows, check_columns, csv_scan
 from bertbatch.readers.content import HEAD, advice, what_it_is
 from bertbatch.readers.csv_scan import Fields, Ints, OpenQuote

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bertbatch.job import Csv
+from bertbatch.job.schema import Csv
 
 PIECE = 1 << 20  # what fits a core's cache together with its position arrays
 BOM = b"\xef\xbb\xbf"

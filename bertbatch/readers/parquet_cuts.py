@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bertbatch.job import Input
+from bertbatch.job.schema import Input
 from bertbatch.readers import CutSize
 from bertbatch.units import Cut
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch.errors import SourceError
-from bertbatch.job import Input
+from bertbatch.job.schema import Input
 from bertbatch.readers import CutSize, Rows, check_columns
 from bertbatch.readers.content import HEAD, what_it_is
 from bertbatch.readers.int96 import exact, int96_leaves, unit_of

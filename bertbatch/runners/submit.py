@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import bertbatch
 from bertbatch.errors import JobError, RunError
-from bertbatch.job import Job
+from bertbatch.job.schema import Job
 from bertbatch.model import packaged
 from bertbatch.runners.tokens import HOW_TO_GIVE_A_TOKEN, token_file
 from bertbatch.storage.stores import public

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bertbatch.errors import JobError
-from bertbatch.explaining import explain
-from bertbatch.plain_yaml import read_yaml
+from bertbatch.job.messages import explain
+from bertbatch.job.safe_yaml import read_yaml
 from bertbatch.statistics import DEFAULT, STATISTICS
 
 
