@@ -128,13 +128,13 @@ def loaded_engine(
     from bertbatch.engines.classes import token_classes
     from bertbatch.engines.watched import Watch
     from bertbatch.job.schema import Model
-    from bertbatch.model import check
+    from bertbatch.model import check_model
     from bertbatch.probing import make_probe
     from bertbatch.statistics import DEFAULT, make_statistics
     from bertbatch.tokenizer import get_tokenizer
 
     settings = Model(name=folder)
-    spec = check(settings)
+    spec = check_model(settings)
     tokenizer = get_tokenizer(spec)
     tokens = tokenizer.encode(texts)
     tokens.watched[:] = watch

@@ -57,13 +57,13 @@ def main() -> None:
 def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:
     from bertbatch.engines import load_engine
     from bertbatch.job.schema import Model
-    from bertbatch.model import check
+    from bertbatch.model import check_model
     from bertbatch.probing import make_probe
     from bertbatch.tokenizer import get_tokenizer
 
     folder = model_folder(model)
     settings = Model(name=str(folder), compile=compiled)
-    spec = check(settings)
+    spec = check_model(settings)
     engine = load_engine("torch", spec, settings, "cuda", 8)
     engine.settle(make_probe(get_tokenizer(spec), spec.max_length))
     texts = list(islice(generated(workload), ROWS[workload]))

@@ -30,7 +30,7 @@ from benchmarks.stages import stages
 from bertbatch import Job, commit
 from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.job.schema import Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from bertbatch.output import make_contract
 from bertbatch.reading import quarantine
 from bertbatch.scoring import Statistics
@@ -162,7 +162,7 @@ def merging(report: Report, scratch: Path, fraction: float) -> None:
 def made_up_cells(job: Job) -> pa.Table:
     """A unit's cells: a hundred texts of all lengths and two labels."""
     assert job.attention
-    names, spec = job.attention.statistics, check(job.model)
+    names, spec = job.attention.statistics, check_model(job.model)
     rng = np.random.default_rng(0)
     values = rng.random((100, len(names), spec.layers * spec.heads), np.float32)
     counts = rng.integers(1, 512, (100, len(names))).astype(np.int32)
@@ -175,7 +175,7 @@ def made_up_cells(job: Job) -> pa.Table:
 def tokenizer(report: Report, scratch: Path, fraction: float) -> None:
     """The reader's tokenizing on one core. Real text has rarer words, in more pieces."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    stage = get_tokenizer(check(Model()))
+    stage = get_tokenizer(check_model(Model()))
     table = []
     for workload, count in (("short", 20_000), ("long", 2_000)):
         stream = generated(workload)

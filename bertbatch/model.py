@@ -77,7 +77,7 @@ class ModelSpec:
         }
 
 
-def check(settings: Model) -> ModelSpec:
+def check_model(settings: Model) -> ModelSpec:
     """The model that a job names. Raises JobError if it cannot be found or cannot classify."""
     folder, revision = locate(settings.name, settings.revision)
     where = f"model.name {settings.name}"

@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertbatch import model
 from bertbatch.engines import NO_OPENVINO, check_settings
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
+from bertbatch.model import ModelSpec, check_model
 from bertbatch.output import (
     Output,
     compare,
@@ -45,7 +45,7 @@ class Survey:
     """Everything that is known of a job before it starts."""
 
     job: Job
-    spec: model.ModelSpec
+    spec: ModelSpec
     listing: Listing
     reader: Reader
     output: Output
@@ -139,7 +139,7 @@ def make_survey(job: Job) -> Survey:
     listing = list_sources(job)
     if job.runtime.runner == "ray" and any(s.url.startswith("memory:") for s in listing.sources):
         raise JobError("input.path memory:// lives in one process; use runtime.runner: inline")
-    spec = model.check(job.model)
+    spec = check_model(job.model)
     _check_engine(job)
     reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
     contract = output.contract()

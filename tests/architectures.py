@@ -23,7 +23,7 @@ from bertbatch.batching import Batching
 from bertbatch.engines import load_engine
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import UNREADABLE, check
+from bertbatch.model import UNREADABLE, check_model
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
 from bertbatch.tokenizer import Tokenizer
@@ -135,7 +135,7 @@ def outcome(kind: str, folder: Path) -> tuple[str, str]:
         return "refused", UNREADABLE[kind]
     save(kind, folder)
     try:
-        spec = check(Model(name=str(folder), max_length=MAX_LENGTH, dtype="float32"))
+        spec = check_model(Model(name=str(folder), max_length=MAX_LENGTH, dtype="float32"))
         settings = Model(dtype="float32", tokens_per_batch=256)
         engine = load_engine("torch", spec, settings, "cpu", 1)
         tokenizer = Tokenizer(spec)

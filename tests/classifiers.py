@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec, check
+from bertbatch.model import ModelSpec, check_model
 from tests.tiny import make_model
 
 SMALL: dict[str, Any] = {
@@ -32,7 +32,7 @@ def save(folder: Path, kind: str) -> ModelSpec:
     config = transformers.AutoConfig.for_model(kind, **settings)
     torch.manual_seed(3)
     transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    return check(Model(name=str(folder), max_length=60))
+    return check_model(Model(name=str(folder), max_length=60))
 
 
 def some_ids(lengths: np.ndarray, first: int = 3) -> np.ndarray:

@@ -14,7 +14,7 @@ from bertbatch import JobError, run
 from bertbatch.batching import Batching
 from bertbatch.engines.probe import excess
 from bertbatch.job.schema import Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from tests.architectures import KINDS, UNREADABLE, one_at_a_time, outcome, save
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled
@@ -58,7 +58,7 @@ def test_what_needs_more_than_text_is_refused(kind, tiny_model, tmp_path):
     config["model_type"] = kind
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(JobError, match=rf"it reads .*\({kind}\)"):
-        check(Model(name=str(tmp_path)))
+        check_model(Model(name=str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["xlnet", "mobilebert", "convbert"])
@@ -109,13 +109,13 @@ def test_a_model_that_changes_by_what_it_has_seen_is_refused(tmp_path):
     """BigBird gives up its sparse attention for good when it meets a short batch."""
     save("big_bird", tmp_path)
     with pytest.raises(JobError, match=r"depends on the texts that are scored with it or before"):
-        settled(check(Model(name=str(tmp_path), max_length=60)), Model(dtype="float32"))
+        settled(check_model(Model(name=str(tmp_path), max_length=60)), Model(dtype="float32"))
 
 
 def test_what_one_worker_found_out_holds_for_the_others(tmp_path, monkeypatch):
     """Also where another would find something else."""
     save("mobilebert", tmp_path)
-    spec = check(Model(name=str(tmp_path), max_length=60))
+    spec = check_model(Model(name=str(tmp_path), max_length=60))
     first = settled(spec, Model(dtype="float32"))
     known = {"dtype": first.dtype, "batching": first.batching.value, "reason": first.reason}
     assert known["batching"] == "equal_length"

@@ -15,7 +15,7 @@ from bertbatch.engines.classes import TokenClasses, token_classes
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec, check, locate
+from bertbatch.model import ModelSpec, check_model, locate
 from bertbatch.statistics import STATISTICS, make_statistics
 from tests.classifiers import LENGTHS, save, some_ids
 from tests.tiny import settled
@@ -147,7 +147,7 @@ def test_however_it_is_cut_into_tiles(tile, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("packaged", [False, True])
 def test_bfloat16_statistics_are_near(packaged, tmp_path):
-    spec = check(Model()) if packaged else save(tmp_path / "bert", "bert")
+    spec = check_model(Model()) if packaged else save(tmp_path / "bert", "bert")
     lengths = np.array([512, 300, 128, 64, 17, 9, 3]) if packaged else LENGTHS
     engine = watched_engine(spec, "bfloat16")
     off, size = Counter[str](), Counter[str]()
@@ -160,7 +160,7 @@ def test_bfloat16_statistics_are_near(packaged, tmp_path):
 
 @pytest.mark.parametrize("queries", ["all", "content"])
 def test_of_the_packaged_model_up_to_512_tokens(queries):
-    spec = check(Model())
+    spec = check_model(Model())
     lengths = np.array([512, 400, 129, 128, 64, 63, 17, 9, 3, 2, 2, 1])
     agree(spec, lengths, lengths, queries=queries)
 

@@ -19,7 +19,7 @@ from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job.schema import Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
 from bertbatch.tokenizer import get_tokenizer
@@ -162,7 +162,7 @@ def test_compiled_parts_agree(tmp_path):
 
 
 def tokens_of(model: str, texts: list[str]) -> Tokens:
-    return get_tokenizer(check(Model(name=model))).encode(texts)
+    return get_tokenizer(check_model(Model(name=model))).encode(texts)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def small_device(monkeypatch):
 def test_out_of_memory_halves_the_budget(tiny_model, small_device):
     tokens = tokens_of(tiny_model, make_texts(300))
     settings = Model(dtype="float32", tokens_per_batch=4096)
-    engine = settled(check(Model(name=tiny_model)), settings)
+    engine = settled(check_model(Model(name=tiny_model)), settings)
     wanted = score(engine, tokens, 0, 300)
     small_device(700)
     got = score(engine, tokens, 0, 300)
@@ -254,8 +254,10 @@ def test_what_the_job_fixes_is_not_measured(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
     tokens = tokens_of(tiny_model, make_texts(100))
     settings = Model(engine="torch", dtype="float32", tokens_per_batch=300)
-    made = worker.ModelWorker(check(Model(name=tiny_model)), settings, "cpu", 1, {}, large=True)
-    made.settle(make_probe(get_tokenizer(check(Model(name=tiny_model))), 64))
+    made = worker.ModelWorker(
+        check_model(Model(name=tiny_model)), settings, "cpu", 1, {}, large=True
+    )
+    made.settle(make_probe(get_tokenizer(check_model(Model(name=tiny_model))), 64))
     made.score(tokens, 0, 100)
     said = made.describe()
     assert (said["engine"], said["dtype"], said["tokens_per_batch"]) == ("torch", "float32", 300)
@@ -264,7 +266,7 @@ def test_what_the_job_fixes_is_not_measured(tiny_model, tmp_path, monkeypatch):
 
 def test_an_engine_with_other_answers_is_not_chosen(tiny_model, monkeypatch, caplog):
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
-    spec, tokens = check(Model(name=tiny_model)), tokens_of(tiny_model, make_texts(100))
+    spec, tokens = check_model(Model(name=tiny_model)), tokens_of(tiny_model, make_texts(100))
     settings = Model(dtype="float32")
     engine = settled(spec, settings)
     probe = make_probe(get_tokenizer(spec), 64)
@@ -282,7 +284,7 @@ def test_an_engine_with_other_answers_is_not_chosen(tiny_model, monkeypatch, cap
 def test_no_memory_for_the_model_is_said(tiny_model, small_device):
     small_device(10)
     with pytest.raises(JobError, match="no memory on cpu for the model and 64 tokens"):
-        settled(check(Model(name=tiny_model)), Model())
+        settled(check_model(Model(name=tiny_model)), Model())
 
 
 def _runs(folder: Path) -> list[str]:

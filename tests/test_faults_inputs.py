@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertbatch import JobError, model
+from bertbatch import JobError
 from bertbatch.job.schema import Model
+from bertbatch.model import check_model
 from bertbatch.tokenizer import Tokenizer
 from tests.conftest import write_parquet
 from tests.test_faults import Process, answers, finish, same_answers, sound, start, wait_for_parts
@@ -204,7 +205,7 @@ def test_a_huge_texts_tokens_are_those_of_the_whole(side, tmp_path, tiny_model, 
     texts = [words, "x" * 70_000 + words, words + " " * 70_000 + "end", "few " + "x" * 70_000]
     lengths: list[int] = []
     for name in (str(tmp_path / "model"), "sentiment-mini"):
-        tokenizer = Tokenizer(model.check(Model(name=name)))
+        tokenizer = Tokenizer(check_model(Model(name=name)))
         found = tokenizer.encode(texts)
         with monkeypatch.context() as patch:
             patch.setattr("bertbatch.tokenizer.HUGE", (1 << 30,))

@@ -20,7 +20,7 @@ from bertbatch import run
 from bertbatch.batching import Batching
 from bertbatch.engines import packed
 from bertbatch.job.schema import Attention, Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from bertbatch.scoring import score
 from bertbatch.tokenizer import get_tokenizer
 from bertbatch.worker import _make_watch
@@ -95,12 +95,12 @@ def test_answers_are_the_cpus(kind, dtype, tmp_path):
 
 def test_heads_that_no_kernel_takes_are_packed(tmp_path):
     folder = make_model(tmp_path / "odd", hidden_size=52, num_attention_heads=2)
-    engine = settled(check(Model(name=folder)), Model(dtype="float16"), device="cuda")
+    engine = settled(check_model(Model(name=folder)), Model(dtype="float16"), device="cuda")
     assert engine.batching == Batching.PACKED, engine.reason
 
 
 def test_the_packaged_model_packs_in_one_kernel():
-    spec = check(Model())
+    spec = check_model(Model())
     engine = settled(spec, Model(), device="cuda")
     assert engine.dtype == ("bfloat16" if on_new_gpus() else "float16")
     assert engine.batching == Batching.PACKED, engine.reason
@@ -115,7 +115,7 @@ def test_the_packaged_model_packs_in_one_kernel():
 
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_statistics_are_the_cpus(dtype):
-    spec = check(Model())
+    spec = check_model(Model())
     tokens = get_tokenizer(spec).encode(make_texts(200))
     tokens.watched[:] = True
 
@@ -133,7 +133,7 @@ def test_statistics_are_the_cpus(dtype):
 
 
 def test_compiled_parts_agree(caplog):
-    spec = check(Model())
+    spec = check_model(Model())
     tokens = get_tokenizer(spec).encode(make_texts(500))
     plain = score(settled(spec, Model(), device="cuda"), tokens, 0, 500).logits
     with caplog.at_level("WARNING", "bertbatch"):
@@ -165,7 +165,7 @@ def test_a_job_on_the_gpu(runner, tiny_model, tmp_path):
 
 
 def test_real_out_of_memory_halves_the_budget():
-    spec = check(Model())
+    spec = check_model(Model())
     texts = [
         f"{a} {b} {c}" for a, b, c in zip(*(make_texts(20_000, i) for i in range(3)), strict=True)
     ]
@@ -190,10 +190,10 @@ import sys
 import numpy as np
 from bertbatch.errors import DeviceLost
 from bertbatch.job.schema import Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from tests.tiny import settled
 
-engine = settled(check(Model(name=sys.argv[1])), Model(), device="cuda")
+engine = settled(check_model(Model(name=sys.argv[1])), Model(), device="cuda")
 lengths = np.array([20, 10])
 good = np.full(30, 7, np.int32)
 bad = good.copy()

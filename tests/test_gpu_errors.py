@@ -16,7 +16,7 @@ from bertbatch.batching import Batching
 from bertbatch.engines.devices import device_errors
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec, check
+from bertbatch.model import ModelSpec, check_model
 from bertbatch.runners.inline import InlineExecutor
 from bertbatch.runners.on_ray import RayExecutor
 from bertbatch.sources import list_sources
@@ -112,7 +112,7 @@ def test_a_gpu_lost_while_packing_is_tried_is_no_reason_to_pad(tmp_path):
 def test_a_model_that_fails_on_its_first_text_is_told(tmp_path):
     """Not with an error of the GPU, since it is the model: more positions than it has."""
     folder = make_model(tmp_path / "model", max_position_embeddings=40)
-    spec = ModelSpec(**{**vars(check(Model(name=folder))), "max_length": 64})
+    spec = ModelSpec(**{**vars(check_model(Model(name=folder))), "max_length": 64})
     with simulated(), pytest.raises(JobError, match=r"is model\.max_length too large for it"):
         settled(spec, Model(), device="cuda")
 
@@ -154,7 +154,7 @@ def test_ids_that_the_model_has_not_stay_with_their_rows(tiny_model, files, bad,
     unit = Unit("u", tuple(Span(source, Cut(0, 20, 0, 1, 100)) for source in sources))
     schema = pa.schema([pa.field("id", pa.int64())])
     context: Any = SimpleNamespace(
-        job=job, spec=check(job.model), format="parquet", schema=schema, rules={}
+        job=job, spec=check_model(job.model), format="parquet", schema=schema, rules={}
     )
     with pytest.MonkeyPatch.context() as patch:
         mistake(patch, {TEXTS[row]: id_ for row, id_ in bad.items()})

@@ -16,7 +16,7 @@ from bertbatch.batching import Batching
 from bertbatch.engines import packed, precision
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from bertbatch.runners import on_ray
 from bertbatch.runners.on_ray import RayExecutor
 from bertbatch.tokenizer import Tokenizer
@@ -100,7 +100,7 @@ def wrong(self, query, *_, **__):
 )
 def test_attention_falls_back_and_says_why(case, reason, tmp_path, monkeypatch, caplog):
     odd = {"hidden_size": 52, "num_attention_heads": 2} if case == "odd heads" else {}
-    spec = check(Model(name=make_model(tmp_path / "model", **odd)))
+    spec = check_model(Model(name=make_model(tmp_path / "model", **odd)))
     if case == "torch 2.10":
         monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", without_scale)
     elif case == "torch 2.9":

@@ -139,9 +139,9 @@ def test_any_texts_are_cut_within_bounds(
 
 
 def test_repeated_texts_are_encoded_as_each_would_be(tiny_model, tmp_path):
-    from bertbatch import model
+    from bertbatch.model import check_model
 
-    spec = model.check(make_job(tiny_model, "x", tmp_path / "out").model)
+    spec = check_model(make_job(tiny_model, "x", tmp_path / "out").model)
     tokenizer = get_tokenizer(spec)
     texts = [*make_texts(20, seed=1), "", "x" * 500]
     many = (texts * 4)[::-1]

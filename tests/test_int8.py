@@ -11,7 +11,7 @@ from bertbatch import run
 from bertbatch.engines import int8, load_engine
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from bertbatch.probing import make_probe
 from bertbatch.tokenizer import Tokenizer
 from tests.classifiers import save
@@ -144,7 +144,7 @@ def test_the_packaged_model_is_refused_with_the_figure(tmp_path, monkeypatch):
         run(job)
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(int8, "Int8Linear", ByFormula)
-    spec = check(Model(dtype="int8", max_length=64))
+    spec = check_model(Model(dtype="int8", max_length=64))
     engine = load_engine("torch", spec, Model(dtype="int8"), "cpu", 1)
     with pytest.raises(JobError, match=r"loses too much: on 64 texts .* 0.0\d+ on average"):
         engine.settle(make_probe(Tokenizer(spec), 64, sample=[]))

@@ -21,7 +21,7 @@ import transformers
 from bertbatch import JobError
 from bertbatch.engines import load_engine
 from bertbatch.job.schema import Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
 from bertbatch.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ def alter(folder: Path, rng: random.Random) -> str:
 
 def ours(folder: Path) -> tuple[np.ndarray, tuple[str, ...], int]:
     """The logits of the texts, the labels, and the tokens that they are cut to. Raises JobError."""
-    spec = check(Model(name=str(folder), dtype="float32"))
+    spec = check_model(Model(name=str(folder), dtype="float32"))
     engine = load_engine("torch", spec, Model(dtype="float32", tokens_per_batch=256), "cpu", 1)
     tokenizer = Tokenizer(spec)
     engine.settle(make_probe(tokenizer, spec.max_length))

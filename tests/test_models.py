@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from bertbatch import JobError, run
 from bertbatch.job.schema import Model
-from bertbatch.model import check
+from bertbatch.model import check_model
 from tests.classifiers import SMALL
 from tests.conftest import make_job, write_parquet
 from tests.test_run import one_at_a_time
@@ -153,7 +153,7 @@ def test_a_sentencepiece_model_alone(tmp_path, monkeypatch):
     assert table["unk_share"].max() < 0.5
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(JobError, match=r"pip install 'bertbatch\[sentencepiece\]'"):
-        check(Model(name=model))
+        check_model(Model(name=model))
 
 
 # What people name as a model, and what is wrong with it.

@@ -12,7 +12,7 @@ import pyarrow as pa
 from bertbatch.engines.classes import special_ids
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import check, load
+from bertbatch.model import check_model, load
 from bertbatch.tasks import task_of
 from bertbatch.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
 
@@ -68,7 +68,7 @@ def look(settings: Model, text: str, second: str | None = None) -> Glance:
     for given in (text, second or ""):
         if not given.isascii() and given.encode(errors="ignore").decode() != given:
             raise JobError("the text is no Unicode: is the terminal's encoding UTF-8?")
-    spec = check(settings)
+    spec = check_model(settings)
     tokenizer = get_tokenizer(spec).python
     task = task_of(spec)
     model = load(spec, "cpu", "float32", "eager")
