@@ -125,13 +125,13 @@ def loaded_engine(
 ) -> tuple[Any, Any]:
     """One of our engines, on one thread, and the texts' tokens."""
     from bertbatch.engines import load_engine
-    from bertbatch.engines.classes import token_classes
     from bertbatch.engines.watched import Watch
     from bertbatch.job.schema import Model
-    from bertbatch.model import check_model
+    from bertbatch.model.spec import check_model
+    from bertbatch.model.token_kinds import token_classes
+    from bertbatch.model.tokenizer import get_tokenizer
     from bertbatch.probing import make_probe
     from bertbatch.statistics import DEFAULT, make_statistics
-    from bertbatch.tokenizer import get_tokenizer
 
     settings = Model(name=folder)
     spec = check_model(settings)

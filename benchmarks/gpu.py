@@ -57,9 +57,9 @@ def main() -> None:
 def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:
     from bertbatch.engines import load_engine
     from bertbatch.job.schema import Model
-    from bertbatch.model import check_model
+    from bertbatch.model.spec import check_model
+    from bertbatch.model.tokenizer import get_tokenizer
     from bertbatch.probing import make_probe
-    from bertbatch.tokenizer import get_tokenizer
 
     folder = model_folder(model)
     settings = Model(name=str(folder), compile=compiled)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PACKAGED = ROOT / "bertbatch" / "models" / "sentiment_mini"
+PACKAGED = ROOT / "bertbatch" / "model" / "packaged" / "sentiment_mini"
 CACHE = ROOT / "out" / "benchmarks"
 MAX_LENGTH = 512
 

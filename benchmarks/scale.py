@@ -30,13 +30,13 @@ from benchmarks.stages import stages
 from bertbatch import Job, commit
 from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import make_contract
 from bertbatch.reading import quarantine
 from bertbatch.scoring import Statistics
 from bertbatch.survey import Survey, make_survey
 from bertbatch.tasks import task_of
-from bertbatch.tokenizer import get_tokenizer
 from bertbatch.units import Unit
 
 

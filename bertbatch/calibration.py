@@ -11,10 +11,10 @@ from bertbatch.engines import Engine, batches, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec
+from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Tokens
 from bertbatch.scoring import score
 from bertbatch.tasks import task_of
-from bertbatch.tokens import Tokens
 
 log = logging.getLogger("bertbatch")
 

@@ -8,10 +8,10 @@ import random
 
 import numpy as np
 
-from bertbatch.checkpoint import as_job_errors
 from bertbatch.engines.probe import Probe
-from bertbatch.tokenizer import Tokenizer
-from bertbatch.tokens import Tokens
+from bertbatch.model.checkpoint import as_job_errors
+from bertbatch.model.tokenizer import Tokenizer
+from bertbatch.model.tokens import Tokens
 
 SAMPLE_TEXTS, SAMPLE_TOKENS = 64, 64  # that a quantized model is compared on
 FEWEST_TOKENS = 4  # of the shortest row; each next one is twice as long and one token more

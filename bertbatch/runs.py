@@ -19,12 +19,12 @@ from bertbatch.changes import few, find_changes
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.lease import Lease
+from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.output import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.pipeline import Outcome, Pipeline
 from bertbatch.results import Result, Totals, Watcher
 from bertbatch.stages import Context, Record
 from bertbatch.survey import Survey, make_survey
-from bertbatch.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.units import Unit, digest
 
 log = logging.getLogger("bertbatch")

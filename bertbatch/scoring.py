@@ -9,7 +9,7 @@ import numpy as np
 
 from bertbatch.engines import Engine, Running, batches
 from bertbatch.errors import OutOfMemory
-from bertbatch.tokens import Tokens
+from bertbatch.model.tokens import Tokens
 
 log = logging.getLogger("bertbatch")
 

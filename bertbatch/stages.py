@@ -27,15 +27,15 @@ from bertbatch.attention.columns import attention_columns, attention_fields, of_
 from bertbatch.attention.sample import sampled
 from bertbatch.engines.probe import Probe
 from bertbatch.job.schema import Attention, Job
-from bertbatch.model import ModelSpec
+from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokenizer import get_tokenizer
+from bertbatch.model.tokens import Tokens
 from bertbatch.output import Output
 from bertbatch.readers import readers
 from bertbatch.scoring import Scored
 from bertbatch.statistics import make_statistics
 from bertbatch.storage.stores import retried
 from bertbatch.tasks import task_of
-from bertbatch.tokenizer import get_tokenizer
-from bertbatch.tokens import Tokens
 from bertbatch.units import Source, Unit
 
 SAMPLED_ROWS = 256  # looked at for texts that a quantized model is compared on

@@ -16,7 +16,7 @@ import pyarrow as pa
 from bertbatch.engines import NO_OPENVINO, check_settings
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
-from bertbatch.model import ModelSpec, check_model
+from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.output import (
     Output,
     compare,

@@ -13,11 +13,11 @@ from bertbatch.engines import Engine, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
-from bertbatch.model import ModelSpec
+from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokenizer import get_tokenizer
+from bertbatch.model.tokens import Tokens
 from bertbatch.output import RULES
 from bertbatch.scoring import Scored
-from bertbatch.tokenizer import get_tokenizer
-from bertbatch.tokens import Tokens
 
 if TYPE_CHECKING:
     from bertbatch.engines.watched import Watch
@@ -197,8 +197,8 @@ def _tell(kind: str, choice: dict[str, Any]) -> None:
 
 
 def _make_watch(spec: ModelSpec, attention: Attention, threads: int) -> "Watch":
-    from bertbatch.engines.classes import token_classes
     from bertbatch.engines.watched import Watch
+    from bertbatch.model.token_kinds import token_classes
     from bertbatch.statistics import make_statistics
 
     statistics = make_statistics(attention.statistics)

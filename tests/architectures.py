@@ -23,10 +23,10 @@ from bertbatch.batching import Batching
 from bertbatch.engines import load_engine
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import UNREADABLE, check_model
+from bertbatch.model.spec import UNREADABLE, check_model
+from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
-from bertbatch.tokenizer import Tokenizer
 from tests.tiny import make_model, make_texts
 
 KINDS = sorted(NAMES)

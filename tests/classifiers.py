@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec, check_model
+from bertbatch.model.spec import ModelSpec, check_model
 from tests.tiny import make_model
 
 SMALL: dict[str, Any] = {

@@ -14,7 +14,7 @@ from bertbatch import JobError, run
 from bertbatch.batching import Batching
 from bertbatch.engines.probe import excess
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
 from tests.architectures import KINDS, UNREADABLE, one_at_a_time, outcome, save
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled

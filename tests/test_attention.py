@@ -11,11 +11,11 @@ import torch
 import transformers
 
 from bertbatch.engines import watched
-from bertbatch.engines.classes import TokenClasses, token_classes
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec, check_model, locate
+from bertbatch.model.spec import ModelSpec, check_model, locate
+from bertbatch.model.token_kinds import TokenClasses, token_classes
 from bertbatch.statistics import STATISTICS, make_statistics
 from tests.classifiers import LENGTHS, save, some_ids
 from tests.tiny import settled

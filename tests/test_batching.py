@@ -15,7 +15,7 @@ from bertbatch.batching import (
     padded_batches,
     real_places,
 )
-from bertbatch.tokens import places, twins
+from bertbatch.model.tokens import places, twins
 
 lengths_of = st.lists(st.integers(1, 70), min_size=1, max_size=200).map(np.array)
 budgets = st.integers(1, 300)

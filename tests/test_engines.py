@@ -19,11 +19,11 @@ from bertbatch.engines.fused import compile_parts
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import get_tokenizer
+from bertbatch.model.tokens import Tokens
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
-from bertbatch.tokenizer import get_tokenizer
-from bertbatch.tokens import Tokens
 from tests.classifiers import LENGTHS, PACKED, PADDED, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled

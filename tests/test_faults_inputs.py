@@ -14,8 +14,8 @@ import pytest
 
 from bertbatch import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
-from bertbatch.tokenizer import Tokenizer
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import Tokenizer
 from tests.conftest import write_parquet
 from tests.test_faults import Process, answers, finish, same_answers, sound, start, wait_for_parts
 from tests.tiny import make_texts
@@ -208,7 +208,7 @@ def test_a_huge_texts_tokens_are_those_of_the_whole(side, tmp_path, tiny_model, 
         tokenizer = Tokenizer(check_model(Model(name=name)))
         found = tokenizer.encode(texts)
         with monkeypatch.context() as patch:
-            patch.setattr("bertbatch.tokenizer.HUGE", (1 << 30,))
+            patch.setattr("bertbatch.model.tokenizer.HUGE", (1 << 30,))
             whole = tokenizer.encode(texts)
         assert found.ids.tolist() == whole.ids.tolist()
         assert found.truncated.tolist() == whole.truncated.tolist() == [True, True, True, False]

@@ -20,9 +20,9 @@ from bertbatch import run
 from bertbatch.batching import Batching
 from bertbatch.engines import packed
 from bertbatch.job.schema import Attention, Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.scoring import score
-from bertbatch.tokenizer import get_tokenizer
 from bertbatch.worker import _make_watch
 from tests.classifiers import LENGTHS, PACKED, PADDED, allowed, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
@@ -190,7 +190,7 @@ import sys
 import numpy as np
 from bertbatch.errors import DeviceLost
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
 from tests.tiny import settled
 
 engine = settled(check_model(Model(name=sys.argv[1])), Model(), device="cuda")

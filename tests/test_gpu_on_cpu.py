@@ -16,10 +16,10 @@ from bertbatch.batching import Batching
 from bertbatch.engines import packed, precision
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.runners import on_ray
 from bertbatch.runners.on_ray import RayExecutor
-from bertbatch.tokenizer import Tokenizer
 from bertbatch.worker import _make_watch
 from tests.classifiers import LENGTHS, PACKED, PADDED, allowed, one_by_one, save, some_ids
 from tests.simulated_gpu import SimulatedGpu, simulated

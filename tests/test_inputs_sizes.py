@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertbatch.job.schema import Input
+from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.readers import CutSize, parquet_cuts
 from bertbatch.readers.parquet_reader import ParquetReader
-from bertbatch.tokenizer import get_tokenizer
 from bertbatch.units import Source
 from tests.conftest import make_job
 from tests.tiny import make_texts
@@ -139,7 +139,7 @@ def test_any_texts_are_cut_within_bounds(
 
 
 def test_repeated_texts_are_encoded_as_each_would_be(tiny_model, tmp_path):
-    from bertbatch.model import check_model
+    from bertbatch.model.spec import check_model
 
     spec = check_model(make_job(tiny_model, "x", tmp_path / "out").model)
     tokenizer = get_tokenizer(spec)

@@ -11,9 +11,9 @@ from bertbatch import run
 from bertbatch.engines import int8, load_engine
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.probing import make_probe
-from bertbatch.tokenizer import Tokenizer
 from tests.classifiers import save
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled

@@ -21,10 +21,10 @@ import transformers
 from bertbatch import JobError
 from bertbatch.engines import load_engine
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.probing import make_probe
 from bertbatch.scoring import score
-from bertbatch.tokenizer import Tokenizer
 from tests.architectures import one_at_a_time
 from tests.test_models import save_like_bert, save_roberta
 from tests.tiny import make_model, make_texts

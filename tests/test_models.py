@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from bertbatch import JobError, run
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model
+from bertbatch.model.spec import check_model
 from tests.classifiers import SMALL
 from tests.conftest import make_job, write_parquet
 from tests.test_run import one_at_a_time

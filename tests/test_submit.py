@@ -211,7 +211,7 @@ def test_what_is_sent(job, tmp_path):
     env = runtime_env(submission, loaded, tmp_path)
     assert (tmp_path / "job.yaml").read_text() == job.read_text()
     assert env["py_modules"] == [str(ROOT / "bertbatch")]
-    assert "models/sentiment_mini" in env["excludes"]  # 45 MB that this job does not use
+    assert "model/packaged/sentiment_mini" in env["excludes"]  # 45 MB that this job does not use
     command = entrypoint(submission, loaded)
     assert f"--date 2026-11-20 --run {loaded.run} " in command  # a retry after midnight, too
     done = subprocess.run(f"printf '%s|' {command}", shell=True, capture_output=True, text=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention
-from bertbatch.model import ModelSpec
+from bertbatch.model.spec import ModelSpec
 from bertbatch.scoring import Scored, Statistics
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.engines.classes import special_ids
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import check_model, load
+from bertbatch.model.spec import check_model, load
+from bertbatch.model.token_kinds import special_ids
+from bertbatch.model.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
 from bertbatch.tasks import task_of
-from bertbatch.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from bertbatch.batching import SPLITS, Batching
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec
+from bertbatch.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     from bertbatch.engines.probe import Probe

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertbatch.batching import padded, real_places
-from bertbatch.tokens import Padding
+from bertbatch.model.tokens import Padding
 
 
 class ModelInputs:

@@ -17,7 +17,7 @@ from bertbatch.engines.devices import device_errors, there
 from bertbatch.engines.inputs import ModelInputs
 from bertbatch.engines.probe import Probe, excess
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
-from bertbatch.model import ModelSpec
+from bertbatch.model.spec import ModelSpec
 
 ASSERTED = "device-side assert"  # what an index out of range is on a GPU
 

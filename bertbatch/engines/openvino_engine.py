@@ -17,7 +17,7 @@ from bertbatch.engines.probe import Probe
 from bertbatch.engines.watched import Watch
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model import ModelSpec, load
+from bertbatch.model.spec import ModelSpec, load
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 ALLOWED = (Batching.PADDED, Batching.EQUAL, Batching.SINGLE)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertbatch.tokens import Padding, Tokens
+from bertbatch.model.tokens import Padding, Tokens
 
 # How far the answers of rows together may be from those of the same rows alone, as a share of
 # the largest logit; in half precision a batch's shape alone changes the rounding.

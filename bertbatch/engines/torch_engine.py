@@ -25,7 +25,7 @@ from bertbatch.engines.products import Products
 from bertbatch.engines.watched import Watch, Watching
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 from bertbatch.job.schema import Model
-from bertbatch.model import OFFSET_POSITIONS, ModelSpec, load
+from bertbatch.model.spec import OFFSET_POSITIONS, ModelSpec, load
 
 log = logging.getLogger("bertbatch")
 

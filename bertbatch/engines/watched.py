@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.engines.classes import TokenClasses
 from bertbatch.engines.devices import there
 from bertbatch.engines.packed import ByLength, Group, by_length
+from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.statistics.statistic import BLOCKS, Statistic
 from bertbatch.statistics.views import Queries, Sequences, Tile
 

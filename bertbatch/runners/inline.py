@@ -13,10 +13,10 @@ from typing import Any
 
 from bertbatch import stages
 from bertbatch.errors import DeviceLost, RunError
+from bertbatch.model.tokens import Tokens
 from bertbatch.runners.cores import available_cores
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context
-from bertbatch.tokens import Tokens
 from bertbatch.units import Unit
 from bertbatch.worker import ModelWorker, find_device, note
 

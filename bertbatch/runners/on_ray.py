@@ -22,12 +22,12 @@ from bertbatch import stages
 from bertbatch.engines.probe import Probe
 from bertbatch.errors import DeviceLost, JobError
 from bertbatch.executor import DataLost, NodeGone, WorkerDied
+from bertbatch.model.tokens import Tokens
 from bertbatch.runners.loading import Loading
 from bertbatch.runners.scratch import Scratch
 from bertbatch.runners.starting import start_ray
 from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
-from bertbatch.tokens import Tokens
 from bertbatch.units import Unit
 from bertbatch.worker import ModelWorker, find_device, note
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import bertbatch
 from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
-from bertbatch.model import packaged
+from bertbatch.model.spec import packaged
 from bertbatch.runners.tokens import HOW_TO_GIVE_A_TOKEN, token_file
 from bertbatch.storage.stores import public
 
@@ -111,7 +111,10 @@ def runtime_env(submission: Submission, job: Job, folder: Path) -> dict[str, Any
         env["py_modules"] = [str(Path(bertbatch.__file__).parent)]
         # Ray skips what .gitignore names; weights that the job does not use need not travel.
         unused = [name for name in packaged() if name != job.model.name.replace("_", "-")]
-        env["excludes"] = ["__pycache__", *(f"models/{name.replace('-', '_')}" for name in unused)]
+        env["excludes"] = [
+            "__pycache__",
+            *(f"model/packaged/{name.replace('-', '_')}" for name in unused),
+        ]
     return env
 
 

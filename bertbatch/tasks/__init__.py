@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import JobError
-from bertbatch.model import ModelSpec
+from bertbatch.model.spec import ModelSpec
 from bertbatch.tasks.multi_label import MultiLabel
 from bertbatch.tasks.regression import Regression
 from bertbatch.tasks.single_label import SingleLabel

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bertbatch.checkpoint import WITHOUT_VOCABULARY, as_job_errors
 from bertbatch.errors import JobError
-from bertbatch.model import ModelSpec, locate, tokenizer_hash
-from bertbatch.tokens import Padding, Tokens, twins
+from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors
+from bertbatch.model.spec import ModelSpec, locate, tokenizer_hash
+from bertbatch.model.tokens import Padding, Tokens, twins
 
 # Characters: of longer texts no more is encoded than is needed, and never more than the last.
 HUGE = (1 << 16, 1 << 18, 1 << 20)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertbatch.checkpoint import (
+from bertbatch.errors import JobError
+from bertbatch.job.schema import Model
+from bertbatch.model.checkpoint import (
     TOKENIZER_FILES,
     WEIGHT_FILES,
     as_job_errors,
@@ -21,10 +23,8 @@ from bertbatch.checkpoint import (
     weights_hash,
     whole_number,
 )
-from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
 
-PACKAGED = Path(__file__).parent / "models"
+PACKAGED = Path(__file__).parent / "packaged"
 
 # Positions start after the padding index in these, so the table is longer than the text.
 OFFSET_POSITIONS = (
