@@ -29,14 +29,14 @@ from benchmarks.report import Report
 from benchmarks.stages import stages
 from bertbatch import Job, commit
 from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
+from bertbatch.inputs.rows import quarantine
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import make_contract
-from bertbatch.reading import quarantine
 from bertbatch.scoring import Statistics
 from bertbatch.survey import Survey, make_survey
-from bertbatch.tasks import task_of
+from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
 

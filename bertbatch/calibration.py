@@ -14,7 +14,7 @@ from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
 from bertbatch.scoring import score
-from bertbatch.tasks import task_of
+from bertbatch.tasks.task import task_of
 
 log = logging.getLogger("bertbatch")
 

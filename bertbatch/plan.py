@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.formats.reader import CutSize, Reader
 from bertbatch.job.schema import Input, Runtime
 from bertbatch.output import Output, stored_fingerprint
-from bertbatch.readers import CutSize, Reader
 from bertbatch.records import MOST, reading
 from bertbatch.storage.stores import Store
 from bertbatch.units import Again, Cut, Source, Span, Unit, digest, unit_id

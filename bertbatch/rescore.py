@@ -13,7 +13,7 @@ from bertbatch.job.schema import Job
 from bertbatch.output import open_output
 from bertbatch.runners.cores import available_cores
 from bertbatch.survey import make_survey
-from bertbatch.tasks import task_of
+from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 from bertbatch.verify import Verdict
 from bertbatch.worker import ModelWorker

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch import commit as protocol
-from bertbatch import probing, reading
+from bertbatch import probing
 from bertbatch.attention.cells import (
     ALL,
     COLUMN,
@@ -26,16 +26,17 @@ from bertbatch.attention.cells import (
 from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
 from bertbatch.attention.sample import sampled
 from bertbatch.engines.probe import Probe
+from bertbatch.inputs import rows
+from bertbatch.inputs.formats.reader import readers
 from bertbatch.job.schema import Attention, Job
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output import Output
-from bertbatch.readers import readers
 from bertbatch.scoring import Scored
 from bertbatch.statistics import make_statistics
 from bertbatch.storage.stores import retried
-from bertbatch.tasks import task_of
+from bertbatch.tasks.task import task_of
 from bertbatch.units import Source, Unit
 
 SAMPLED_ROWS = 256  # looked at for texts that a quantized model is compared on
@@ -134,7 +135,7 @@ def make_probe(context: Context) -> Probe:
         sample = []
         if context.first is not None:
             reader = readers()[context.format]
-            sample = reading.first_texts(reader, options, context.first, SAMPLED_ROWS)
+            sample = rows.first_texts(reader, options, context.first, SAMPLED_ROWS)
     spec, pair = context.spec, options.text_pair is not None
     tokenizer = get_tokenizer(spec)
     return probing.make_probe(tokenizer, spec.max_length, pair, sample)
@@ -144,7 +145,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
     """The units of one read task, in order: all of them, or SourceError."""
     prepared = []
     reader, options = readers()[context.format], context.job.input
-    for unit, read in reading.read_units(reader, options, context.schema, units, context.rules):
+    for unit, read in rows.read_units(reader, options, context.schema, units, context.rules):
         chunks, tokens = _encode(context, unit, read)
         source = np.repeat(
             np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
@@ -168,8 +169,8 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
 
 
 def _encode(
-    context: Context, unit: Unit, chunks: list[reading.Chunk]
-) -> tuple[list[reading.Chunk], Tokens]:
+    context: Context, unit: Unit, chunks: list[rows.Chunk]
+) -> tuple[list[rows.Chunk], Tokens]:
     """The chunks' tokens, and the chunks without rows that have tokens the model has not.
 
     On a GPU one such token would end the process's use of it, for all rows.
@@ -181,12 +182,12 @@ def _encode(
     left, first = [], 0
     for span, chunk in zip(unit.spans, chunks, strict=True):
         here = {i: reasons[first + i] for i in range(len(chunk.row)) if first + i in reasons}
-        left.append(reading.leave_out(chunk, span.source, here) if here else chunk)
+        left.append(rows.leave_out(chunk, span.source, here) if here else chunk)
         first += len(chunk.row)
     return left, _tokens(context, left)
 
 
-def _tokens(context: Context, chunks: list[reading.Chunk]) -> Tokens:
+def _tokens(context: Context, chunks: list[rows.Chunk]) -> Tokens:
     texts = [text for chunk in chunks for text in chunk.texts]
     seconds = [text for chunk in chunks for text in chunk.seconds]
     tokenizer = get_tokenizer(context.spec)
@@ -314,7 +315,7 @@ def _groups(
 def _poisoned(unit: Unit, aside: Aside, reasons: dict[int, str]) -> pa.Table:
     """The quarantine rows of those that the model could not answer."""
     order = sorted(reasons)
-    return reading.quarantine(
+    return rows.quarantine(
         [unit.spans[aside.source[i]].source.id for i in order],
         aside.row[order],
         [reasons[i] for i in order],

@@ -15,6 +15,9 @@ import pyarrow as pa
 
 from bertbatch.engines import NO_OPENVINO, check_settings
 from bertbatch.errors import JobError, SourceError
+from bertbatch.inputs.formats.reader import Reader, check_columns, readers
+from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
+from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.output import (
@@ -26,9 +29,6 @@ from bertbatch.output import (
     stored_schema,
 )
 from bertbatch.plan import PlanLog, Planner, cut_size
-from bertbatch.readers import Reader, check_columns, readers
-from bertbatch.reading import carried_schema, is_text
-from bertbatch.sources import Listing, decoded, list_sources, partitions
 from bertbatch.stages import Context, output_schema
 from bertbatch.storage import stores
 from bertbatch.units import Source, Unit

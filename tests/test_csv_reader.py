@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.formats import csv as csv_reader
+from bertbatch.inputs.formats.csv import CsvReader
+from bertbatch.inputs.formats.reader import CutSize, Rows
 from bertbatch.job.schema import Csv, Input
-from bertbatch.readers import CutSize, Rows, csv_reader
-from bertbatch.readers.csv_reader import CsvReader
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source
 from tests.test_csv_scan import closed

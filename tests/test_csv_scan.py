@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bertbatch.inputs.formats import csv_records
 from bertbatch.job.schema import Csv
-from bertbatch.readers import csv_scan
 
 HOSTILE = st.text(st.sampled_from(list('""""",,,\r\r\n\n\na b日€\0\ufeff')), max_size=60)
 ORDINARY = "nothing-of-note"  # has no character of any dialect
@@ -35,7 +35,7 @@ def closed(text: str, dialect: Csv) -> str:
 
 def found(data: bytes, dialect: Csv) -> list[list[str]]:
     """All fields of whole records."""
-    f = csv_scan.fields(data, dialect)
+    f = csv_records.fields(data, dialect)
     text = f.text.tobytes()
     start, stop = f.offsets(f.start), f.offsets(f.stop)
     return [
@@ -46,7 +46,7 @@ def found(data: bytes, dialect: Csv) -> list[list[str]]:
 
 def scan(data: bytes, block: int, dialect: Csv) -> list[tuple[int, int]]:
     blocks = (data[i : i + block] for i in range(0, len(data), block))
-    pairs = list(csv_scan.records(blocks, dialect, threads=2))
+    pairs = list(csv_records.records(blocks, dialect, threads=2))
     assert all(len(starts) for starts, *_ in pairs)
     for starts, stops, lines in pairs:
         for a, b, n in zip(starts, stops, lines, strict=True):
@@ -86,7 +86,7 @@ def test_pieces_and_blocks_do_not_matter(text: str, piece: int) -> None:
     data = closed(text * 3, Csv()).encode()
     whole = scan(data, len(data) + 1, Csv())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_scan, "PIECE", piece)
+        patch.setattr(csv_records, "PIECE", piece)
         assert scan(data, 11, Csv()) == whole
 
 
@@ -101,10 +101,10 @@ def test_long_runs_of_quotes_across_blocks() -> None:
 
 
 def test_byte_order_mark_is_skipped_only_at_the_start() -> None:
-    data = csv_scan.BOM + b'"a\nb"\n' + csv_scan.BOM + b"c\n"
-    assert [data[a:b] for a, b in scan(data, 100, Csv())] == [b'"a\nb"\n', csv_scan.BOM + b"c\n"]
-    assert [data[a:b] for a, b in scan(data, 1, Csv())] == [b'"a\nb"\n', csv_scan.BOM + b"c\n"]
-    assert scan(csv_scan.BOM, 100, Csv()) == []
+    data = csv_records.BOM + b'"a\nb"\n' + csv_records.BOM + b"c\n"
+    assert [data[a:b] for a, b in scan(data, 100, Csv())] == [b'"a\nb"\n', csv_records.BOM + b"c\n"]
+    assert [data[a:b] for a, b in scan(data, 1, Csv())] == [b'"a\nb"\n', csv_records.BOM + b"c\n"]
+    assert scan(csv_records.BOM, 100, Csv()) == []
 
 
 def test_only_a_few_blocks_are_held(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_only_a_few_blocks_are_held(tmp_path: Path) -> None:
             given_out += 1
             yield b"a,b\n" * 100
 
-    rows = csv_scan.records(blocks(), Csv(), threads=2)  # type: ignore[arg-type]
+    rows = csv_records.records(blocks(), Csv(), threads=2)  # type: ignore[arg-type]
     next(rows)
     assert given_out < 10
     assert sum(len(starts) for starts, *_ in rows) == 500 * 100 - 100
@@ -130,11 +130,11 @@ def test_a_quote_left_open_is_an_error_that_says_where(
 ) -> None:
     text = text.lstrip("\ufeff")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_scan, "PIECE", piece)
+        patch.setattr(csv_records, "PIECE", piece)
         if closed(text, dialect) == text:
             scan(text.encode(), block, dialect)
             return
-        with pytest.raises(csv_scan.OpenQuote) as caught:
+        with pytest.raises(csv_records.OpenQuote) as caught:
             scan(text.encode(), block, dialect)
     # What comes before it is whole records and fields, and no text without it is left open.
     before = text.encode()[: caught.value.at].decode()

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from bertbatch.batching import Batching
 from bertbatch.engines.devices import device_errors
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError
+from bertbatch.inputs.listing import list_sources
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.runners.inline import InlineExecutor
 from bertbatch.runners.on_ray import RayExecutor
-from bertbatch.sources import list_sources
 from bertbatch.stages import read_and_tokenize
 from bertbatch.units import Cut, Span, Unit
 from bertbatch.worker import ModelWorker

@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.formats import csv, csv_records
+from bertbatch.inputs.formats.content import what_it_is
+from bertbatch.inputs.formats.csv import CsvReader
+from bertbatch.inputs.formats.parquet import ParquetReader
+from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.job.schema import Input
-from bertbatch.readers import CutSize, csv_reader, csv_scan
-from bertbatch.readers.content import what_it_is
-from bertbatch.readers.csv_reader import CsvReader
-from bertbatch.readers.parquet_reader import ParquetReader
 from bertbatch.units import Source
 
 BIG = CutSize(1 << 30, 1 << 30, 1 << 30)
@@ -51,8 +52,8 @@ def planned(source: Source, **dialect: Any) -> int:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(csv_reader, "BLOCK", 64)
-    monkeypatch.setattr(csv_scan, "PIECE", 29)
+    monkeypatch.setattr(csv, "BLOCK", 64)
+    monkeypatch.setattr(csv_records, "PIECE", 29)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -125,7 +126,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("block", [64, 8 << 20])
 def test_packed_files_are_read_to_their_last_byte(block, tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_reader, "BLOCK", block)
+    monkeypatch.setattr(csv, "BLOCK", block)
     for name, contents in WHOLE.items():
         for data in contents:
             assert planned(source_of(tmp_path, name, data)) == 500

@@ -14,8 +14,8 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from bertbatch import JobError
-from bertbatch.listing import find
-from bertbatch.sources import Listing, list_sources
+from bertbatch.inputs.listing import Listing, list_sources
+from bertbatch.inputs.paths import find
 from bertbatch.storage.stores import connect
 from tests.conftest import make_job, write_parquet
 

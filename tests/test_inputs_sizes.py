@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertbatch.inputs.formats import parquet_cuts
+from bertbatch.inputs.formats.parquet import ParquetReader
+from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.job.schema import Input
 from bertbatch.model.tokenizer import get_tokenizer
-from bertbatch.readers import CutSize, parquet_cuts
-from bertbatch.readers.parquet_reader import ParquetReader
 from bertbatch.units import Source
 from tests.conftest import make_job
 from tests.tiny import make_texts

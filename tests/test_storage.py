@@ -12,7 +12,7 @@ import pytest
 from fsspec.registry import _registry
 
 from bertbatch.errors import JobError
-from bertbatch.listing import find
+from bertbatch.inputs.paths import find
 from bertbatch.storage.stores import Store, connect, refused
 
 

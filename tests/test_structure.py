@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from bertbatch import Job
 from bertbatch.cli import app
+from bertbatch.inputs.formats.reader import READER_SUFFIXES, readers
 from bertbatch.job.schema import Attention
-from bertbatch.readers import READER_SUFFIXES, readers
 from bertbatch.statistics import STATISTICS
-from bertbatch.tasks import TASKS
+from bertbatch.tasks.task import TASKS
 from recipes import docs
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model, load
 from bertbatch.model.token_kinds import special_ids
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
-from bertbatch.tasks import task_of
+from bertbatch.tasks.task import task_of
 
 
 @dataclass(frozen=True)

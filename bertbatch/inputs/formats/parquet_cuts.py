@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.job.schema import Input
-from bertbatch.readers import CutSize
 from bertbatch.units import Cut
 
 MOST = 64 << 20  # bytes that a cut may hold at most without being measured

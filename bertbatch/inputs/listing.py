@@ -15,11 +15,11 @@ from urllib.parse import unquote
 from fsspec.utils import glob_translate
 
 from bertbatch.errors import EmptyInput, JobError
+from bertbatch.inputs.formats.reader import READER_SUFFIXES
+from bertbatch.inputs.paths import find
+from bertbatch.inputs.table_formats import refuse_tables
 from bertbatch.job.schema import Job
-from bertbatch.listing import find
-from bertbatch.readers import READER_SUFFIXES
 from bertbatch.storage import stores
-from bertbatch.tables import refuse_tables
 from bertbatch.units import Source
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch.errors import SourceError
-from bertbatch.job.schema import Input
-from bertbatch.readers import CutSize, Rows, check_columns
-from bertbatch.readers.content import HEAD, what_it_is
-from bertbatch.readers.int96 import exact, int96_leaves, unit_of
-from bertbatch.readers.parquet_cuts import (
+from bertbatch.inputs.formats.content import HEAD, what_it_is
+from bertbatch.inputs.formats.int96 import exact, int96_leaves, unit_of
+from bertbatch.inputs.formats.parquet_cuts import (
     Open,
     cut_groups,
     dictionary_texts,
     encoded_bytes,
     is_of,
 )
+from bertbatch.inputs.formats.reader import CutSize, Rows, check_columns
+from bertbatch.job.schema import Input
 from bertbatch.storage import stores
 from bertbatch.units import Cut, Source
 

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.formats.reader import CutSize, Reader, Rows, check_columns
+from bertbatch.inputs.listing import decoded, partitions
 from bertbatch.job.schema import Input, Job
-from bertbatch.readers import CutSize, Reader, Rows, check_columns
-from bertbatch.sources import decoded, partitions
 from bertbatch.storage import stores
 from bertbatch.units import Again, Source, Unit
 

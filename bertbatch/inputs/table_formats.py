@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 
 from bertbatch.errors import JobError
-from bertbatch.listing import Found
+from bertbatch.inputs.paths import Found
 from bertbatch.storage.stores import Store, is_glob
 
 _MARKS = {"_delta_log": "a Delta", ".hoodie": "a Hudi"}

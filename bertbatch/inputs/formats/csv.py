@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.formats import csv_records
+from bertbatch.inputs.formats.content import HEAD, advice, what_it_is
+from bertbatch.inputs.formats.csv_records import Fields, Ints, OpenQuote
+from bertbatch.inputs.formats.reader import CutSize, Rows, check_columns
 from bertbatch.job.schema import Csv, Input
-from bertbatch.readers import CutSize, Rows, check_columns, csv_scan
-from bertbatch.readers.content import HEAD, advice, what_it_is
-from bertbatch.readers.csv_scan import Fields, Ints, OpenQuote
 from bertbatch.storage import stores
 from bertbatch.units import Cut, Source
 
@@ -47,7 +48,7 @@ class CsvReader:
         long: list[tuple[int, int]] = []
         with _open(source, options) as fetch:
             blocks = _blocks(fetch, source, options)
-            for starts, stops, lines in csv_scan.records(blocks, options.csv):
+            for starts, stops, lines in csv_records.records(blocks, options.csv):
                 at = np.flatnonzero(lines > _LONG)
                 long += zip(starts[at].tolist(), stops[at].tolist(), strict=True)
                 if header:
@@ -79,7 +80,7 @@ class CsvReader:
                     yield _too_long(cut, columns)
                     continue
                 data = fetch(cut.start, cut.stop)
-                fields = csv_scan.fields(data, options.csv)
+                fields = csv_records.fields(data, options.csv)
                 # More records than rows: `input.limit` has shortened the cut.
                 if len(data) < cut.stop - cut.start or len(fields.first) < cut.rows:
                     raise SourceError(source.id, "is not what it was when it was planned")
@@ -157,7 +158,7 @@ def _decode(array: pa.Array, encoding: str) -> tuple[pa.Array, dict[int, int]]:
 
 def _columns(source: Source, options: Input) -> list[str]:
     """The names of the columns; none if the file is empty."""
-    fields = csv_scan.fields(_first_record(source, options), options.csv)
+    fields = csv_records.fields(_first_record(source, options), options.csv)
     if not len(fields.count):
         return []
     if not options.csv.header:
@@ -177,7 +178,7 @@ def _first_record(source: Source, options: Input) -> bytes:
             head += fetch(len(head), size)
             _check_content(head, source, options)
             try:
-                starts, stops, _ = next(csv_scan.records([head], options.csv), ([0], [0], [0]))
+                starts, stops, _ = next(csv_records.records([head], options.csv), ([0], [0], [0]))
             except OpenQuote:
                 if len(head) < size:
                     raise
@@ -247,9 +248,11 @@ def _stream(fetch: Fetch, source: Source) -> Iterator[bytes]:
             yield block
             at += len(block)
         return
-    with ThreadPoolExecutor(csv_scan.THREADS) as pool:
+    with ThreadPoolExecutor(csv_records.THREADS) as pool:
         starts = range(0, source.size, BLOCK)
-        yield from csv_scan.ahead(pool, lambda at: fetch(at, at + BLOCK), starts, csv_scan.THREADS)
+        yield from csv_records.ahead(
+            pool, lambda at: fetch(at, at + BLOCK), starts, csv_records.THREADS
+        )
 
 
 @contextmanager

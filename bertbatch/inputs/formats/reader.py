@@ -75,7 +75,7 @@ def check_columns(source: Source, wanted: Iterable[str], found: Sequence[str]) -
 
 def readers() -> dict[str, Reader]:
     """The formats that can be read, by the name that `input.format` gives them."""
-    from bertbatch.readers.csv_reader import CsvReader
-    from bertbatch.readers.parquet_reader import ParquetReader
+    from bertbatch.inputs.formats.csv import CsvReader
+    from bertbatch.inputs.formats.parquet import ParquetReader
 
     return {"parquet": ParquetReader(), "csv": CsvReader()}
