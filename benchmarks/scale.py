@@ -27,13 +27,14 @@ from benchmarks.corpora import generated, write_corpus
 from benchmarks.models import ROOT, model_folder
 from benchmarks.report import Report
 from benchmarks.stages import stages
-from bertbatch import Job, commit
+from bertbatch import Job
 from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.inputs.rows import quarantine
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
-from bertbatch.output import make_contract
+from bertbatch.output import commit
+from bertbatch.output.folder import make_contract
 from bertbatch.scoring import Statistics
 from bertbatch.survey import Survey, make_survey
 from bertbatch.tasks.task import task_of

@@ -15,7 +15,7 @@ from s3fs import S3FileSystem
 from benchmarks.corpora import write_corpus
 from benchmarks.report import Report
 from bertbatch import Job
-from bertbatch.output import make_contract
+from bertbatch.output.folder import make_contract
 from bertbatch.plan import cut_size
 from bertbatch.stages import commit, make_probe, read_and_tokenize
 from bertbatch.survey import make_survey

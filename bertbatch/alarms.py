@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from bertbatch.job.schema import Alarms, Job
-from bertbatch.output import Output
+from bertbatch.output.folder import Output
 from bertbatch.stages import Counts
 
 log = logging.getLogger("bertbatch")

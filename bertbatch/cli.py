@@ -170,7 +170,7 @@ def status(
     """Show how a job stands and what its last runs did, from its output alone."""
 
     def show() -> int:
-        from bertbatch.output import open_output
+        from bertbatch.output.folder import open_output
         from bertbatch.status import read_status
         from bertbatch.terminal import show_status
 
@@ -196,7 +196,7 @@ def verify(
     """Check every promise against the output's files: each row once, and nothing harmed."""
 
     def check() -> int:
-        from bertbatch.output import open_output
+        from bertbatch.output.folder import open_output
         from bertbatch.terminal import show_verdict
         from bertbatch.verify import verify
 
@@ -237,7 +237,7 @@ def attention(
             show_corpus,
             write_table,
         )
-        from bertbatch.output import open_output
+        from bertbatch.output.folder import open_output
 
         this = open_output(output)
         other = None if against is None else open_output(against)

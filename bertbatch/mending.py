@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertbatch import commit
-from bertbatch.output import Output
+from bertbatch.output import commit
+from bertbatch.output.folder import Output
 from bertbatch.plan import ENTRY_SOURCES, Entry, PlanLog
 from bertbatch.units import Again, Source, Span, Unit
 

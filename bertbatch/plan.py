@@ -18,8 +18,8 @@ from typing import Any
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
 from bertbatch.job.schema import Input, Runtime
-from bertbatch.output import Output, stored_fingerprint
-from bertbatch.records import MOST, reading
+from bertbatch.output.folder import Output, stored_fingerprint
+from bertbatch.output.records import MOST, reading
 from bertbatch.storage.stores import Store
 from bertbatch.units import Again, Cut, Source, Span, Unit, digest, unit_id
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from bertbatch import stages
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from bertbatch.runners.cores import available_cores
 from bertbatch.survey import make_survey
 from bertbatch.tasks.task import task_of

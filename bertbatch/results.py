@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 from bertbatch.attention.cells import ALL
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.errors import JobError
-from bertbatch.output import Output, open_output
+from bertbatch.output.folder import Output, open_output
 from bertbatch.stages import Counts
 from bertbatch.units import Unit
 

@@ -18,9 +18,9 @@ from bertbatch.alarms import ENOUGH_ROWS, go_off
 from bertbatch.changes import few, find_changes
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job.schema import Job
-from bertbatch.lease import Lease
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
-from bertbatch.output import Output, make_contract, open_output, scoring_fingerprint
+from bertbatch.output.folder import Output, make_contract, open_output, scoring_fingerprint
+from bertbatch.output.lease import Lease
 from bertbatch.pipeline import Outcome, Pipeline
 from bertbatch.results import Result, Totals, Watcher
 from bertbatch.stages import Context, Record

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch import commit as protocol
 from bertbatch import probing
 from bertbatch.attention.cells import (
     ALL,
@@ -32,7 +31,8 @@ from bertbatch.job.schema import Attention, Job
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
-from bertbatch.output import Output
+from bertbatch.output import commit as protocol
+from bertbatch.output.folder import Output
 from bertbatch.scoring import Scored
 from bertbatch.statistics import make_statistics
 from bertbatch.storage.stores import retried

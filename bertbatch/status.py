@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertbatch.errors import JobError
-from bertbatch.lease import PATIENCE_SECONDS, Holder, holder
-from bertbatch.output import Output
+from bertbatch.output.folder import Output
+from bertbatch.output.lease import PATIENCE_SECONDS, Holder, holder
 from bertbatch.plan import stored_plan
 
 

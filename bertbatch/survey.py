@@ -20,7 +20,7 @@ from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
 from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
-from bertbatch.output import (
+from bertbatch.output.folder import (
     Output,
     compare,
     make_contract,

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from bertbatch.attention.cells import ALL
 from bertbatch.errors import JobError
-from bertbatch.lease import Lease
-from bertbatch.output import Output, stored_schema, unit_of
+from bertbatch.output.folder import Output, stored_schema, unit_of
+from bertbatch.output.lease import Lease
 from bertbatch.plan import stored_plan
 from bertbatch.units import Unit
 

@@ -16,7 +16,7 @@ from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
-from bertbatch.output import RULES
+from bertbatch.output.folder import RULES
 from bertbatch.scoring import Scored
 
 if TYPE_CHECKING:

@@ -25,9 +25,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch import commit, mending
+from bertbatch import mending
 from bertbatch.job.schema import Input, Runtime
-from bertbatch.output import Output
+from bertbatch.output import commit
+from bertbatch.output.folder import Output
 from bertbatch.plan import PlanLog, Planner, cut_size
 from bertbatch.units import Cut, Source, Unit, digest
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bertbatch import run, worker
 from bertbatch.cli import app
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from bertbatch.status import read_status
 from bertbatch.verify import verify
 from tests.conftest import make_job, write_parquet

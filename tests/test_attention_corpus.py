@@ -19,7 +19,7 @@ from bertbatch.attention.cells import BINS
 from bertbatch.attention.comparison import adjusted, compare_outputs
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.cli import app
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from bertbatch.statistics import DEFAULT, STATISTICS
 from tests.classifiers import save
 from tests.conftest import make_job, write_parquet

@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from bertbatch.verify import verify
 from tests.conftest import write_parquet
 from tests.forks import Run

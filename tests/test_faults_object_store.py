@@ -13,7 +13,7 @@ import s3fs
 
 from bertbatch import RunError, run
 from bertbatch.errors import JobError
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from bertbatch.verify import verify
 from tests.conftest import make_job
 from tests.proxy import KINDS, failing

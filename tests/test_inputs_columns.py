@@ -21,7 +21,7 @@ from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.inputs.rows import carried_schema, read_units
 from bertbatch.job.schema import Input
-from bertbatch.output import RULES
+from bertbatch.output.folder import RULES
 from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit
 from tests.conftest import make_job, write_parquet

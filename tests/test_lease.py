@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from bertbatch import JobError, lease, run
-from bertbatch.output import Output, open_output
+from bertbatch import JobError, run
+from bertbatch.output import lease
+from bertbatch.output.folder import Output, open_output
 from bertbatch.results import Watcher
 from tests.conftest import make_job
 

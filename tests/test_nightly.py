@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from bertbatch import Job, JobError, run
 from bertbatch.cli import app
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from tests.conftest import write_parquet
 from tests.tiny import make_texts
 

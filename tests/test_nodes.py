@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from tests.test_faults import finish, start, wait_for_parts
 
 pytestmark = pytest.mark.cluster

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bertbatch import Job, JobError, run
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from bertbatch.verify import verify
 from tests.architectures import save
 from tests.conftest import write_parquet

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import bertbatch.output
+import bertbatch.output.folder
 import bertbatch.plan
-from bertbatch import commit, mending
-from bertbatch.output import Output
+from bertbatch import mending
+from bertbatch.output import commit
+from bertbatch.output.folder import Output
 from bertbatch.plan import PlanLog
 from bertbatch.storage import stores
 from tests.protocol_model import (
@@ -43,7 +44,7 @@ from tests.protocol_model import (
 @pytest.fixture(autouse=True)
 def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bertbatch.plan, "ThreadPoolExecutor", OneThread)
-    monkeypatch.setattr(bertbatch.output, "ThreadPoolExecutor", OneThread)
+    monkeypatch.setattr(bertbatch.output.folder, "ThreadPoolExecutor", OneThread)
     monkeypatch.setattr(commit, "encode_part", encoded_once(commit.encode_part))
     monkeypatch.setattr(commit, "encode_side", encoded_once(commit.encode_side))
     monkeypatch.setattr(commit, "uuid", SimpleNamespace(uuid4=next_attempt))

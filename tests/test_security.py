@@ -15,9 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bertbatch import Job, JobError, commit
+from bertbatch import Job, JobError
 from bertbatch.cli import app
-from bertbatch.output import open_output
+from bertbatch.output import commit
+from bertbatch.output.folder import open_output
 from bertbatch.runners import starting
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source, Span, Unit

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from bertbatch import Job, JobError, run
-from bertbatch.output import open_output
+from bertbatch.output.folder import open_output
 from bertbatch.runners.submit import Submission, check_paths, entrypoint, runtime_env
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ import pyarrow as pa
 from bertbatch.attention.cells import LENGTH
 from bertbatch.attention.corpus import Corpus, attention_contract, read_corpus
 from bertbatch.errors import JobError
-from bertbatch.output import Output
+from bertbatch.output.folder import Output
 
 FALSE_DISCOVERIES = 0.01
 

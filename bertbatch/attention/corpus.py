@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from bertbatch.attention.cells import ALL, BINS, LENGTH, SUMS, WEIGHTS
 from bertbatch.errors import JobError
-from bertbatch.output import Output
-from bertbatch.records import reading
+from bertbatch.output.folder import Output
+from bertbatch.output.records import reading
 
 READING = 64  # units' files that are held at once
 Key = tuple[str, str, str]  # kind of group, its value, statistic

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch.output import FOOTER_KEY, Output, to_json
+from bertbatch.output.folder import FOOTER_KEY, Output, to_json
 from bertbatch.storage.stores import TRIES, refused, retried
 from bertbatch.units import Unit
 

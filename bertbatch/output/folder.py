@@ -26,7 +26,7 @@ from bertbatch.errors import JobError
 from bertbatch.job.safe_yaml import read_yaml
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec
-from bertbatch.records import CONTRACT, RUN, fits, reading, text
+from bertbatch.output.records import CONTRACT, RUN, fits, reading, text
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import local_disk, stores
 from bertbatch.storage.stores import Store
