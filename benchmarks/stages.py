@@ -16,7 +16,7 @@ from benchmarks.corpora import write_corpus
 from benchmarks.report import Report
 from bertbatch import Job
 from bertbatch.output.folder import make_contract
-from bertbatch.plan import cut_size
+from bertbatch.plan.planner import cut_size
 from bertbatch.stages import commit, make_probe, read_and_tokenize
 from bertbatch.survey import make_survey
 from bertbatch.worker import ModelWorker

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bertbatch import mending
 from bertbatch.alarms import ENOUGH_ROWS, go_off
 from bertbatch.changes import few, find_changes
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
@@ -22,6 +21,7 @@ from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.output.folder import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.output.lease import Lease
 from bertbatch.pipeline import Outcome, Pipeline
+from bertbatch.plan import revisions
 from bertbatch.results import Result, Totals, Watcher
 from bertbatch.stages import Context, Record
 from bertbatch.survey import Survey, make_survey
@@ -112,7 +112,9 @@ class _Run:
                 survey_.output.clear_success()
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
-                    mending.plan_again(survey_.plan, survey_.output, survey_.schema, survey_.listed)
+                    revisions.plan_again(
+                        survey_.plan, survey_.output, survey_.schema, survey_.listed
+                    )
                 self._watcher.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 pipeline = Pipeline(executor, self._observe, self._should_stop)
@@ -140,7 +142,7 @@ class _Run:
             return True
         if not self._job.runtime.retry_quarantined:
             return False
-        again = mending.to_score_again(survey_.plan, survey_.output, survey_.listed)
+        again = revisions.to_score_again(survey_.plan, survey_.output, survey_.listed)
         return next(again, None) is not None
 
     def _tell(self) -> None:
@@ -206,13 +208,13 @@ class _Run:
         """Takes sources out of the plan that changed or vanished; see `_check_sources`."""
         survey_ = self._survey
         if self._to_withdraw:
-            mending.withdraw(survey_.plan, survey_.output, survey_.schema, self._to_withdraw)
+            revisions.withdraw(survey_.plan, survey_.output, survey_.schema, self._to_withdraw)
             self._totals.units_planned = self._totals.rows_planned = 0
             self._count_planned(survey_.plan.units.values())
 
     def _settle(self) -> None:
         """Before any unit runs that takes the place of one out of force."""
-        mending.settle(self._survey.plan, self._survey.output, self._survey.schema)
+        revisions.settle(self._survey.plan, self._survey.output, self._survey.schema)
 
     def _salvaged(self, outcome: Outcome) -> list[list[Unit]]:
         """Read tasks for the good sources of units that failed by one bad source among them."""
@@ -224,7 +226,7 @@ class _Run:
                 continue
             rest = [s for s in unit.spans if s.source.id not in outcome.failed_sources]
             if rest and len(rest) < len(unit.spans):
-                units = mending.regroup(survey_.plan, survey_.output, survey_.schema, unit, rest)
+                units = revisions.regroup(survey_.plan, survey_.output, survey_.schema, unit, rest)
                 del outcome.failed_units[id_]
                 self._count_planned(units)
                 if id_ not in survey_.plan.units:
@@ -303,7 +305,7 @@ class _Run:
             success = survey_.output.success()
             return totals if success is None or success["plan"] != totals["plan"] else None
 
-        mending.conclude(survey_.plan, survey_.output, survey_.schema, judge)
+        revisions.conclude(survey_.plan, survey_.output, survey_.schema, judge)
         failed = {**self._planner.failed, **outcome.failed_sources}
         raised = []
         if not code:

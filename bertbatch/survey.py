@@ -28,7 +28,7 @@ from bertbatch.output.folder import (
     scoring_fingerprint,
     stored_schema,
 )
-from bertbatch.plan import PlanLog, Planner, cut_size
+from bertbatch.plan.planner import PlanLog, Planner, cut_size
 from bertbatch.stages import Context, output_schema
 from bertbatch.storage import stores
 from bertbatch.units import Source, Unit

@@ -18,7 +18,7 @@ from bertbatch.attention.cells import ALL
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output, stored_schema, unit_of
 from bertbatch.output.lease import Lease
-from bertbatch.plan import stored_plan
+from bertbatch.plan.planner import stored_plan
 from bertbatch.units import Unit
 
 SIDE_FOLDERS = ("quarantine", "attention")

@@ -25,11 +25,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch import mending
 from bertbatch.job.schema import Input, Runtime
 from bertbatch.output import commit
 from bertbatch.output.folder import Output
-from bertbatch.plan import PlanLog, Planner, cut_size
+from bertbatch.plan import revisions
+from bertbatch.plan.planner import PlanLog, Planner, cut_size
 from bertbatch.units import Cut, Source, Unit, digest
 
 SCHEMA = pa.schema([("source", pa.string()), ("row", pa.int64())])
@@ -274,16 +274,16 @@ def run(
     planner = Planner(plan, Cutter(inputs), Input(path="in"), cut_size(Runtime(), 1 << 30))
     changed = {s.id for s in sources if plan.sources.get(s.id, s) != s}
     if changed & mended:
-        mending.withdraw(plan, output, SCHEMA, changed & mended)
+        revisions.withdraw(plan, output, SCHEMA, changed & mended)
     listing = {s.id: s for s in sources}
     as_planned = partial(is_as_planned, listing)
     pending = [u for u in plan.units.values() if u.id not in committed and as_planned(u)]
     failed = False
     new = any(s.id not in plan.sources for s in sources)
-    if pending or new or (retry and any(mending.to_score_again(plan, output, listing))):
+    if pending or new or (retry and any(revisions.to_score_again(plan, output, listing))):
         output.clear_success()
         if retry:
-            mending.plan_again(plan, output, SCHEMA, listing)
+            revisions.plan_again(plan, output, SCHEMA, listing)
         todo: Iterator[list[Unit]] | None = tasks(plan, output, planner, sources, committed)
         while todo:
             bad = []
@@ -308,7 +308,7 @@ def run(
         quarantined = output.quarantined(done)
         return {"rows_in": rows, "rows_quarantined": quarantined, "plan": plan_id}
 
-    mending.conclude(plan, output, SCHEMA, judge)
+    revisions.conclude(plan, output, SCHEMA, judge)
 
 
 def is_as_planned(listing: dict[str, Source], unit: Unit) -> bool:
@@ -318,14 +318,14 @@ def is_as_planned(listing: dict[str, Source], unit: Unit) -> bool:
 def tasks(
     plan: PlanLog, output: Output, planner: Planner, sources: list[Source], committed: Any
 ) -> Iterator[list[Unit]]:
-    mending.settle(plan, output, SCHEMA)
+    revisions.settle(plan, output, SCHEMA)
     yield [unit for unit in plan.units.values() if unit.id not in committed]
     for units in planner.extend(sources):
         output.clear_success()
-        mending.settle(plan, output, SCHEMA)
+        revisions.settle(plan, output, SCHEMA)
         yield units
     while units := plan.refresh():
-        mending.settle(plan, output, SCHEMA)
+        revisions.settle(plan, output, SCHEMA)
         yield units
 
 
@@ -337,7 +337,7 @@ def salvaged(
             continue
         rest = [span for span in unit.spans if span.source.id not in unreadable]
         if 0 < len(rest) < len(unit.spans):
-            yield mending.regroup(plan, output, SCHEMA, unit, rest)
+            yield revisions.regroup(plan, output, SCHEMA, unit, rest)
 
 
 def commit_unit(output: Output, unit: Unit, cured: bool = False) -> None:

@@ -114,11 +114,11 @@ def test_rows_of_a_source_that_is_gone_stay(place, tiny_model, fault, planned):
     assert (first.totals["units"], first.totals["rows_quarantined"]) == (1, 4)
     fault.clear()
     if planned:  # and the file goes before they are scored
-        from bertbatch import mending
+        from bertbatch.plan import revisions
         from bertbatch.survey import make_survey
 
         survey = make_survey(job(place, tiny_model, **keys))
-        mending.plan_again(survey.plan, survey.output, survey.schema, survey.listed)
+        revisions.plan_again(survey.plan, survey.output, survey.schema, survey.listed)
     (place / "in" / "a.parquet").unlink()
     for _ in range(2):
         again = run(job(place, tiny_model, **keys, **RETRY))
@@ -135,12 +135,12 @@ def test_two_runs_plan_the_same_rows_once(place, tiny_model, fault):
     fault.update({42})
     run(job(place, tiny_model))
     fault.clear()
-    from bertbatch import mending
+    from bertbatch.plan import revisions
     from bertbatch.survey import make_survey
 
     one, other = (make_survey(job(place, tiny_model, **RETRY)) for _ in range(2))
     for each in (one, other):
-        mending.plan_again(each.plan, each.output, each.schema, each.listed)
+        revisions.plan_again(each.plan, each.output, each.schema, each.listed)
     assert one.plan.units.keys() == other.plan.units.keys()
     assert sum(unit.rows for unit in other.plan.units.values() if unit.again) == 3
     assert run(job(place, tiny_model)).totals["rows_scored"] == 98  # planned is planned
@@ -153,7 +153,7 @@ def test_rows_that_were_never_in_quarantine_are_found(place, tiny_model, fault):
     fault.clear()
     run(job(place, tiny_model, **RETRY))
     out = open_output(str(place / "out"))
-    from bertbatch.plan import Entry, stored_plan
+    from bertbatch.plan.planner import Entry, stored_plan
     from bertbatch.units import Again
 
     plan = stored_plan(out, out.contract())
@@ -191,11 +191,11 @@ def test_a_source_that_is_mended_is_planned_anew_with_what_was_tried_again(
     run(first)
     fault.clear()
     run(job(place, tiny_model, **RETRY))
-    from bertbatch import mending
+    from bertbatch.plan import revisions
     from bertbatch.survey import make_survey
 
     survey = make_survey(first)
-    mending.withdraw(survey.plan, survey.output, survey.schema, {"a.parquet"})
+    revisions.withdraw(survey.plan, survey.output, survey.schema, {"a.parquet"})
     result = run(first)
     assert result.totals["rows_in"] == 100
     assert sorted(pd.read_parquet(place / "out")["id"]) == sorted(set(range(100)) - {10, 70})

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 import bertbatch.output.folder
-import bertbatch.plan
-from bertbatch import mending
+import bertbatch.plan.planner
 from bertbatch.output import commit
 from bertbatch.output.folder import Output
-from bertbatch.plan import PlanLog
+from bertbatch.plan import revisions
+from bertbatch.plan.planner import PlanLog
 from bertbatch.storage import stores
 from tests.protocol_model import (
     ALONE,
@@ -43,7 +43,7 @@ from tests.protocol_model import (
 
 @pytest.fixture(autouse=True)
 def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bertbatch.plan, "ThreadPoolExecutor", OneThread)
+    monkeypatch.setattr(bertbatch.plan.planner, "ThreadPoolExecutor", OneThread)
     monkeypatch.setattr(bertbatch.output.folder, "ThreadPoolExecutor", OneThread)
     monkeypatch.setattr(commit, "encode_part", encoded_once(commit.encode_part))
     monkeypatch.setattr(commit, "encode_side", encoded_once(commit.encode_side))
@@ -184,7 +184,7 @@ def plan_entries_overwritten(monkeypatch):
 
 
 def units_out_of_force_not_settled(monkeypatch):
-    monkeypatch.setattr(mending, "settle", lambda plan, output, schema: None)
+    monkeypatch.setattr(revisions, "settle", lambda plan, output, schema: None)
 
 
 def void_by_deleting_first(monkeypatch):
@@ -202,7 +202,7 @@ def no_second_look_at_the_plan(monkeypatch):
         if record := judge():
             output.write_success(record)
 
-    monkeypatch.setattr(mending, "conclude", conclude)
+    monkeypatch.setattr(revisions, "conclude", conclude)
 
 
 def success_not_cleared(monkeypatch):

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from bertbatch.output import commit
 from bertbatch.output.folder import Output
-from bertbatch.plan import ENTRY_SOURCES, Entry, PlanLog
+from bertbatch.plan.planner import ENTRY_SOURCES, Entry, PlanLog
 from bertbatch.units import Again, Source, Span, Unit
 
 
