@@ -112,7 +112,7 @@ Made = tuple[Callable[[], None], int]  # what scores all texts once, and their t
 
 def ours(watch: bool, engine: str = "torch") -> Callable[[str, list[str]], Made]:
     def make(folder: str, texts: list[str]) -> Made:
-        from bertbatch.scoring import score
+        from bertbatch.engines.scoring import score
 
         loaded, tokens = loaded_engine(folder, texts, watch, engine)
         return lambda: void(score(loaded, tokens, 0, len(texts))), len(tokens.ids)
@@ -124,13 +124,13 @@ def loaded_engine(
     folder: str, texts: list[str], watch: bool = False, engine: str = "torch"
 ) -> tuple[Any, Any]:
     """One of our engines, on one thread, and the texts' tokens."""
-    from bertbatch.engines import load_engine
-    from bertbatch.engines.watched import Watch
+    from bertbatch.engines.attention_stats import Watch
+    from bertbatch.engines.engine import load_engine
+    from bertbatch.engines.probe_texts import make_probe
     from bertbatch.job.schema import Model
     from bertbatch.model.spec import check_model
     from bertbatch.model.token_kinds import token_classes
     from bertbatch.model.tokenizer import get_tokenizer
-    from bertbatch.probing import make_probe
     from bertbatch.statistics import DEFAULT, make_statistics
 
     settings = Model(name=folder)
@@ -162,7 +162,7 @@ def eager(whole: bool) -> Callable[[str, list[str]], Made]:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from bertbatch.batching import padded_batches
+        from bertbatch.engines.batching import padded_batches
         from bertbatch.engines.torch_engine import CPU_BUDGETS, fast_dtype
 
         dtype = fast_dtype("cpu")

@@ -55,11 +55,11 @@ def main() -> None:
 
 
 def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:
-    from bertbatch.engines import load_engine
+    from bertbatch.engines.engine import load_engine
+    from bertbatch.engines.probe_texts import make_probe
     from bertbatch.job.schema import Model
     from bertbatch.model.spec import check_model
     from bertbatch.model.tokenizer import get_tokenizer
-    from bertbatch.probing import make_probe
 
     folder = model_folder(model)
     settings = Model(name=str(folder), compile=compiled)
@@ -80,7 +80,7 @@ def engine_rate(
     """Tokens/s, TFLOP/s, the share of the matrix rate, and the most memory."""
     import torch
 
-    from bertbatch.engines import batches
+    from bertbatch.engines.engine import batches
 
     engine.tokens_per_batch = budget
     ready = [tokens.take(rows) for rows in batches(engine, tokens.lengths)]

@@ -21,7 +21,7 @@ from benchmarks.compare import matrix_rates
 from benchmarks.corpora import WORKLOADS, generated
 from benchmarks.models import NAMES, flops, model_folder
 from benchmarks.report import Report
-from bertbatch.scoring import score
+from bertbatch.engines.scoring import score
 
 ROWS = {"short": 2000, "mixed": 400, "long": 100}
 LINEAR, ATTENTION, NORM = "linear layers", "attention", "LayerNorm"

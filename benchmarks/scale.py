@@ -29,13 +29,13 @@ from benchmarks.report import Report
 from benchmarks.stages import stages
 from bertbatch import Job
 from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
+from bertbatch.engines.scoring import Statistics
 from bertbatch.inputs.rows import quarantine
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import commit
 from bertbatch.output.folder import make_contract
-from bertbatch.scoring import Statistics
 from bertbatch.survey import Survey, make_survey
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit

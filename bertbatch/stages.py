@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch import probing
 from bertbatch.attention.cells import (
     ALL,
     COLUMN,
@@ -24,7 +23,9 @@ from bertbatch.attention.cells import (
 )
 from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
 from bertbatch.attention.sample import sampled
+from bertbatch.engines import probe_texts
 from bertbatch.engines.probe import Probe
+from bertbatch.engines.scoring import Scored
 from bertbatch.inputs import rows
 from bertbatch.inputs.formats.reader import readers
 from bertbatch.job.schema import Attention, Job
@@ -33,7 +34,6 @@ from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output import commit as protocol
 from bertbatch.output.folder import Output
-from bertbatch.scoring import Scored
 from bertbatch.statistics import make_statistics
 from bertbatch.storage.stores import retried
 from bertbatch.tasks.task import task_of
@@ -138,7 +138,7 @@ def make_probe(context: Context) -> Probe:
             sample = rows.first_texts(reader, options, context.first, SAMPLED_ROWS)
     spec, pair = context.spec, options.text_pair is not None
     tokenizer = get_tokenizer(spec)
-    return probing.make_probe(tokenizer, spec.max_length, pair, sample)
+    return probe_texts.make_probe(tokenizer, spec.max_length, pair, sample)
 
 
 def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertbatch.engines import NO_OPENVINO, check_settings
+from bertbatch.engines.engine import NO_OPENVINO, check_settings
 from bertbatch.errors import JobError, SourceError
 from bertbatch.inputs.formats.reader import Reader, check_columns, readers
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions

@@ -6,21 +6,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bertbatch import scoring
-from bertbatch.batching import Batching
-from bertbatch.calibration import ENOUGH_TOKENS, calibrate
-from bertbatch.engines import Engine, load_engine
+from bertbatch.engines import scoring
+from bertbatch.engines.batching import Batching
+from bertbatch.engines.calibration import ENOUGH_TOKENS, calibrate
+from bertbatch.engines.engine import Engine, load_engine
 from bertbatch.engines.probe import Probe
+from bertbatch.engines.scoring import Scored
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output.folder import RULES
-from bertbatch.scoring import Scored
 
 if TYPE_CHECKING:
-    from bertbatch.engines.watched import Watch
+    from bertbatch.engines.attention_stats import Watch
 
 log = logging.getLogger("bertbatch")
 
@@ -197,7 +197,7 @@ def _tell(kind: str, choice: dict[str, Any]) -> None:
 
 
 def _make_watch(spec: ModelSpec, attention: Attention, threads: int) -> "Watch":
-    from bertbatch.engines.watched import Watch
+    from bertbatch.engines.attention_stats import Watch
     from bertbatch.model.token_kinds import token_classes
     from bertbatch.statistics import make_statistics
 

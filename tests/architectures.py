@@ -19,14 +19,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NAMES,
 )
 
-from bertbatch.batching import Batching
-from bertbatch.engines import load_engine
+from bertbatch.engines.batching import Batching
+from bertbatch.engines.engine import load_engine
+from bertbatch.engines.probe_texts import make_probe
+from bertbatch.engines.scoring import score
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import UNREADABLE, check_model
 from bertbatch.model.tokenizer import Tokenizer
-from bertbatch.probing import make_probe
-from bertbatch.scoring import score
 from tests.tiny import make_model, make_texts
 
 KINDS = sorted(NAMES)

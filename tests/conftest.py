@@ -33,7 +33,7 @@ def fewer_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "no oneDNN":
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
         for layer in ("fused.FusedLinear", "int8.Int8Linear"):
-            monkeypatch.setattr(f"bertbatch.engines.{layer}.__init__", _no_operator)
+            monkeypatch.setattr(f"bertbatch.engines.engine.{layer}.__init__", _no_operator)
 
 
 def _no_operator(*_: Any) -> None:

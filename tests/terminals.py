@@ -15,7 +15,7 @@ from typing import Any
 IMPORTED = (
     *("pandas", "transformers.models.bert.modeling_bert", "bertbatch.runs", "bertbatch.terminal"),
     *("bertbatch.verify", "bertbatch.attention.showing", "bertbatch.runners.inline"),
-    *("bertbatch.engines.torch_engine", "bertbatch.engines.watched"),
+    *("bertbatch.engines.torch_engine", "bertbatch.engines.attention_stats"),
 )
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from bertbatch import JobError, run
-from bertbatch.batching import Batching
+from bertbatch.engines.batching import Batching
 from bertbatch.engines.probe import excess
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model

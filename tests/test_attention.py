@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from bertbatch.engines import watched
-from bertbatch.engines.watched import Watch
+from bertbatch.engines import attention_stats
+from bertbatch.engines.attention_stats import Watch
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, check_model, locate
@@ -141,7 +141,7 @@ def test_statistics_are_those_of_transformers_weights(kind, queries, tmp_path):
 
 @pytest.mark.parametrize("tile", [1, 50, 3 * 64, 4 * 17 * 32, 1 << 17])
 def test_however_it_is_cut_into_tiles(tile, tmp_path, monkeypatch):
-    monkeypatch.setattr(watched, "CPU_TILE", tile)
+    monkeypatch.setattr(attention_stats, "CPU_TILE", tile)
     agree(save(tmp_path / "bert", "bert"), LENGTHS, LENGTHS)
 
 

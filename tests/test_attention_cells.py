@@ -20,7 +20,7 @@ from bertbatch.attention.cells import (
 from bertbatch.attention.columns import of_pieces
 from bertbatch.attention.corpus import Corpus
 from bertbatch.attention.sample import sampled
-from bertbatch.scoring import Scored, Statistics
+from bertbatch.engines.scoring import Scored, Statistics
 
 NAMES, TOPS = ["entropy", "to_cls"], [4.0, 1.0]
 LAYERS, HEADS = 2, 3

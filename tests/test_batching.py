@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertbatch.batching import (
+from bertbatch.engines.batching import (
     SPLITS,
     equal_batches,
     packed_batches,

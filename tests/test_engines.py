@@ -12,18 +12,18 @@ import torch
 import torch.nn.attention.varlen
 import transformers
 
-from bertbatch import calibration, run, survey, worker
-from bertbatch.batching import Batching
-from bertbatch.engines import packed, precision, products
-from bertbatch.engines.fused import compile_parts
+from bertbatch import run, survey, worker
+from bertbatch.engines import bmm_attention, calibration, packing, precision
+from bertbatch.engines.batching import Batching
+from bertbatch.engines.fused_linear import compile_parts
+from bertbatch.engines.probe_texts import make_probe
+from bertbatch.engines.scoring import score
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
-from bertbatch.probing import make_probe
-from bertbatch.scoring import score
 from tests.classifiers import LENGTHS, PACKED, PADDED, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled
@@ -85,7 +85,7 @@ def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
     spec = save(tmp_path / kind, kind)
     engine = settled(spec, Model(dtype="float32"))
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", reference_varlen)
-    monkeypatch.setattr(engine, "_layout", packed.variable)
+    monkeypatch.setattr(engine, "_layout", packing.variable)
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
@@ -96,9 +96,9 @@ def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
 def test_attention_by_products_agrees(chunk, tmp_path, monkeypatch):
     spec = save(tmp_path / "bert", "bert")
     engine = settled(spec, Model(dtype="float32"))
-    monkeypatch.setattr(products, "CHUNK", chunk)
-    dense = products.Products(1)
-    monkeypatch.setattr(engine, "_layout", partial(packed.by_length, dense=dense))
+    monkeypatch.setattr(bmm_attention, "CHUNK", chunk)
+    dense = bmm_attention.Products(1)
+    monkeypatch.setattr(engine, "_layout", partial(packing.by_length, dense=dense))
     # 70 is over SHORT; rows of 17 and fewer share calls, some whole and some by their heads
     lengths = np.concatenate([[70, 66], LENGTHS, [1] * 20])
     ids = some_ids(lengths)
@@ -119,7 +119,7 @@ def test_bfloat16_only_where_it_is_faster(half, wanted, monkeypatch):
 
 def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):
     spec = save(tmp_path / "bert", "bert")
-    monkeypatch.setattr(packed, "positions", lambda ids, *_: np.zeros(len(ids), np.int64))
+    monkeypatch.setattr(packing, "positions", lambda ids, *_: np.zeros(len(ids), np.int64))
     engine = settled(spec, Model(dtype="float32"))
     assert engine.batching == Batching.PADDED
     ids = some_ids(LENGTHS)

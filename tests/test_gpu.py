@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from bertbatch import run
-from bertbatch.batching import Batching
-from bertbatch.engines import packed
+from bertbatch.engines import packing
+from bertbatch.engines.batching import Batching
+from bertbatch.engines.scoring import score
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
-from bertbatch.scoring import score
 from bertbatch.worker import _make_watch
 from tests.classifiers import LENGTHS, PACKED, PADDED, allowed, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
@@ -53,10 +53,10 @@ def test_attention_in_one_kernel(size, dtype):
     lengths = np.sort(np.random.default_rng(0).integers(1, 513, 200))[::-1].copy()
     total = int(lengths.sum())
     query, key, value = torch.randn(3, total, 4, size, device="cuda", dtype=dtype)
-    wanted = packed.by_length(lengths, total, "cuda").attend(query, key, value, 0.2)
+    wanted = packing.by_length(lengths, total, "cuda").attend(query, key, value, 0.2)
     why = ""
     try:
-        got = packed.variable(lengths, total, "cuda").attend(query, key, value, 0.2)
+        got = packing.variable(lengths, total, "cuda").attend(query, key, value, 0.2)
     except (RuntimeError, TypeError, ImportError) as error:
         why = str(error).splitlines()[0]
     if why:  # an old GPU, odd heads, or a torch before 2.11
@@ -70,7 +70,7 @@ def test_attention_of_many_short_rows(rows):
     torch.manual_seed(0)
     lengths = np.full(rows, 2)
     query, key, value = torch.randn(3, 2 * rows, 4, 32, device="cuda", dtype=torch.float16)
-    made = packed.by_length if not on_new_gpus() else packed.variable
+    made = packing.by_length if not on_new_gpus() else packing.variable
     got = made(lengths, 2 * rows, "cuda").attend(query, key, value, 0.2)
     q, k, v = (x.view(rows, 2, 4, 32).transpose(1, 2).float() for x in (query, key, value))
     wanted = (torch.softmax(q @ k.mT * 0.2, -1) @ v).transpose(1, 2).reshape(2 * rows, 4, 32)
@@ -104,7 +104,7 @@ def test_the_packaged_model_packs_in_one_kernel():
     engine = settled(spec, Model(), device="cuda")
     assert engine.dtype == ("bfloat16" if on_new_gpus() else "float16")
     assert engine.batching == Batching.PACKED, engine.reason
-    assert (engine._layout is packed.variable) == on_new_gpus()
+    assert (engine._layout is packing.variable) == on_new_gpus()
     tokens = get_tokenizer(spec).encode([f"{text} was good" for text in make_texts(2000)])
     got = score(engine, tokens, 0, 2000).logits
     wanted = score(settled(spec, Model(dtype="float32")), tokens, 0, 2000).logits

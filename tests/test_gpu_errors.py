@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertbatch.batching import Batching
+from bertbatch.engines.batching import Batching
 from bertbatch.engines.devices import device_errors
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError
 from bertbatch.inputs.listing import list_sources

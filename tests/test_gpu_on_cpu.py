@@ -12,8 +12,8 @@ import torch.nn.attention.varlen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertbatch.batching import Batching
-from bertbatch.engines import packed, precision
+from bertbatch.engines import packing, precision
+from bertbatch.engines.batching import Batching
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
@@ -43,7 +43,7 @@ def test_answers_on_a_simulated_gpu(kind, capability, dtype, found, tmp_path):
     assert engine.dtype == found
     assert engine.batching == (Batching.PACKED if kind in PACKED else Batching.PADDED)
     in_one_kernel = found == "bfloat16" and kind in PACKED
-    assert engine._layout is (packed.variable if in_one_kernel else packed.by_length)
+    assert engine._layout is (packing.variable if in_one_kernel else packing.by_length)
     assert np.abs(got - wanted).max() < allowed(spec, ids, LENGTHS, found)
 
 
@@ -110,7 +110,7 @@ def test_attention_falls_back_and_says_why(case, reason, tmp_path, monkeypatch, 
     with caplog.at_level("INFO", "bertbatch"), simulated(T4 if case == "old GPU" else H100):
         engine = settled(spec, Model(dtype="float16"), device="cuda")
     assert engine.batching == Batching.PACKED
-    assert engine._layout is packed.by_length
+    assert engine._layout is packing.by_length
     assert "attention goes by groups of lengths" in caplog.text
     assert reason in caplog.text
 
@@ -166,9 +166,9 @@ def test_emulated_bfloat16_does_not_count(capability, dtype):
 @pytest.mark.parametrize("rows", [70_000, 65_535, 65_534])
 def test_more_rows_than_a_kernel_takes(rows):
     lengths = np.full(rows, 2)
-    made = packed.variable(lengths, 2 * rows, "cpu")
-    groups = packed.by_length(lengths, 2 * rows, "cpu").groups
-    assert isinstance(made, packed.Variable) == (rows < 65_535)
+    made = packing.variable(lengths, 2 * rows, "cpu")
+    groups = packing.by_length(lengths, 2 * rows, "cpu").groups
+    assert isinstance(made, packing.Variable) == (rows < 65_535)
     assert max(group.rows for group in groups) <= 65_535
     assert sum(group.rows for group in groups) == rows
 

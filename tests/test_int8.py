@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from bertbatch import run
-from bertbatch.engines import int8, load_engine
+from bertbatch.engines import int8
+from bertbatch.engines.engine import load_engine
+from bertbatch.engines.probe_texts import make_probe
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
-from bertbatch.probing import make_probe
 from tests.classifiers import save
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled

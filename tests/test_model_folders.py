@@ -19,12 +19,12 @@ import torch
 import transformers
 
 from bertbatch import JobError
-from bertbatch.engines import load_engine
+from bertbatch.engines.engine import load_engine
+from bertbatch.engines.probe_texts import make_probe
+from bertbatch.engines.scoring import score
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
-from bertbatch.probing import make_probe
-from bertbatch.scoring import score
 from tests.architectures import one_at_a_time
 from tests.test_models import save_like_bert, save_roberta
 from tests.tiny import make_model, make_texts

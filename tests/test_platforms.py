@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bertbatch import run
-from bertbatch.engines import fused, precision
+from bertbatch.engines import fused_linear, precision
 from bertbatch.job.schema import Model
 from tests.conftest import make_job, write_parquet
 from tests.test_engines import LENGTHS, one_by_one, save, some_ids
@@ -23,11 +23,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: Any) -> Any:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
 
-    monkeypatch.setattr(fused.FusedLinear, "__init__", absent)
+    monkeypatch.setattr(fused_linear.FusedLinear, "__init__", absent)
 
 
 def fused_layers(engine: Any) -> int:
-    return sum(isinstance(m, fused.FusedLinear) for m in engine._model.modules())
+    return sum(isinstance(m, fused_linear.FusedLinear) for m in engine._model.modules())
 
 
 @pytest.mark.usefixtures("plain")
@@ -59,9 +59,9 @@ def test_plain_layers_answer_as_fused_ones(dtype, tmp_path):
 def test_what_can_be_fused_is(tmp_path):
     """Where the operators are there, float32 layers are fused: six to a layer."""
     spec = save(tmp_path / "bert", "bert")
-    wanted = 12 if fused.can_fuse(torch.float32) else 0
+    wanted = 12 if fused_linear.can_fuse(torch.float32) else 0
     assert fused_layers(settled(spec, Model(dtype="float32"))) == wanted
-    wanted = 12 if fused.can_fuse(torch.bfloat16) else 0
+    wanted = 12 if fused_linear.can_fuse(torch.bfloat16) else 0
     assert fused_layers(settled(spec, Model(dtype="bfloat16"))) == wanted
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.engines.scoring import Statistics
 from bertbatch.errors import JobError
-from bertbatch.scoring import Statistics
 
 BINS = 32
 ALL, LABEL, LENGTH, COLUMN = "all", "label", "length", "column"  # kinds of group

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.engines.scoring import Scored, Statistics
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention
 from bertbatch.model.spec import ModelSpec
-from bertbatch.scoring import Scored, Statistics
 
 if TYPE_CHECKING:
     import pandas as pd

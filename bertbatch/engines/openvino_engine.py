@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertbatch.batching import Batching
-from bertbatch.engines import NO_OPENVINO, Running
-from bertbatch.engines.inputs import ModelInputs
-from bertbatch.engines.judging import alone, choose, first_line
+from bertbatch.engines.attention_stats import Watch
+from bertbatch.engines.batching import Batching
+from bertbatch.engines.engine import NO_OPENVINO, Running
+from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.precision import fast_dtype
 from bertbatch.engines.probe import Probe
-from bertbatch.engines.watched import Watch
+from bertbatch.engines.row_independence import alone, choose, first_line
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, load

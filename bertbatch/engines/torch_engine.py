@@ -13,16 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.batching import Batching
-from bertbatch.engines import Running, int8, packed
+from bertbatch.engines import int8, packing
+from bertbatch.engines.attention_stats import Watch, Watching
+from bertbatch.engines.batching import Batching
+from bertbatch.engines.bmm_attention import Products
 from bertbatch.engines.devices import check_gpu, device_errors, there
-from bertbatch.engines.fused import FusedLinear, can_fuse, compile_parts, fuse, uncompile_parts
-from bertbatch.engines.inputs import ModelInputs
-from bertbatch.engines.judging import alone, choose, first_line
+from bertbatch.engines.engine import Running
+from bertbatch.engines.fused_linear import (
+    FusedLinear,
+    can_fuse,
+    compile_parts,
+    fuse,
+    uncompile_parts,
+)
+from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
 from bertbatch.engines.probe import Probe, excess
-from bertbatch.engines.products import Products
-from bertbatch.engines.watched import Watch, Watching
+from bertbatch.engines.row_independence import alone, choose, first_line
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import OFFSET_POSITIONS, ModelSpec, load
@@ -142,9 +149,9 @@ class TorchEngine:
 
     def _pack(self) -> None:
         self._changed = True
-        self._encoder = packed.pack(self._model)
+        self._encoder = packing.pack(self._model)
         self._offset = self._model.config.model_type in OFFSET_POSITIONS
-        self._layout: Callable[..., Any] = packed.by_length
+        self._layout: Callable[..., Any] = packing.by_length
         if self.device == "cuda":
             self._pack_for_gpu()
             return
@@ -155,7 +162,7 @@ class TorchEngine:
         elif self._settings.compile:
             compile_parts(self._encoder)
         if self.dtype == "bfloat16" and multiplies_in_vectors():
-            self._layout = partial(packed.by_length, dense=Products(torch.get_num_threads()))
+            self._layout = partial(packing.by_length, dense=Products(torch.get_num_threads()))
 
     def _pack_for_gpu(self) -> None:
         """Attention in one kernel, and compiled parts if asked for, where answers stay the same.
@@ -165,10 +172,10 @@ class TorchEngine:
         """
         wanted = self.start(*self._tried).logits()
         if self.dtype in HALF:
-            self._layout = packed.variable
+            self._layout = packing.variable
             if why := self._differs(wanted):
                 log.info("%s: attention goes by groups of lengths: %s", self._spec.name, why)
-                self._layout = packed.by_length
+                self._layout = packing.by_length
         if self._settings.compile:
             compile_parts(self._encoder)
             if why := self._differs(wanted):
@@ -271,7 +278,7 @@ class TorchEngine:
             layout = self._layout(lengths, total, self.device)
         inputs = np.zeros((3, total), np.int64)
         inputs[0, : len(ids)] = ids
-        inputs[1, : len(ids)] = packed.positions(ids, lengths, self._spec.pad_id, self._offset)
+        inputs[1, : len(ids)] = packing.positions(ids, lengths, self._spec.pad_id, self._offset)
         # What fills the batch up is the first token again, which the model surely takes.
         inputs[:2, len(ids) :] = inputs[:2, :1]
         if types is not None:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from bertbatch import stages
+from bertbatch.engines.scoring import Scored
 from bertbatch.errors import DeviceLost, RunError
 from bertbatch.model.tokens import Tokens
 from bertbatch.runners.cores import available_cores
-from bertbatch.scoring import Scored
 from bertbatch.stages import Context
 from bertbatch.units import Unit
 from bertbatch.worker import ModelWorker, find_device, note

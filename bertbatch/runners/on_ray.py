@@ -20,13 +20,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bertbatch import stages
 from bertbatch.engines.probe import Probe
+from bertbatch.engines.scoring import Scored
 from bertbatch.errors import DeviceLost, JobError
 from bertbatch.executor import DataLost, NodeGone, WorkerDied
 from bertbatch.model.tokens import Tokens
 from bertbatch.runners.loading import Loading
 from bertbatch.runners.scratch import Scratch
 from bertbatch.runners.starting import start_ray
-from bertbatch.scoring import Scored
 from bertbatch.stages import Context, Record
 from bertbatch.units import Unit
 from bertbatch.worker import ModelWorker, find_device, note

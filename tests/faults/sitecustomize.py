@@ -27,11 +27,11 @@ def _line(path: str) -> None:
 
 def install() -> None:
     """Puts the faults that the environment names in place."""
-    import bertbatch.engines
-    import bertbatch.scoring
+    import bertbatch.engines.engine
+    import bertbatch.engines.scoring
 
-    _score = bertbatch.scoring.score
-    _load = bertbatch.engines.load_engine
+    _score = bertbatch.engines.scoring.score
+    _load = bertbatch.engines.engine.load_engine
     _calls = itertools.count(1)
     _poison = json.loads(os.environ.get("FAULT_POISON", "null"))
     _death = os.environ.get("FAULT_DEATH", "0")
@@ -114,8 +114,8 @@ def install() -> None:
             engine.settle = then_limited
         return engine
 
-    bertbatch.scoring.score = score
-    bertbatch.engines.load_engine = load_engine
+    bertbatch.engines.scoring.score = score
+    bertbatch.engines.engine.load_engine = load_engine
 
 
 if any(name.startswith("FAULT_") for name in os.environ):

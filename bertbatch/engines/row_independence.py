@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertbatch.batching import Batching
-from bertbatch.engines import Engine
+from bertbatch.engines.batching import Batching
 from bertbatch.engines.devices import device_errors, there
-from bertbatch.engines.inputs import ModelInputs
+from bertbatch.engines.engine import Engine
+from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.probe import Probe, excess
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 from bertbatch.model.spec import ModelSpec

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.engines import Engine, batches, load_engine
+from bertbatch.engines.engine import Engine, batches, load_engine
 from bertbatch.engines.probe import Probe
+from bertbatch.engines.scoring import score
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
-from bertbatch.scoring import score
 from bertbatch.tasks.task import task_of
 
 log = logging.getLogger("bertbatch")

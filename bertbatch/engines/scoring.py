@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertbatch.engines import Engine, Running, batches
+from bertbatch.engines.engine import Engine, Running, batches
 from bertbatch.errors import OutOfMemory
 from bertbatch.model.tokens import Tokens
 

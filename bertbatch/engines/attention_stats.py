@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bertbatch.engines.devices import there
-from bertbatch.engines.packed import ByLength, Group, by_length
+from bertbatch.engines.packing import ByLength, Group, by_length
 from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.statistics.statistic import BLOCKS, Statistic
 from bertbatch.statistics.views import Queries, Sequences, Tile

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bertbatch.batching import padded, real_places
+from bertbatch.engines.batching import padded, real_places
 from bertbatch.model.tokens import Padding
 
 
