@@ -28,7 +28,7 @@ from benchmarks.models import ROOT, model_folder
 from benchmarks.report import Report
 from benchmarks.stages import stages
 from bertbatch import Job
-from bertbatch.attention.cells import ALL, LABEL, Group, aggregate, length_groups
+from bertbatch.attention.aggregates import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.engines.scoring import Statistics
 from bertbatch.inputs.rows import quarantine
 from bertbatch.job.schema import Model

@@ -14,7 +14,7 @@ from bertbatch.errors import JobError, RunError, SourceError
 from bertbatch.job.schema import Job
 
 if TYPE_CHECKING:
-    from bertbatch.attention.columns import attention_array
+    from bertbatch.attention.row_columns import attention_array
     from bertbatch.results import Result, load_attention
     from bertbatch.runs import run
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 LATER = {
     "Result": "bertbatch.results",
-    "attention_array": "bertbatch.attention.columns",
+    "attention_array": "bertbatch.attention.row_columns",
     "load_attention": "bertbatch.results",
     "run": "bertbatch.runs",
 }

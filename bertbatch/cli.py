@@ -271,7 +271,7 @@ def peek(
     """Show one text's tokens, its prediction, and where its attention goes."""
 
     def show() -> int:
-        from bertbatch.attention.peek import look
+        from bertbatch.attention.inspect import look
         from bertbatch.attention.showing import show_glance
         from bertbatch.job.schema import Model
 

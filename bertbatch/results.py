@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from bertbatch.attention.cells import ALL
+from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output, open_output

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.attention.cells import (
+from bertbatch.attention.aggregates import (
     ALL,
     COLUMN,
     LABEL,
@@ -21,7 +21,7 @@ from bertbatch.attention.cells import (
     length_groups,
     value_groups,
 )
-from bertbatch.attention.columns import attention_columns, attention_fields, of_pieces
+from bertbatch.attention.row_columns import attention_columns, attention_fields, of_pieces
 from bertbatch.attention.sample import sampled
 from bertbatch.engines import probe_texts
 from bertbatch.engines.probe import Probe

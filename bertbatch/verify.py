@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bertbatch.attention.cells import ALL
+from bertbatch.attention.aggregates import ALL
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output, stored_schema, unit_of
 from bertbatch.output.lease import Lease

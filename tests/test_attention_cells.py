@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from bertbatch import JobError
-from bertbatch.attention.cells import (
+from bertbatch.attention.aggregates import (
     ALL,
     BINS,
     LABEL,
@@ -17,8 +17,8 @@ from bertbatch.attention.cells import (
     length_groups,
     value_groups,
 )
-from bertbatch.attention.columns import of_pieces
 from bertbatch.attention.corpus import Corpus
+from bertbatch.attention.row_columns import of_pieces
 from bertbatch.attention.sample import sampled
 from bertbatch.engines.scoring import Scored, Statistics
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from bertbatch import JobError, attention_array, load_attention, run
-from bertbatch.attention.cells import BINS
+from bertbatch.attention.aggregates import BINS
 from bertbatch.attention.comparison import adjusted, compare_outputs
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.cli import app

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.attention.cells import LENGTH
+from bertbatch.attention.aggregates import LENGTH
 from bertbatch.attention.corpus import Corpus, attention_contract, read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.attention.cells import ALL, BINS, LENGTH, SUMS, WEIGHTS
+from bertbatch.attention.aggregates import ALL, BINS, LENGTH, SUMS, WEIGHTS
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
 from bertbatch.output.records import reading

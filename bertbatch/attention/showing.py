@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertbatch.attention.cells import ALL
+from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.comparison import FALSE_DISCOVERIES
 from bertbatch.attention.corpus import Corpus
-from bertbatch.attention.peek import Glance
+from bertbatch.attention.inspect import Glance
 from bertbatch.errors import JobError
 
 TOP_HEADS = 20  # shown of a comparison
