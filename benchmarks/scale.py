@@ -36,7 +36,7 @@ from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import commit
 from bertbatch.output.folder import make_contract
-from bertbatch.survey import Survey, make_survey
+from bertbatch.runtime.preflight import Survey, make_survey
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 

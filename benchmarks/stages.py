@@ -17,9 +17,9 @@ from benchmarks.report import Report
 from bertbatch import Job
 from bertbatch.output.folder import make_contract
 from bertbatch.plan.planner import cut_size
-from bertbatch.stages import commit, make_probe, read_and_tokenize
-from bertbatch.survey import make_survey
-from bertbatch.worker import ModelWorker
+from bertbatch.runtime.preflight import make_survey
+from bertbatch.runtime.stages import commit, make_probe, read_and_tokenize
+from bertbatch.runtime.worker import ModelWorker
 from tests.seaweed import BUCKET, seaweed
 
 COLUMNS = (

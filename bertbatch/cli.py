@@ -113,8 +113,8 @@ def plan(
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
     def show() -> int:
-        from bertbatch.changes import find_changes
-        from bertbatch.runs import survey
+        from bertbatch.runtime.run import survey
+        from bertbatch.runtime.source_changes import find_changes
         from bertbatch.terminal import show_plan
 
         found = survey(Job.load(job, _changes(set, date, name)))
@@ -147,7 +147,7 @@ def submit(
     """Run a job file on a Ray cluster, show what it says, and exit with its code."""
 
     def go() -> int:
-        from bertbatch.runners.submit import Submission, submit
+        from bertbatch.runtime.submit import Submission, submit
         from bertbatch.terminal import ask_to_stop, make_watcher
 
         changes = _changes(set, date, name)
@@ -289,7 +289,7 @@ def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[
 
 def _run(build: Any, log: Style, verbose: bool) -> None:
     def go() -> int:
-        from bertbatch.runs import run as run_job
+        from bertbatch.runtime.run import run as run_job
         from bertbatch.terminal import make_watcher
 
         job = build()

@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from bertbatch import stages
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
 from bertbatch.output.folder import open_output
-from bertbatch.runners.cores import available_cores
-from bertbatch.survey import make_survey
+from bertbatch.runtime import stages
+from bertbatch.runtime.executors.cpus import available_cores
+from bertbatch.runtime.preflight import make_survey
+from bertbatch.runtime.worker import ModelWorker
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 from bertbatch.verify import Verdict
-from bertbatch.worker import ModelWorker
 
 CLOSE = 0.02  # scores, and the lead of a label below which it may differ: docs/design.md
 

@@ -17,11 +17,11 @@ from rich.prompt import Confirm
 from rich.table import Table
 from rich.text import Text
 
-from bertbatch.alarms import label_shares
-from bertbatch.changes import Changes
-from bertbatch.results import Result, Totals, Watcher
+from bertbatch.runtime.alarms import label_shares
+from bertbatch.runtime.preflight import Survey
+from bertbatch.runtime.result import Result, Totals, Watcher
+from bertbatch.runtime.source_changes import Changes
 from bertbatch.status import Status
-from bertbatch.survey import Survey
 from bertbatch.units import Unit
 from bertbatch.verify import Verdict
 

@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = (
-    *("pandas", "transformers.models.bert.modeling_bert", "bertbatch.runs", "bertbatch.terminal"),
-    *("bertbatch.verify", "bertbatch.attention.showing", "bertbatch.runners.inline"),
+    *(
+        "pandas",
+        "transformers.models.bert.modeling_bert",
+        "bertbatch.runtime.run",
+        "bertbatch.terminal",
+    ),
+    *("bertbatch.verify", "bertbatch.attention.showing", "bertbatch.runtime.executors.inline"),
     *("bertbatch.engines.torch_engine", "bertbatch.engines.attention_stats"),
 )
 

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from bertbatch import run, worker
+from bertbatch import run
 from bertbatch.cli import app
 from bertbatch.output.folder import open_output
+from bertbatch.runtime import worker
 from bertbatch.status import read_status
 from bertbatch.verify import verify
 from tests.conftest import make_job, write_parquet
@@ -115,7 +116,7 @@ def test_rows_of_a_source_that_is_gone_stay(place, tiny_model, fault, planned):
     fault.clear()
     if planned:  # and the file goes before they are scored
         from bertbatch.plan import revisions
-        from bertbatch.survey import make_survey
+        from bertbatch.runtime.preflight import make_survey
 
         survey = make_survey(job(place, tiny_model, **keys))
         revisions.plan_again(survey.plan, survey.output, survey.schema, survey.listed)
@@ -136,7 +137,7 @@ def test_two_runs_plan_the_same_rows_once(place, tiny_model, fault):
     run(job(place, tiny_model))
     fault.clear()
     from bertbatch.plan import revisions
-    from bertbatch.survey import make_survey
+    from bertbatch.runtime.preflight import make_survey
 
     one, other = (make_survey(job(place, tiny_model, **RETRY)) for _ in range(2))
     for each in (one, other):
@@ -192,7 +193,7 @@ def test_a_source_that_is_mended_is_planned_anew_with_what_was_tried_again(
     fault.clear()
     run(job(place, tiny_model, **RETRY))
     from bertbatch.plan import revisions
-    from bertbatch.survey import make_survey
+    from bertbatch.runtime.preflight import make_survey
 
     survey = make_survey(first)
     revisions.withdraw(survey.plan, survey.output, survey.schema, {"a.parquet"})

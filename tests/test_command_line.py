@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from bertbatch.cli import app
-from bertbatch.runners import submit
+from bertbatch.runtime import submit
 from tests.conftest import write_parquet
 from tests.tiny import make_texts
 

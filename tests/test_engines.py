@@ -12,7 +12,7 @@ import torch
 import torch.nn.attention.varlen
 import transformers
 
-from bertbatch import run, survey, worker
+from bertbatch import run
 from bertbatch.engines import bmm_attention, calibration, packing, precision
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.fused_linear import compile_parts
@@ -24,6 +24,7 @@ from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
+from bertbatch.runtime import preflight, worker
 from tests.classifiers import LENGTHS, PACKED, PADDED, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts, settled
@@ -219,7 +220,7 @@ def test_a_row_too_large_for_the_device_is_quarantined(tiny_model, tmp_path, sma
 
 
 def test_what_was_measured_is_used_again(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(survey, "LARGE_INPUT", 100)
+    monkeypatch.setattr(preflight, "LARGE_INPUT", 100)
     monkeypatch.setattr(worker, "ENOUGH_TOKENS", 100)
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
     folder = tmp_path / "in"

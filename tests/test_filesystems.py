@@ -142,7 +142,9 @@ def test_without_either_a_run_is_refused_before_its_model_is_loaded(
 ):
     no_links(monkeypatch)
     no_rename(monkeypatch, getattr(errno, name))
-    monkeypatch.setattr("bertbatch.runs._Run._start", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "bertbatch.runtime.run._Run._start", lambda *_: pytest.fail("a model was loaded")
+    )
     (tmp_path / "out").mkdir()
     with pytest.raises(JobError, match=r"cannot be written.*the store's own URL instead \(s3://"):
         score(corpus, tmp_path / "out")
@@ -195,7 +197,9 @@ def test_an_output_that_is_a_link(link, score, corpus, tmp_path):
 def test_an_output_that_cannot_be_is_refused_before_anything(
     out, why, score, corpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bertbatch.runs._Run._start", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "bertbatch.runtime.run._Run._start", lambda *_: pytest.fail("a model was loaded")
+    )
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "to-file").symlink_to("file")

@@ -22,7 +22,8 @@ import ray
 from ray._raylet import AuthenticationTokenLoader
 
 from bertbatch import JobError
-from bertbatch.runners import starting, submit, tokens
+from bertbatch.runtime import submit
+from bertbatch.runtime.executors import ray_start, ray_tokens
 from tests.conftest import write_parquet
 from tests.tiny import make_texts
 
@@ -261,7 +262,7 @@ def test_a_token_is_given_where_it_is_asked_for(where, dashboard, monkeypatch, t
     ],
 )
 def test_a_cluster_that_is_not_there(address, dashboard, monkeypatch, score, corpus, tmp_path):
-    monkeypatch.setattr(starting, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(ray_start, "CONNECT_SECONDS", 1.0)
     if ray.is_initialized():
         ray.shutdown()
     Answering.answers = [(200, "hello")]
@@ -316,7 +317,7 @@ def test_ray_that_cannot_start(error, no_ray, score, corpus, tmp_path):
 
 def test_ray_that_does_not_end_starting(no_ray, score, corpus, tmp_path, monkeypatch):
     no_ray(lambda **_: time.sleep(60))
-    monkeypatch.setattr(starting, "START_SECONDS", 0.5)
+    monkeypatch.setattr(ray_start, "START_SECONDS", 0.5)
     began = time.monotonic()
     with pytest.raises(JobError, match="it has not started within 0 s"):
         score(corpus, tmp_path / "out", "ray")
@@ -325,13 +326,13 @@ def test_ray_that_does_not_end_starting(no_ray, score, corpus, tmp_path, monkeyp
 
 def test_a_runs_own_token_is_no_business_of_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in tokens._GIVEN:
+    for name in ray_tokens._GIVEN:
         monkeypatch.delenv(name, raising=False)
-    tokens.use_own_token()
+    ray_tokens.use_own_token()
     first = os.environ["RAY_AUTH_TOKEN"]
-    tokens.use_own_token()
+    ray_tokens.use_own_token()
     assert os.environ.pop("RAY_AUTH_TOKEN") == first
-    tokens.token_file().parent.mkdir()
-    tokens.token_file().write_text("theirs")
-    tokens.use_own_token()
+    ray_tokens.token_file().parent.mkdir()
+    ray_tokens.token_file().write_text("theirs")
+    ray_tokens.use_own_token()
     assert "RAY_AUTH_TOKEN" not in os.environ

@@ -23,7 +23,7 @@ from bertbatch.engines.scoring import score
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
-from bertbatch.worker import _make_watch
+from bertbatch.runtime.worker import _make_watch
 from tests.classifiers import LENGTHS, PACKED, PADDED, allowed, one_by_one, save, some_ids
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_model, make_texts, settled

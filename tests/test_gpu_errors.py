@@ -20,11 +20,11 @@ from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.model.tokens import Tokens
-from bertbatch.runners.inline import InlineExecutor
-from bertbatch.runners.on_ray import RayExecutor
-from bertbatch.stages import read_and_tokenize
+from bertbatch.runtime.executors.inline import InlineExecutor
+from bertbatch.runtime.executors.ray import RayExecutor
+from bertbatch.runtime.stages import read_and_tokenize
+from bertbatch.runtime.worker import ModelWorker
 from bertbatch.units import Cut, Span, Unit
-from bertbatch.worker import ModelWorker
 from tests.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
 from tests.conftest import make_job, write_parquet
 from tests.simulated_gpu import simulated

@@ -18,9 +18,9 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
-from bertbatch.runners import on_ray
-from bertbatch.runners.on_ray import RayExecutor
-from bertbatch.worker import _make_watch
+from bertbatch.runtime.executors import ray
+from bertbatch.runtime.executors.ray import RayExecutor
+from bertbatch.runtime.worker import _make_watch
 from tests.classifiers import LENGTHS, PACKED, PADDED, allowed, one_by_one, save, some_ids
 from tests.simulated_gpu import SimulatedGpu, simulated
 from tests.tiny import make_model, make_texts, settled
@@ -190,7 +190,7 @@ def test_the_simulation_notices_what_a_gpu_would():
 
 def fitting(monkeypatch: pytest.MonkeyPatch, gpus: list[float], share: float) -> int:
     """The workers that a cluster of nodes with so many GPUs has room for, by the runner."""
-    monkeypatch.setattr(on_ray, "_resources", lambda: ([8] * len(gpus), gpus))
+    monkeypatch.setattr(ray, "_resources", lambda: ([8] * len(gpus), gpus))
     executor: Any = object.__new__(RayExecutor)
     executor._device = "cuda"
     runtime = SimpleNamespace(gpus_per_worker=share)
@@ -211,5 +211,5 @@ def test_a_worker_lies_on_one_gpu(share, each, monkeypatch):
 @given(st.floats(0.0001, 1))
 def test_as_many_workers_as_fit_on_a_gpu_and_no_more(share):
     of_it = Fraction(int(share * 10_000), 10_000)  # as Ray counts
-    each = on_ray._to_a_gpu(share)
+    each = ray._to_a_gpu(share)
     assert each * of_it <= 1 < (each + 1) * of_it

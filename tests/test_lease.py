@@ -12,7 +12,7 @@ import pytest
 from bertbatch import JobError, run
 from bertbatch.output import lease
 from bertbatch.output.folder import Output, open_output
-from bertbatch.results import Watcher
+from bertbatch.runtime.result import Watcher
 from tests.conftest import make_job
 
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertbatch import pipeline
 from bertbatch.errors import DeviceLost, RunError, SourceError
-from bertbatch.executor import DataLost, NodeGone, WorkerDied
-from bertbatch.pipeline import Pipeline
-from bertbatch.stages import Counts, Record
+from bertbatch.runtime import scheduler
+from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
+from bertbatch.runtime.scheduler import Pipeline
+from bertbatch.runtime.stages import Counts, Record
 from bertbatch.units import Cut, Source, Span, Unit
 
 
@@ -28,7 +28,7 @@ from bertbatch.units import Cut, Source, Span, Unit
 def at_once():
     """The loop does not sleep until simulated workers have their models."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "time", SimpleNamespace(monotonic=time.monotonic, sleep=id))
+        patch.setattr(scheduler, "time", SimpleNamespace(monotonic=time.monotonic, sleep=id))
         yield
 
 
@@ -441,5 +441,5 @@ def test_a_suspect_does_not_wait_for_a_worker_for_ever(monkeypatch):
         def ready(self, worker: int) -> bool:
             return worker == 0 or not self.fresh
 
-    monkeypatch.setattr(pipeline, "ELSEWHERE_SECONDS", 0.02)
+    monkeypatch.setattr(scheduler, "ELSEWHERE_SECONDS", 0.02)
     assert run_on_gpus(Leaving(0, 2, {("u0", 7)}), make_units(1, 40)) == {"u0": [7]}

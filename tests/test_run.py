@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertbatch import run
-from bertbatch.survey import make_survey
+from bertbatch.runtime.preflight import make_survey
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_model, make_texts
 
@@ -52,7 +52,7 @@ def one_at_a_time(folder: str, texts: list[str]) -> np.ndarray:
 
 def test_equal_workers_agree_bit_for_bit(score, corpus, tmp_path, ray_here, monkeypatch):
     """Of one kind (processor, threads), whatever the runner. MKL shares its sums among threads."""
-    monkeypatch.setattr("bertbatch.runners.inline.available_cores", lambda: 1)
+    monkeypatch.setattr("bertbatch.runtime.executors.inline.available_cores", lambda: 1)
     keys = {"input.carry": ["id"], "runtime.unit_rows": 70}
     inline = score(corpus, tmp_path / "a", "inline", **keys).to_pandas()
     on_ray = score(corpus, tmp_path / "b", "ray", **keys).to_pandas()

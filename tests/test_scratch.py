@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bertbatch.runners.scratch import PREFIX, Scratch
+from bertbatch.runtime.executors.ray_scratch import PREFIX, Scratch
 from tests.conftest import write_parquet
 from tests.test_faults import finish, sound, start, wait_for_parts
 from tests.tiny import make_texts

@@ -19,7 +19,7 @@ from bertbatch import Job, JobError
 from bertbatch.cli import app
 from bertbatch.output import commit
 from bertbatch.output.folder import open_output
-from bertbatch.runners import starting
+from bertbatch.runtime.executors import ray_start
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source, Span, Unit
 from bertbatch.verify import verify
@@ -299,9 +299,9 @@ def test_names_are_shown_as_they_are(tmp_path: Path, tiny_model: str, file: Path
 
 def test_rays_own_start_has_no_dashboard(monkeypatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(starting.ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(ray_start.ray, "init", lambda **options: given.update(options))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    scratch = starting.start_ray(False)
+    scratch = ray_start.start_ray(False)
     assert scratch
     scratch.close(keep=False)
     assert (given["address"], given["include_dashboard"]) == ("local", False)
@@ -311,7 +311,7 @@ def test_rays_own_start_has_no_dashboard(monkeypatch) -> None:
 def test_nobody_joins_a_ray_without_its_token(tmp_path: Path) -> None:
     script = """
 import os, ray, subprocess, sys
-from bertbatch.runners.starting import start_ray
+from bertbatch.runtime.executors.ray_start import start_ray
 start_ray(False)
 address = ray.get_runtime_context().gcs_address
 code = f"import ray; ray.init(address={address!r}, log_to_driver=False)"

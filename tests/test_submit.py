@@ -16,7 +16,7 @@ import yaml
 
 from bertbatch import Job, JobError, run
 from bertbatch.output.folder import open_output
-from bertbatch.runners.submit import Submission, check_paths, entrypoint, runtime_env
+from bertbatch.runtime.submit import Submission, check_paths, entrypoint, runtime_env
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

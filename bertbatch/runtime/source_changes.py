@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bertbatch.errors import JobError
-from bertbatch.survey import Survey
+from bertbatch.runtime.preflight import Survey
 from bertbatch.units import Source, Unit
 
 log = logging.getLogger("bertbatch")

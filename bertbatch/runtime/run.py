@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bertbatch.alarms import ENOUGH_ROWS, go_off
-from bertbatch.changes import few, find_changes
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.output.folder import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.output.lease import Lease
-from bertbatch.pipeline import Outcome, Pipeline
 from bertbatch.plan import revisions
-from bertbatch.results import Result, Totals, Watcher
-from bertbatch.stages import Context, Record
-from bertbatch.survey import Survey, make_survey
+from bertbatch.runtime.alarms import ENOUGH_ROWS, go_off
+from bertbatch.runtime.preflight import Survey, make_survey
+from bertbatch.runtime.result import Result, Totals, Watcher
+from bertbatch.runtime.scheduler import Outcome, Pipeline
+from bertbatch.runtime.source_changes import few, find_changes
+from bertbatch.runtime.stages import Context, Record
 from bertbatch.units import Unit, digest
 
 log = logging.getLogger("bertbatch")
@@ -182,10 +182,10 @@ class _Run:
 
     def _start(self, context: Context) -> Any:
         if self._job.runtime.runner == "inline":
-            from bertbatch.runners.inline import InlineExecutor
+            from bertbatch.runtime.executors.inline import InlineExecutor
 
             return InlineExecutor(context)
-        from bertbatch.runners.on_ray import RayExecutor
+        from bertbatch.runtime.executors.ray import RayExecutor
 
         return RayExecutor(context, self._verbose)
 

@@ -15,8 +15,8 @@ from itertools import pairwise
 from typing import Any
 
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError, SourceError
-from bertbatch.executor import DataLost, Executor, NodeGone, WorkerDied
-from bertbatch.stages import Record
+from bertbatch.runtime.executors.executor import DataLost, Executor, NodeGone, WorkerDied
+from bertbatch.runtime.stages import Record
 from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")

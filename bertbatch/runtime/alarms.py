@@ -6,7 +6,7 @@ from typing import Any
 
 from bertbatch.job.schema import Alarms, Job
 from bertbatch.output.folder import Output
-from bertbatch.stages import Counts
+from bertbatch.runtime.stages import Counts
 
 log = logging.getLogger("bertbatch")
 

@@ -11,14 +11,14 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
-from bertbatch import stages
 from bertbatch.engines.scoring import Scored
 from bertbatch.errors import DeviceLost, RunError
 from bertbatch.model.tokens import Tokens
-from bertbatch.runners.cores import available_cores
-from bertbatch.stages import Context
+from bertbatch.runtime import stages
+from bertbatch.runtime.executors.cpus import available_cores
+from bertbatch.runtime.stages import Context
+from bertbatch.runtime.worker import ModelWorker, find_device, note
 from bertbatch.units import Unit
-from bertbatch.worker import ModelWorker, find_device, note
 
 
 class Stopped(Exception):

@@ -21,7 +21,7 @@ import bertbatch
 from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import packaged
-from bertbatch.runners.tokens import HOW_TO_GIVE_A_TOKEN, token_file
+from bertbatch.runtime.executors.ray_tokens import HOW_TO_GIVE_A_TOKEN, token_file
 from bertbatch.storage.stores import public
 
 log = logging.getLogger("bertbatch")

@@ -18,18 +18,18 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bertbatch import stages
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
 from bertbatch.errors import DeviceLost, JobError
-from bertbatch.executor import DataLost, NodeGone, WorkerDied
 from bertbatch.model.tokens import Tokens
-from bertbatch.runners.loading import Loading
-from bertbatch.runners.scratch import Scratch
-from bertbatch.runners.starting import start_ray
-from bertbatch.stages import Context, Record
+from bertbatch.runtime import stages
+from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
+from bertbatch.runtime.executors.ray_loading import Loading
+from bertbatch.runtime.executors.ray_scratch import Scratch
+from bertbatch.runtime.executors.ray_start import start_ray
+from bertbatch.runtime.stages import Context, Record
+from bertbatch.runtime.worker import ModelWorker, find_device, note
 from bertbatch.units import Unit
-from bertbatch.worker import ModelWorker, find_device, note
 
 log = logging.getLogger("bertbatch")
 

@@ -12,7 +12,7 @@ from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output, open_output
-from bertbatch.stages import Counts
+from bertbatch.runtime.stages import Counts
 from bertbatch.units import Unit
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from bertbatch.output.folder import (
     stored_schema,
 )
 from bertbatch.plan.planner import PlanLog, Planner, cut_size
-from bertbatch.stages import Context, output_schema
+from bertbatch.runtime.stages import Context, output_schema
 from bertbatch.storage import stores
 from bertbatch.units import Source, Unit
 

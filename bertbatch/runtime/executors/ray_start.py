@@ -20,9 +20,9 @@ from ray.job_config import JobConfig
 
 import bertbatch
 from bertbatch.errors import JobError
-from bertbatch.runners.cores import available_cores
-from bertbatch.runners.scratch import Scratch
-from bertbatch.runners.tokens import HOW_TO_GIVE_A_TOKEN, use_own_token
+from bertbatch.runtime.executors.cpus import available_cores
+from bertbatch.runtime.executors.ray_scratch import Scratch
+from bertbatch.runtime.executors.ray_tokens import HOW_TO_GIVE_A_TOKEN, use_own_token
 from bertbatch.storage.stores import public
 
 START_SECONDS = 55.0  # for Ray to start here; its own limits are two of 30 s, one after the other
