@@ -170,8 +170,8 @@ def status(
     """Show how a job stands and what its last runs did, from its output alone."""
 
     def show() -> int:
+        from bertbatch.checks.status import read_status
         from bertbatch.output.folder import open_output
-        from bertbatch.status import read_status
         from bertbatch.terminal import show_status
 
         show_status(read_status(open_output(output), last))
@@ -196,15 +196,15 @@ def verify(
     """Check every promise against the output's files: each row once, and nothing harmed."""
 
     def check() -> int:
+        from bertbatch.checks.verify import verify
         from bertbatch.output.folder import open_output
         from bertbatch.terminal import show_verdict
-        from bertbatch.verify import verify
 
         if rescore and job is None:
             raise JobError("--rescore reads the input again: name the job file with --job")
         verdict = verify(open_output(output), clean)
         if rescore and job is not None:
-            from bertbatch.rescore import rescore as again
+            from bertbatch.checks.rescore import rescore as again
 
             again(Job.load(job), output, rescore, verdict)
         show_verdict(verdict)

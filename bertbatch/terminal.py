@@ -17,13 +17,13 @@ from rich.prompt import Confirm
 from rich.table import Table
 from rich.text import Text
 
+from bertbatch.checks.status import Status
+from bertbatch.checks.verify import Verdict
 from bertbatch.runtime.alarms import label_shares
 from bertbatch.runtime.preflight import Survey
 from bertbatch.runtime.result import Result, Totals, Watcher
 from bertbatch.runtime.source_changes import Changes
-from bertbatch.status import Status
 from bertbatch.units import Unit
-from bertbatch.verify import Verdict
 
 LINE_SECONDS = 10.0
 PLAN_LINES = 40

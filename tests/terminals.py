@@ -19,7 +19,11 @@ IMPORTED = (
         "bertbatch.runtime.run",
         "bertbatch.terminal",
     ),
-    *("bertbatch.verify", "bertbatch.attention.showing", "bertbatch.runtime.executors.inline"),
+    *(
+        "bertbatch.checks.verify",
+        "bertbatch.attention.showing",
+        "bertbatch.runtime.executors.inline",
+    ),
     *("bertbatch.engines.torch_engine", "bertbatch.engines.attention_stats"),
 )
 

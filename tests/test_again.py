@@ -10,11 +10,11 @@ import yaml
 from typer.testing import CliRunner
 
 from bertbatch import run
+from bertbatch.checks.status import read_status
+from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.output.folder import open_output
 from bertbatch.runtime import worker
-from bertbatch.status import read_status
-from bertbatch.verify import verify
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts
 

@@ -13,8 +13,8 @@ import pandas as pd
 import psutil
 import pytest
 
+from bertbatch.checks.verify import verify
 from bertbatch.output.folder import open_output
-from bertbatch.verify import verify
 from tests.conftest import write_parquet
 from tests.forks import Run
 from tests.tiny import make_texts

@@ -12,9 +12,9 @@ import pytest
 import s3fs
 
 from bertbatch import RunError, run
+from bertbatch.checks.verify import verify
 from bertbatch.errors import JobError
 from bertbatch.output.folder import open_output
-from bertbatch.verify import verify
 from tests.conftest import make_job
 from tests.proxy import KINDS, failing
 from tests.seaweed import BUCKET, free_ports, seaweed

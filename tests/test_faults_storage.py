@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from bertbatch import load_attention, run
+from bertbatch.checks.verify import verify
 from bertbatch.output.folder import Output, open_output
-from bertbatch.verify import verify
 from tests.conftest import make_job, write_parquet
 from tests.test_faults import answers, finish, same_answers, sound, start, wait_for_parts
 from tests.tiny import make_texts

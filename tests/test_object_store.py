@@ -20,10 +20,10 @@ import s3fs
 import yaml
 
 from bertbatch import JobError
-from bertbatch.status import read_status
+from bertbatch.checks.status import read_status
+from bertbatch.checks.verify import verify
 from bertbatch.storage.stores import Store, connect
 from bertbatch.terminal import show_status, show_verdict
-from bertbatch.verify import verify
 from tests.conftest import make_job
 from tests.seaweed import BUCKET, KEY, SECRET, seaweed
 from tests.test_storage import race

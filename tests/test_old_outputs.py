@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from bertbatch import Job, JobError, run
+from bertbatch.checks.verify import verify
 from bertbatch.output.folder import open_output
-from bertbatch.verify import verify
 from tests.architectures import save
 from tests.conftest import write_parquet
 from tests.tiny import make_texts

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bertbatch import Job, JobError
+from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.output import commit
 from bertbatch.output.folder import open_output
 from bertbatch.runtime.executors import ray_start
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source, Span, Unit
-from bertbatch.verify import verify
 from tests.conftest import make_job
 
 BASE = "input: {path: a, storage_options: {secret: hunter2}}\noutput: {path: b}\n"

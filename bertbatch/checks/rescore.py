@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.checks.verify import Verdict
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
 from bertbatch.output.folder import open_output
@@ -16,7 +17,6 @@ from bertbatch.runtime.preflight import make_survey
 from bertbatch.runtime.worker import ModelWorker
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
-from bertbatch.verify import Verdict
 
 CLOSE = 0.02  # scores, and the lead of a label below which it may differ: docs/design.md
 

@@ -1,1 +1,0 @@
-"""Runners: where the pipeline's stages run. The loop itself is in `pipeline.py`."""
