@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from bertbatch.display.streams import make_steady
 from bertbatch.errors import Alarm, JobError, RunError
 from bertbatch.job.schema import Job
-from bertbatch.streams import make_steady
 
 
 class _App(typer.Typer):
@@ -113,9 +113,9 @@ def plan(
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
     def show() -> int:
+        from bertbatch.display.terminal import show_plan
         from bertbatch.runtime.run import survey
         from bertbatch.runtime.source_changes import find_changes
-        from bertbatch.terminal import show_plan
 
         found = survey(Job.load(job, _changes(set, date, name)))
         changes = find_changes(found)
@@ -147,8 +147,8 @@ def submit(
     """Run a job file on a Ray cluster, show what it says, and exit with its code."""
 
     def go() -> int:
+        from bertbatch.display.terminal import ask_to_stop, make_watcher
         from bertbatch.runtime.submit import Submission, submit
-        from bertbatch.terminal import ask_to_stop, make_watcher
 
         changes = _changes(set, date, name)
         with closing(make_watcher("plain")):
@@ -171,8 +171,8 @@ def status(
 
     def show() -> int:
         from bertbatch.checks.status import read_status
+        from bertbatch.display.terminal import show_status
         from bertbatch.output.folder import open_output
-        from bertbatch.terminal import show_status
 
         show_status(read_status(open_output(output), last))
         return 0
@@ -197,8 +197,8 @@ def verify(
 
     def check() -> int:
         from bertbatch.checks.verify import verify
+        from bertbatch.display.terminal import show_verdict
         from bertbatch.output.folder import open_output
-        from bertbatch.terminal import show_verdict
 
         if rescore and job is None:
             raise JobError("--rescore reads the input again: name the job file with --job")
@@ -231,7 +231,7 @@ def attention(
     def show() -> int:
         from bertbatch.attention.comparison import compare_outputs
         from bertbatch.attention.corpus import read_corpus
-        from bertbatch.attention.showing import (
+        from bertbatch.display.attention_tables import (
             check_outside,
             show_comparison,
             show_corpus,
@@ -272,7 +272,7 @@ def peek(
 
     def show() -> int:
         from bertbatch.attention.inspect import look
-        from bertbatch.attention.showing import show_glance
+        from bertbatch.display.attention_tables import show_glance
         from bertbatch.job.schema import Model
 
         settings = Model(name=model) if model else Model()
@@ -289,8 +289,8 @@ def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[
 
 def _run(build: Any, log: Style, verbose: bool) -> None:
     def go() -> int:
+        from bertbatch.display.terminal import make_watcher
         from bertbatch.runtime.run import run as run_job
-        from bertbatch.terminal import make_watcher
 
         job = build()
         with closing(make_watcher(log)) as watcher:

@@ -17,11 +17,11 @@ IMPORTED = (
         "pandas",
         "transformers.models.bert.modeling_bert",
         "bertbatch.runtime.run",
-        "bertbatch.terminal",
+        "bertbatch.display.terminal",
     ),
     *(
         "bertbatch.checks.verify",
-        "bertbatch.attention.showing",
+        "bertbatch.display.attention_tables",
         "bertbatch.runtime.executors.inline",
     ),
     *("bertbatch.engines.torch_engine", "bertbatch.engines.attention_stats"),
