@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 
 # Who may import whom: a file imports only from its own folder and from lines above its own.
 ORDER = [
-    ["errors", "registry", "units"],
+    ["errors", "registry", "units", "wording"],
     ["statistics"],
     ["job", "storage"],
     ["inputs", "model"],
