@@ -14,7 +14,7 @@ from bertbatch.output import commit
 from bertbatch.output.folder import Output
 from bertbatch.plan import revisions
 from bertbatch.plan.planner import PlanLog
-from bertbatch.storage import stores
+from bertbatch.storage import retry
 from tests.protocol_model import (
     ALONE,
     LESS,
@@ -48,8 +48,7 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "encode_part", encoded_once(commit.encode_part))
     monkeypatch.setattr(commit, "encode_side", encoded_once(commit.encode_side))
     monkeypatch.setattr(commit, "uuid", SimpleNamespace(uuid4=next_attempt))
-    for module in (commit, stores):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 def test_two_runs_on_the_same_input():
@@ -145,8 +144,8 @@ def side_files_after_the_part(monkeypatch):
     monkeypatch.setattr(commit, "_create_side", lambda *side: late.append(side))
 
     def put_first(*arguments):
-        mine, late[:] = late[:], []
         result = put(*arguments)
+        mine, late[:] = late[:], []
         for side in mine:
             create(*side)
         return result

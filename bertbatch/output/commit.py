@@ -5,7 +5,6 @@ it; a side file that no committed part names is nobody's. Whatever goes wrong wi
 create, the part's footer tells who committed the unit.
 """
 
-import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch.output.folder import FOOTER_KEY, Output, to_json
-from bertbatch.storage.stores import TRIES, refused, retried
+from bertbatch.storage.retry import retry
 from bertbatch.units import Unit
 
 
@@ -36,7 +35,6 @@ def commit(
     quarantine: pa.Table,
     facts: dict[str, Any],
     attention: pa.Table | None = None,
-    pause: float = 0.5,
 ) -> Committed:
     """Commits a unit once, whoever else is trying.
 
@@ -58,8 +56,7 @@ def commit(
             side[name] = f"_bertbatch/{name}/{unit.id}-{attempt}.arrow"
             data = encode_side(table)
             digests[name] = sha256(data).hexdigest()
-            step = partial(_create_side, output, side[name], data)
-            retried(step, pause)
+            retry(partial(_create_side, output, side[name], data))
     footer = {
         "unit": unit.id,
         "attempt": attempt,
@@ -71,7 +68,8 @@ def commit(
         "digests": digests,
         **facts,
     }
-    result = _put(output, unit.part, encode_part(predictions, footer), footer, pause)
+    data = encode_part(predictions, footer)
+    result = retry(lambda: _put(output, unit.part, data, footer))
     if not result.ours:
         for path in side.values():
             with suppress(OSError):  # nobody's file does no harm
@@ -79,7 +77,7 @@ def commit(
     return result
 
 
-def void(output: Output, unit: Unit, schema: pa.Schema, pause: float = 0.5) -> None:
+def void(output: Output, unit: Unit, schema: pa.Schema) -> None:
     """Puts a part without rows in a unit's place, so that nobody can commit the unit later.
 
     Whatever was there is replaced in one step, so that there is no moment for a late commit.
@@ -97,28 +95,23 @@ def void(output: Output, unit: Unit, schema: pa.Schema, pause: float = 0.5) -> N
         "side_files": {},
     }
     data = encode_part(schema.empty_table(), footer)
-    retried(lambda: output.store.replace(output.at(unit.part), data), pause)
+    retry(lambda: output.store.replace(output.at(unit.part), data))
     for path in (found or {}).get("side_files", {}).values():
         with suppress(OSError):  # nobody's file does no harm
             output.store.delete(output.at(path))
 
 
-def _put(output: Output, part: str, data: bytes, footer: dict[str, Any], pause: float) -> Committed:
-    """The conditional create, and after any error of it the footer's word for what happened."""
-    for tries in range(TRIES):
-        try:
-            output.store.create(output.at(part), data)
-            return Committed(True, footer)
-        except Exception as caught:
-            error = caught
+def _put(output: Output, part: str, data: bytes, footer: dict[str, Any]) -> Committed:
+    """The conditional create. After any error of it the part's footer tells what happened."""
+    try:
+        output.store.create(output.at(part), data)
+        return Committed(True, footer)
+    except Exception:
         found = _footer(output, part)
-        if found is not None:
-            # With our attempt's id it was created after all, and only the reply was lost.
-            return Committed(found["attempt"] == footer["attempt"], found)
-        if refused(error) or tries == TRIES - 1:
-            raise error
-        time.sleep(pause * 2**tries)
-    raise AssertionError("unreachable")
+        if found is None:
+            raise
+    # With our attempt's id it was created after all, and only the reply was lost.
+    return Committed(found["attempt"] == footer["attempt"], found)
 
 
 def encode_part(predictions: pa.Table, footer: dict[str, Any]) -> bytes:

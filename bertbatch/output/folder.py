@@ -29,6 +29,7 @@ from bertbatch.model.spec import ModelSpec
 from bertbatch.output.records import CONTRACT, RUN, fits, reading, text
 from bertbatch.statistics import make_statistics
 from bertbatch.storage import local_disk, stores
+from bertbatch.storage.retry import retry
 from bertbatch.storage.stores import Store
 from bertbatch.units import Unit, digest
 
@@ -184,11 +185,11 @@ class Output:
     # Records of runs
 
     def clear_success(self) -> None:
-        stores.retried(lambda: self.store.delete(self.at("_SUCCESS.json")))
+        retry(lambda: self.store.delete(self.at("_SUCCESS.json")))
 
     def write_success(self, record: dict[str, Any]) -> None:
         data = to_json(record)
-        stores.retried(lambda: self.store.replace(self.at("_SUCCESS.json"), data))
+        retry(lambda: self.store.replace(self.at("_SUCCESS.json"), data))
 
     def success(self) -> dict[str, Any] | None:
         try:
@@ -204,7 +205,7 @@ class Output:
             with suppress(FileExistsError):  # the name is this run's: an earlier try was heard
                 self.store.create(path, data)
 
-        stores.retried(write)
+        retry(write)
 
     def runs(self, last: int | None = None) -> list[dict[str, Any]]:
         """The records of earlier runs, oldest first; of the last few only, if so asked.

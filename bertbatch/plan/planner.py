@@ -20,6 +20,7 @@ from bertbatch.inputs.formats.reader import CutSize, Reader
 from bertbatch.job.schema import Input, Runtime
 from bertbatch.output.folder import Output, stored_fingerprint
 from bertbatch.output.records import MOST, reading
+from bertbatch.storage.retry import is_permanent, retry
 from bertbatch.storage.stores import Store
 from bertbatch.units import Again, Cut, Source, Span, Unit, digest, unit_id
 
@@ -143,18 +144,16 @@ class PlanLog:
         """
         path = f"{self._folder}/{self.size:08d}.json.gz"
         data = entry.encode()
-        for attempt in range(3):
-            try:
-                self._store.create(path, data)
-                return True, self.apply(entry)
-            except FileExistsError:
-                break
-            except OSError:
-                # The reply may have been lost after the entry was created: look again.
-                if attempt == 2:
-                    raise
-        theirs = self._entry(path)
-        return theirs.encode() == data, self.apply(theirs)
+        try:
+            retry(
+                lambda: self._store.create(path, data),
+                lambda error: isinstance(error, FileExistsError) or is_permanent(error),
+            )
+        except FileExistsError:
+            # Another run's, or our own if only the reply of an earlier try was lost.
+            stored = self._entry(path)
+            return stored.encode() == data, self.apply(stored)
+        return True, self.apply(entry)
 
     def _entry(self, path: str) -> Entry:
         """Raises JobError if the file is none: nothing can be known of what it planned."""

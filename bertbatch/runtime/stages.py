@@ -35,7 +35,7 @@ from bertbatch.model.tokens import Tokens
 from bertbatch.output import commit as protocol
 from bertbatch.output.folder import Output
 from bertbatch.statistics import make_statistics
-from bertbatch.storage.stores import retried
+from bertbatch.storage.retry import retry
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Source, Unit
 
@@ -217,7 +217,7 @@ def commit(
 
     `pieces` hold the rows in order, without the `poison` ones (row index, reason).
     """
-    if not retried(context.output.is_here):
+    if not retry(context.output.is_here):
         raise RuntimeError(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"

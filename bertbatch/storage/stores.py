@@ -4,18 +4,16 @@ Everything that differs between local disk and object stores is settled here, so
 commit protocol can be written once.
 """
 
-import errno
 import io
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -23,13 +21,12 @@ from fsspec.core import url_to_fs
 from bertbatch.errors import JobError
 from bertbatch.storage import local_disk
 from bertbatch.storage.ranges import BUFFER, RangeFile, read_range
+from bertbatch.storage.retry import retry
 
 _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
-TRIES = 5
 SMALL = 1 << 18  # bytes of a stored file that is read whole when it is opened
 _memory_lock = threading.Lock()
-T = TypeVar("T")
 
 
 @contextmanager
@@ -152,20 +149,16 @@ class Store:
         # One request, however large (a store's limit is 5 GB): above its chunk size s3fs
         # would upload in pieces, and not every store completes those atomically.
         whole = {"chunksize": len(data) + 1} if self.protocol in ("s3", "s3a") else {}
-        for attempt in range(5):
+
+        def put() -> None:
             try:
                 self.fs.pipe_file(path, data, mode="create", **whole)
-                return
-            except FileExistsError:
-                raise
             except OSError as error:
                 if _says(error, "PreconditionFailed", "412"):
                     raise FileExistsError(path) from error
-                # 409: another conditional put of this name is under way; the store asks to
-                # try again.
-                if attempt == 4 or not _says(error, "ConditionalRequestConflict", "409"):
-                    raise
-                time.sleep(0.1 * 2**attempt)
+                raise
+
+        retry(put, lambda error: not _in_conflict(error), pause=0.1)
 
     @as_os_errors()
     def replace(self, path: str, data: bytes) -> None:
@@ -257,6 +250,12 @@ def public(message: object) -> str:
     return re.sub(r"://\S*@", "://…@", str(message))
 
 
+def _in_conflict(error: Exception) -> bool:
+    """Whether another put of the same name is under way, so that the store asks to try again."""
+    failed = isinstance(error, OSError) and not isinstance(error, FileExistsError)
+    return failed and _says(error, "ConditionalRequestConflict", "409")
+
+
 def _says(error: BaseException | None, *words: str) -> bool:
     """Whether the error, or one that it was raised from, names one of the conditions."""
     while error is not None:
@@ -266,22 +265,3 @@ def _says(error: BaseException | None, *words: str) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def retried(step: Callable[[], T], pause: float = 0.5) -> T:
-    """Does what is safe to repeat, again after errors; raises the last one."""
-    for tries in range(TRIES):
-        try:
-            return step()
-        except Exception as error:
-            if refused(error) or tries == TRIES - 1:
-                raise
-            time.sleep(pause * 2**tries)
-    raise AssertionError("unreachable")
-
-
-def refused(error: Exception) -> bool:
-    """Whether the store will not let us in, which trying again does not change."""
-    number = getattr(error, "errno", None)
-    never = isinstance(error, PermissionError | local_disk.NoCreate)
-    return never or number in (errno.EACCES, errno.EROFS)
