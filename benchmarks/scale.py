@@ -35,7 +35,7 @@ from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import commit
-from bertbatch.output.folder import make_contract
+from bertbatch.output.contract import make_contract
 from bertbatch.runtime.preflight import Survey, make_survey
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
@@ -307,7 +307,7 @@ def commit_all(job: Job, cells: pa.Table | None = None) -> None:
         attention = job.attention.model_copy(update={"per_row": False})
         job = job.model_copy(update={"attention": attention})
     survey = make_survey(job)
-    survey.output.agree(make_contract(job, survey.spec, survey.schema))
+    survey.output.write_contract(make_contract(job, survey.spec, survey.schema))
     with ThreadPoolExecutor(8) as pool:
         for added in survey.planner(store_entries=True).extend(survey.listing.sources):
             for _ in pool.map(lambda unit: _commit(survey, unit, cells), added):

@@ -95,15 +95,15 @@ def test_waits_for_one_that_began_while_the_model_was_loaded(
 ):
     out = tmp_path / "out"
     others = []
-    agree = Output.agree
+    write_contract = Output.write_contract
 
     def meanwhile(output, contract):
         if not others:
             others.append(hold(out, "other"))
             threading.Timer(1, others[0].release).start()
-        return agree(output, contract)
+        return write_contract(output, contract)
 
-    monkeypatch.setattr(Output, "agree", meanwhile)
+    monkeypatch.setattr(Output, "write_contract", meanwhile)
     result = run(make_job(tiny_model, corpus, out, **{"runtime.on_busy": "wait"}))
     assert (result.exit_code, result.totals["rows_in"]) == (0, 600)
     assert others[0]._stop.is_set()

@@ -187,13 +187,13 @@ def units_out_of_force_not_settled(monkeypatch):
 
 
 def void_by_deleting_first(monkeypatch):
-    void = commit.void
+    write_tombstone = commit.write_tombstone
 
     def delete_and_create(output, unit, schema):
         output.store.delete(output.at(unit.part))
-        void(output, unit, schema)
+        write_tombstone(output, unit, schema)
 
-    monkeypatch.setattr(commit, "void", delete_and_create)
+    monkeypatch.setattr(commit, "write_tombstone", delete_and_create)
 
 
 def no_second_look_at_the_plan(monkeypatch):

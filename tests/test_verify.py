@@ -15,8 +15,8 @@ from bertbatch import JobError
 from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.output import lease
-from bertbatch.output.commit import encode_part
-from bertbatch.output.folder import FOOTER_KEY, open_output
+from bertbatch.output.folder import open_output
+from bertbatch.output.part import FOOTER_KEY, encode_part
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts
 

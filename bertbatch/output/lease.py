@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertbatch.errors import JobError
-from bertbatch.output.folder import Output, to_json
-from bertbatch.output.records import count, fits, number, text
+from bertbatch.output.folder import Output
+from bertbatch.output.records import count, fits, number, text, to_json
 
 log = logging.getLogger("bertbatch")
 

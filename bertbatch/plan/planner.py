@@ -18,7 +18,8 @@ from typing import Any
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
 from bertbatch.job.schema import Input, Runtime
-from bertbatch.output.folder import Output, stored_fingerprint
+from bertbatch.output.contract import stored_fingerprint
+from bertbatch.output.folder import Output
 from bertbatch.output.records import MOST, reading
 from bertbatch.storage.retry import is_permanent, retry
 from bertbatch.storage.stores import Store

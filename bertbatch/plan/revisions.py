@@ -77,7 +77,7 @@ def plan_again(
 def to_score_again(plan: PlanLog, output: Output, listed: Mapping[str, Source]) -> Iterator[Again]:
     """Rows in quarantine that no other unit scores again, of sources that are as planned."""
     taken = {unit.again.unit for unit in plan.units.values() if unit.again}
-    suspected = output.suspected() - taken
+    suspected = output.quarantine_files() - taken
     for unit in list(plan.units.values()):
         footer = output.footer(unit.part) if unit.id in suspected else None
         path = footer and footer["side_files"].get("quarantine")
@@ -99,7 +99,7 @@ def to_score_again(plan: PlanLog, output: Output, listed: Mapping[str, Source]) 
 def settle(plan: PlanLog, output: Output, schema: pa.Schema) -> None:
     """Sees to it that no unit out of force has, or can get, a part with rows."""
     for unit in list(plan.unsettled.values()):
-        commit.void(output, unit, schema)
+        commit.write_tombstone(output, unit, schema)
         del plan.unsettled[unit.id]
 
 

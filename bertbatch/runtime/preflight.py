@@ -20,14 +20,14 @@ from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
 from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
-from bertbatch.output.folder import (
-    Output,
+from bertbatch.output.contract import (
     compare,
     make_contract,
     rules_of,
     scoring_fingerprint,
     stored_schema,
 )
+from bertbatch.output.folder import Output
 from bertbatch.plan.planner import PlanLog, Planner, cut_size
 from bertbatch.runtime.stages import Context, output_schema
 from bertbatch.storage import stores

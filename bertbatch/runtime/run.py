@@ -16,7 +16,8 @@ from typing import Any
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
-from bertbatch.output.folder import Output, make_contract, open_output, scoring_fingerprint
+from bertbatch.output.contract import make_contract, scoring_fingerprint
+from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
 from bertbatch.plan import revisions
 from bertbatch.runtime.alarms import ENOUGH_ROWS, go_off
@@ -98,7 +99,7 @@ class _Run:
         with self._stop_on_signals():
             try:
                 contract = make_contract(self._job, survey_.spec, survey_.schema, survey_.rules)
-                if not survey_.output.agree(contract):
+                if not survey_.output.write_contract(contract):
                     log.warning(
                         "%s: this store does not create a file only if it is absent: two runs at "
                         "once on this output could both write a unit; run one at a time",
