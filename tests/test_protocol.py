@@ -144,8 +144,8 @@ def side_files_after_the_part(monkeypatch):
     monkeypatch.setattr(commit, "_create_side", lambda *side: late.append(side))
 
     def put_first(*arguments):
-        result = put(*arguments)
         mine, late[:] = late[:], []
+        result = put(*arguments)
         for side in mine:
             create(*side)
         return result

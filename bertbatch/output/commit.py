@@ -66,8 +66,7 @@ def commit(
         "digests": digests,
         **facts,
     }
-    data = encode_part(predictions, footer)
-    result = retry(lambda: _put(output, unit.part, data, footer))
+    result = _put(output, unit.part, encode_part(predictions, footer), footer)
     if not result.ours:
         for path in side.values():
             with suppress(OSError):  # an orphaned file does no damage
@@ -101,15 +100,19 @@ def write_tombstone(output: Output, unit: Unit, schema: pa.Schema) -> None:
 
 def _put(output: Output, part: str, data: bytes, footer: dict[str, Any]) -> Committed:
     """The conditional create. After any error of it the part's footer tells what happened."""
-    try:
-        output.store.create(output.at(part), data)
-        return Committed(True, footer)
-    except Exception:
-        found = _footer(output, part)
-        if found is None:
-            raise
-    # With our attempt's id it was created after all, and only the reply was lost.
-    return Committed(found["attempt"] == footer["attempt"], found)
+
+    def create() -> Committed:
+        try:
+            output.store.create(output.at(part), data)
+            return Committed(True, footer)
+        except Exception:
+            found = _footer(output, part)
+            if found is None:
+                raise
+        # With our attempt's id it was created after all, and only the reply was lost.
+        return Committed(found["attempt"] == footer["attempt"], found)
+
+    return retry(create)
 
 
 def _create_side(output: Output, path: str, data: bytes) -> None:
