@@ -7,7 +7,7 @@ from typing import Any
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
 from bertbatch.output.lease import PATIENCE_SECONDS, Holder, holder
-from bertbatch.plan.planner import stored_plan
+from bertbatch.plan.log import stored_plan
 
 
 @dataclass

@@ -19,7 +19,7 @@ from bertbatch.output.contract import stored_schema
 from bertbatch.output.folder import Output
 from bertbatch.output.lease import Lease
 from bertbatch.output.part import SIDE_FILES, decode_side, is_tombstone, side_digest, unit_of_side
-from bertbatch.plan.planner import stored_plan
+from bertbatch.plan.log import stored_plan
 from bertbatch.units import Unit
 
 MEAN_TOLERANCE = 1e-4  # of a statistic's mean over a unit, from its rows in float32
@@ -73,8 +73,8 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     rows = sum(unit.new_rows for unit in plan.units.values())
     verdict = Verdict(units=len(plan.units), rows_planned=rows)
     units = {**plan.units, **plan.withdrawn}
-    again = [unit for id_ in committed if (unit := plan.units.get(id_)) and unit.again]
-    parents = {unit.again.unit: unit for unit in again if unit.again}
+    again = [unit for id_ in committed if (unit := plan.units.get(id_)) and unit.retry]
+    parents = {unit.retry.unit: unit for unit in again if unit.retry}
     named: set[str] = set()
     unread = set()  # units whose parts may name any side file that is called after them
     for id_, name in sorted(committed.items()):
@@ -94,8 +94,8 @@ def verify(output: Output, clean: bool = False) -> Verdict:
             if found.named is None:
                 unread.add(found.unit)
             named.update(found.named or ())
-            if (other := parents.get(found.unit)) and other.again:
-                foreign = set(other.again.rows) - found.bad
+            if (other := parents.get(found.unit)) and other.retry:
+                foreign = set(other.retry.rows) - found.bad
                 if foreign:
                     verdict.problems.append(
                         f"{other.part}: scores {len(foreign)} rows again that {found.unit} has not "
@@ -103,7 +103,7 @@ def verify(output: Output, clean: bool = False) -> Verdict:
                     )
     verdict.rows_quarantined -= sum(unit.rows for unit in again)
     # Rows to score again stay in quarantine until they are: nothing is missing then.
-    missing = [u for u in plan.units.values() if u.id not in committed and not u.again]
+    missing = [u for u in plan.units.values() if u.id not in committed and not u.retry]
     verdict.problems += _check_success(output, verdict, missing)
     orphans = (path for path in side_files - named if unit_of_side(path) not in unread)
     verdict.orphans = sorted(orphans)
@@ -193,8 +193,8 @@ def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None) -> Iterator[s
     for span in unit.spans:
         found = np.sort(np.concatenate(rows.pop(span.source.id, [np.zeros(0, np.int64)])))
         planned = np.arange(span.cut.first_row, span.cut.first_row + span.cut.rows)
-        if unit.again:
-            planned = np.array([n for id_, n in unit.again.rows if id_ == span.source.id], np.int64)
+        if unit.retry:
+            planned = np.array([n for id_, n in unit.retry.rows if id_ == span.source.id], np.int64)
         if np.array_equal(found, planned):
             continue
         lost = np.setdiff1d(planned, found)

@@ -187,7 +187,7 @@ class Output:
         with ThreadPoolExecutor(16) as pool:
             footers = pool.map(self.footer, parts)
             held = sum(int(footer["rows_quarantined"]) for footer in footers if footer)
-        return held - sum(unit.rows for unit in units if unit.again)
+        return held - sum(unit.rows for unit in units if unit.retry)
 
     # Records of runs
 

@@ -19,7 +19,6 @@ from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.output.contract import make_contract, scoring_fingerprint
 from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
-from bertbatch.plan import revisions
 from bertbatch.runtime.alarms import ENOUGH_ROWS, go_off
 from bertbatch.runtime.preflight import Survey, make_survey
 from bertbatch.runtime.result import Result, Totals, Watcher
@@ -113,9 +112,7 @@ class _Run:
                 survey_.output.clear_success()
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
-                    revisions.plan_again(
-                        survey_.plan, survey_.output, survey_.schema, survey_.listed
-                    )
+                    survey_.revisions.plan_retry(survey_.listed)
                 self._watcher.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 pipeline = Pipeline(executor, self._observe, self._should_stop)
@@ -143,8 +140,7 @@ class _Run:
             return True
         if not self._job.runtime.retry_quarantined:
             return False
-        again = revisions.to_score_again(survey_.plan, survey_.output, survey_.listed)
-        return next(again, None) is not None
+        return next(survey_.revisions.retryable_rows(survey_.listed), None) is not None
 
     def _tell(self) -> None:
         """Logs what is worth knowing before the work begins, and counts what is there."""
@@ -209,13 +205,13 @@ class _Run:
         """Takes sources out of the plan that changed or vanished; see `_check_sources`."""
         survey_ = self._survey
         if self._to_withdraw:
-            revisions.withdraw(survey_.plan, survey_.output, survey_.schema, self._to_withdraw)
+            survey_.revisions.withdraw(self._to_withdraw)
             self._totals.units_planned = self._totals.rows_planned = 0
             self._count_planned(survey_.plan.units.values())
 
     def _settle(self) -> None:
         """Before any unit runs that takes the place of one out of force."""
-        revisions.settle(self._survey.plan, self._survey.output, self._survey.schema)
+        self._survey.revisions.write_tombstones()
 
     def _salvaged(self, outcome: Outcome) -> list[list[Unit]]:
         """Read tasks for the good sources of units that failed by one bad source among them."""
@@ -223,11 +219,11 @@ class _Run:
         tasks = []
         for id_ in list(outcome.failed_units):
             unit = survey_.plan.units.get(id_)
-            if unit is None or unit.again or len(unit.spans) == 1:
+            if unit is None or unit.retry or len(unit.spans) == 1:
                 continue
             rest = [s for s in unit.spans if s.source.id not in outcome.failed_sources]
             if rest and len(rest) < len(unit.spans):
-                units = revisions.regroup(survey_.plan, survey_.output, survey_.schema, unit, rest)
+                units = survey_.revisions.replace_unit(unit, rest)
                 del outcome.failed_units[id_]
                 self._count_planned(units)
                 if id_ not in survey_.plan.units:
@@ -251,7 +247,7 @@ class _Run:
             )
         totals.units += 1
         totals.add(record.counts)
-        if unit and unit.again:
+        if unit and unit.retry:
             totals.rows_again += record.counts.rows
             totals.quarantined_again += record.counts.rows_quarantined
         self._last_commit = time.monotonic()
@@ -306,7 +302,7 @@ class _Run:
             success = survey_.output.success()
             return totals if success is None or success["plan"] != totals["plan"] else None
 
-        revisions.conclude(survey_.plan, survey_.output, survey_.schema, judge)
+        survey_.revisions.write_success_if_complete(judge)
         failed = {**self._planner.failed, **outcome.failed_sources}
         raised = []
         if not code:
@@ -376,7 +372,7 @@ class _Run:
         missing = [
             unit
             for unit in units.values()
-            if unit.id not in committed and (not unit.again or survey_.as_planned(unit))
+            if unit.id not in committed and (not unit.retry or survey_.as_planned(unit))
         ]
         complete = not missing and not failed and not outcome.failed_units
         advice = ""
