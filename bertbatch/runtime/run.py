@@ -253,7 +253,7 @@ class _Run:
         self._last_commit = time.monotonic()
         self._watcher.progressed(totals, unit)
         seconds = round(time.monotonic() - (self._scoring_began or 0), 1)
-        self._lease.tell({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
+        self._lease.set_progress({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
         rows = totals.rows - totals.rows_again
         if rows >= ENOUGH_ROWS and not self._too_bad:
             bad = totals.rows_quarantined - totals.quarantined_again
