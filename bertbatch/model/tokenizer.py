@@ -1,8 +1,8 @@
-"""Texts to flat token ids and offsets, exactly as transformers would encode each text.
+"""Encodes texts as flat token ids, exactly as transformers would encode each text.
 
-The Rust tokenizer is called directly, without padding and without Python objects for masks,
-and for token types only where they are not all zero. Tokenizers that exist in Python only
-(some Japanese ones) go through transformers.
+The Rust tokenizer is called directly, without padding and without Python objects for masks; token
+types are read only where they are not all zero. Tokenizers that exist in Python only (some Japanese
+ones) go through transformers.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,14 @@ import numpy as np
 
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors
-from bertbatch.model.spec import ModelSpec, locate, tokenizer_hash
+from bertbatch.model.locate import locate
+from bertbatch.model.spec import ModelSpec, tokenizer_hash
 from bertbatch.model.tokens import Padding, Tokens, first_duplicate
 
-# Characters: of longer texts no more is encoded than is needed, and never more than the last.
+# Characters: of a longer text only as many are encoded as are needed, at most the last number.
 HUGE = (1 << 16, 1 << 18, 1 << 20)
 
-UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit
+UNKNOWN_SHARE = 0.15  # of the tokens: above it, a vocabulary does not fit the texts
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +37,10 @@ class Tokenizer:
         folder, _ = locate(spec.name, spec.revision)
         self.where = where = f"model.name {spec.name}"
         if tokenizer_hash(folder) != spec.tokenizer:
-            raise JobError(f"{where}: {folder} on this node has another tokenizer than the driver")
+            raise JobError(
+                f"{where}: {folder} on this node has a different tokenizer than on the driver; "
+                "copy the same folder to every node"
+            )
         self._max_length = spec.max_length
         self._pad_id = spec.pad_id
         with as_job_errors(where, f"the tokenizer in {folder} cannot be loaded", folder):
@@ -48,7 +52,7 @@ class Tokenizer:
                 self._rust.no_padding()
                 self._rust.encode_special_tokens = self.python.split_special_tokens
             self._gives_types = "token_type_ids" in self.python.model_input_names
-            # The template of a single text gives each text the same types, whatever it says.
+            # A single text gets the same types whatever its words are.
             self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
             vocabulary = set(self.python.get_vocab().values())
             words = vocabulary - set(self.python.all_special_ids)
@@ -69,13 +73,13 @@ class Tokenizer:
     def encode(
         self, texts: list[str], pair_texts: list[str] | None = None, max_length: int | None = None
     ) -> Tokens:
-        """Tokens of each text, or pair of texts, truncated; without a length to the model's."""
+        """The tokens of each text or pair, truncated to `max_length`, by default the model's."""
         self._limit(max_length or self._max_length)
         rows: list[Any] = texts if pair_texts is None else list(zip(texts, pair_texts, strict=True))
         number = {row: i for i, row in enumerate(dict.fromkeys(rows))}
         if not rows or 2 * len(number) > len(rows):
             return self._encode(texts, pair_texts)
-        # So many repeat that it pays to encode each once.
+        # At least half are repeats: each is encoded once.
         distinct = list(number)
         if pair_texts is None:
             once = self._encode(distinct, None)
@@ -92,7 +96,7 @@ class Tokenizer:
                 inputs = [self._end_that_counts(text) for text in texts]
                 shortened = [len(i) < len(text) for i, text in zip(inputs, texts, strict=True)]
             else:
-                # Which text of a pair is cut by how much depends on both: they stay whole.
+                # How much is cut off each text of a pair depends on both: they stay whole.
                 inputs, shortened = list(zip(texts, pair_texts, strict=True)), [False] * len(texts)
             encodings = self._rust.encode_batch_fast(inputs)
             ids = [encoding.ids for encoding in encodings]
@@ -117,13 +121,19 @@ class Tokenizer:
         content = np.maximum(np.diff(offsets) - special, 0).astype(np.int32)
         split = np.diff(offsets) if starts is None else np.array(starts, np.int64)
         return Tokens(
-            *(flat, offsets, split, truncated, unknown, content),
-            self._flat_types(types, len(flat)),
-            *(first_duplicate(flat, offsets, split), np.zeros(len(ids), bool)),
+            ids=flat,
+            offsets=offsets,
+            pair_starts=split,
+            truncated=truncated,
+            unknown=unknown,
+            content=content,
+            types=self._flat_types(types, len(flat)),
+            first_duplicate=first_duplicate(flat, offsets, split),
+            sampled=np.zeros(len(ids), bool),
         )
 
     def _limit(self, max_length: int) -> None:
-        """Truncates to so many tokens from here on."""
+        """Truncates texts to this many tokens from here on."""
         self._truncated_to = max_length
         if self._rust is not None:
             self._rust.enable_truncation(max_length, direction=self.python.truncation_side)
@@ -138,9 +148,9 @@ class Tokenizer:
     def _end_that_counts(self, text: str) -> str:
         """A huge text's beginning (or end, if that is kept), encoded as the whole would be.
 
-        Encoding takes 200 bytes of memory a character, also for what is cut off. Where a text is
-        cut changes the tokens nearby, so enough is kept to fill the model more than twice. Only a
-        text that is nearly nothing but blanks or one endless word is cut without that.
+        Encoding takes 200 bytes of memory for each character, also for those that are cut off.
+        Cutting a text changes the tokens near the cut, so enough is kept to fill the model more
+        than twice. A text that cannot, such as blanks or one endless word, is cut at the last size.
         """
         part = text
         for size in HUGE:
@@ -179,14 +189,14 @@ class Tokenizer:
 
 
 def _second(types: list[int], sequences: list[int | None]) -> int:
-    """Where the second text of a pair starts, by the token types if they tell."""
+    """Where the second text of a pair starts, by the token types if there are two."""
     by = types if 1 in types else sequences
     return by.index(1) if 1 in by else len(types)
 
 
 def unknown_words(share: float, model: str) -> str:
-    """What to say of a text with more than UNKNOWN_SHARE unknown tokens."""
+    """The warning for texts with more than UNKNOWN_SHARE unknown tokens."""
     return (
         f"{100 * share:.0f} % of the tokens are unknown to {model}: its vocabulary does not fit "
-        "this text; use a model made for the text's language"
+        "these texts; use a model for their language"
     )

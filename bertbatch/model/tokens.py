@@ -40,17 +40,25 @@ class Tokens:
         return self.ids[at], self.lengths[rows], self.pair_starts[rows], types
 
     def repeated(self, rows: np.ndarray) -> "Tokens":
-        """The tokens of texts that are these, each as often as it is named."""
+        """The tokens of these rows, a row as often as it is named."""
         ids, lengths, pair_starts, types = self.take(rows)
         offsets = np.append(0, np.cumsum(lengths))
-        each = (self.truncated[rows], self.unknown[rows], self.content[rows])
-        duplicates = first_duplicate(ids, offsets, pair_starts)
-        return Tokens(ids, offsets, pair_starts, *each, types, duplicates, self.sampled[rows])
+        return Tokens(
+            ids=ids,
+            offsets=offsets,
+            pair_starts=pair_starts,
+            truncated=self.truncated[rows],
+            unknown=self.unknown[rows],
+            content=self.content[rows],
+            types=types,
+            first_duplicate=first_duplicate(ids, offsets, pair_starts),
+            sampled=self.sampled[rows],
+        )
 
 
 @dataclass(frozen=True)
 class Padding:
-    """How a model's tokenizer fills rows up: its id and token type, and whether on the left."""
+    """How a model's tokenizer pads rows: with which id and token type, whether on the left."""
 
     id: int
     type: int
@@ -58,7 +66,7 @@ class Padding:
 
 
 def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Where the tokens of some rows lie in arrays that have all rows' end to end."""
+    """Where the tokens of some rows are in arrays that hold those of all rows end to end."""
     lengths = offsets[rows + 1] - offsets[rows]
     ends = np.cumsum(lengths)
     shift = np.repeat(offsets[rows] - ends + lengths, lengths)
@@ -67,7 +75,7 @@ def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def first_duplicate(ids: np.ndarray, offsets: np.ndarray, pair_starts: np.ndarray) -> np.ndarray:
-    """For each row the first one with the same token ids, split into texts alike: int64 [rows]."""
+    """For each row the first with the same token ids and pair start: int64 [rows]."""
     first: dict[tuple[int, bytes], int] = {}
     raw, bounds, splits = ids.tobytes(), (offsets * ids.itemsize).tolist(), pair_starts.tolist()
     return np.fromiter(
