@@ -35,7 +35,7 @@ from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import commit
-from bertbatch.output.folder import make_contract
+from bertbatch.output.contract import make_contract
 from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
@@ -307,7 +307,7 @@ def commit_all(job: Job, cells: pa.Table | None = None) -> None:
         attention = job.attention.model_copy(update={"per_row": False})
         job = job.model_copy(update={"attention": attention})
     preflight = check_job(job)
-    preflight.output.agree(make_contract(job, preflight.spec, preflight.schema))
+    preflight.output.write_contract(make_contract(job, preflight.spec, preflight.schema))
     with ThreadPoolExecutor(8) as pool:
         for added in preflight.planner(store_entries=True).extend(preflight.listing.sources):
             for _ in pool.map(lambda unit: _commit(preflight, unit, cells), added):

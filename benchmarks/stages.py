@@ -15,7 +15,7 @@ from s3fs import S3FileSystem
 from benchmarks.corpora import write_corpus
 from benchmarks.report import Report
 from bertbatch import Job
-from bertbatch.output.folder import make_contract
+from bertbatch.output.contract import make_contract
 from bertbatch.plan.planner import cut_size
 from bertbatch.runtime.preflight import check_job
 from bertbatch.runtime.stages import commit, make_probe, read_and_tokenize
@@ -50,7 +50,7 @@ def stages(report: Report, scratch: Path, fraction: float) -> None:
         )
         job = Job.build({"input": source, "output": target, "model": {"dtype": "float32"}})
         preflight = check_job(job)
-        preflight.output.agree(make_contract(job, preflight.spec, preflight.schema))
+        preflight.output.write_contract(make_contract(job, preflight.spec, preflight.schema))
         planner = preflight.planner(store_entries=True)
         planner.size = cut_size(job.runtime, 1 << 30)  # as of a large input
         units = [unit for added in planner.extend(preflight.listing.sources) for unit in added]

@@ -1,7 +1,7 @@
-"""The plan's plain data: sources, cuts and units, and how a unit gets its id.
+"""The plan's plain data: sources, cuts, units with their ids.
 
-Nothing here reads a file. Planning makes these values, the stored plan keeps them, and
-every later stage names its work by them.
+Nothing here reads a file. Planning makes these values, the stored plan keeps them, and every later
+stage names its work by them.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 class Source:
     """One input file and its fingerprint.
 
-    `id` is the path relative to the input's root, so that the same corpus mounted elsewhere
-    is the same; `url` is where to open it now. `stamp` is the store's etag, or the
+    `id` is the path relative to the input's root, so that the same corpus mounted elsewhere has
+    the same ids; `url` is where to open the file now. `stamp` is the store's etag, or the
     modification time in microseconds.
     """
 
@@ -33,7 +33,7 @@ class Source:
 class Cut:
     """Consecutive rows of one source.
 
-    `start` and `stop` tell the reader where: row groups for Parquet (first, one past the
+    `start` and `stop` say where the reader finds them: row groups for Parquet (first, one past the
     last; the rows may be a part of them), byte offsets for CSV (in the decompressed stream).
     `bytes` is the estimated size of the text and the carried columns.
     """
@@ -47,15 +47,15 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A cut together with the source that it is of."""
+    """A cut with its source."""
 
     source: Source
     cut: Cut
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """Rows of a committed unit's quarantine that are scored again: source ids and numbers."""
+class RetryRows:
+    """Rows of a committed unit's quarantine to score again, each as (source id, row number)."""
 
     unit: str
     rows: tuple[tuple[str, int], ...]
@@ -65,21 +65,21 @@ class Again:
 class Unit:
     """The atom of work, retry and commit: one cut of a source, or several whole sources.
 
-    With `again`, only these rows of them, which another unit has in quarantine.
+    With `retry`, only these rows of them, which another unit has in quarantine.
     """
 
     id: str
     spans: tuple[Span, ...]
-    again: Again | None = None
+    retry: RetryRows | None = None
 
     @property
     def rows(self) -> int:
-        return len(self.again.rows) if self.again else self.new_rows
+        return len(self.retry.rows) if self.retry else self.new_rows
 
     @property
     def new_rows(self) -> int:
-        """Those of its rows that no other unit has."""
-        return 0 if self.again else sum(span.cut.rows for span in self.spans)
+        """How many of its rows no other unit has."""
+        return 0 if self.retry else sum(span.cut.rows for span in self.spans)
 
     @property
     def bytes(self) -> int:

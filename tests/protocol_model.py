@@ -28,8 +28,9 @@ import pyarrow.parquet as pq
 from bertbatch.job.schema import Input, Runtime
 from bertbatch.output import commit
 from bertbatch.output.folder import Output
-from bertbatch.plan import revisions
-from bertbatch.plan.planner import PlanLog, Planner, cut_size
+from bertbatch.plan.log import PlanLog
+from bertbatch.plan.planner import Planner, cut_size
+from bertbatch.plan.revisions import Revisions
 from bertbatch.units import Cut, Source, Unit, digest
 
 SCHEMA = pa.schema([("source", pa.string()), ("row", pa.int64())])
@@ -269,22 +270,23 @@ def run(
     output = Output(store, "out")
     plan = PlanLog(store, "out", "model", {id_: id_ for id_ in inputs})
     plan.refresh()
+    revisions = Revisions(plan, output, SCHEMA)
     committed = output.committed()
     sources = listed(inputs)
     planner = Planner(plan, Cutter(inputs), Input(path="in"), cut_size(Runtime(), 1 << 30))
     changed = {s.id for s in sources if plan.sources.get(s.id, s) != s}
     if changed & mended:
-        revisions.withdraw(plan, output, SCHEMA, changed & mended)
+        revisions.withdraw(changed & mended)
     listing = {s.id: s for s in sources}
     as_planned = partial(is_as_planned, listing)
     pending = [u for u in plan.units.values() if u.id not in committed and as_planned(u)]
     failed = False
     new = any(s.id not in plan.sources for s in sources)
-    if pending or new or (retry and any(revisions.to_score_again(plan, output, listing))):
+    if pending or new or (retry and any(revisions.retryable_rows(listing))):
         output.clear_success()
         if retry:
-            revisions.plan_again(plan, output, SCHEMA, listing)
-        todo: Iterator[list[Unit]] | None = tasks(plan, output, planner, sources, committed)
+            revisions.plan_retry(listing)
+        todo: Iterator[list[Unit]] | None = tasks(revisions, planner, sources, committed)
         while todo:
             bad = []
             for unit in (unit for units in todo for unit in units):
@@ -293,13 +295,13 @@ def run(
                 elif as_planned(unit):
                     commit_unit(output, unit, cured)
             failed = failed or bool(bad)
-            todo = salvaged(plan, output, bad, unreadable) if bad else None
+            todo = salvaged(revisions, bad, unreadable) if bad else None
 
     def judge() -> dict[str, Any] | None:
         there = output.committed()
         done = [unit for unit in plan.units.values() if unit.id in there]
         missing = [unit for unit in plan.units.values() if unit.id not in there]
-        if failed or not all(unit.again and not as_planned(unit) for unit in missing):
+        if failed or not all(unit.retry and not as_planned(unit) for unit in missing):
             return None
         plan_id, success = digest(sorted(plan.units)), output.success()
         if success is not None and success["plan"] == plan_id:
@@ -308,7 +310,7 @@ def run(
         quarantined = output.quarantined(done)
         return {"rows_in": rows, "rows_quarantined": quarantined, "plan": plan_id}
 
-    revisions.conclude(plan, output, SCHEMA, judge)
+    revisions.write_success_if_complete(judge)
 
 
 def is_as_planned(listing: dict[str, Source], unit: Unit) -> bool:
@@ -316,32 +318,33 @@ def is_as_planned(listing: dict[str, Source], unit: Unit) -> bool:
 
 
 def tasks(
-    plan: PlanLog, output: Output, planner: Planner, sources: list[Source], committed: Any
+    revisions: Revisions, planner: Planner, sources: list[Source], committed: Any
 ) -> Iterator[list[Unit]]:
-    revisions.settle(plan, output, SCHEMA)
+    plan, output = revisions.plan, revisions.output
+    revisions.write_tombstones()
     yield [unit for unit in plan.units.values() if unit.id not in committed]
     for units in planner.extend(sources):
         output.clear_success()
-        revisions.settle(plan, output, SCHEMA)
+        revisions.write_tombstones()
         yield units
     while units := plan.refresh():
-        revisions.settle(plan, output, SCHEMA)
+        revisions.write_tombstones()
         yield units
 
 
 def salvaged(
-    plan: PlanLog, output: Output, bad: list[Unit], unreadable: frozenset[str]
+    revisions: Revisions, bad: list[Unit], unreadable: frozenset[str]
 ) -> Iterator[list[Unit]]:
     for unit in bad:
-        if unit.again:
+        if unit.retry:
             continue
         rest = [span for span in unit.spans if span.source.id not in unreadable]
         if 0 < len(rest) < len(unit.spans):
-            yield revisions.regroup(plan, output, SCHEMA, unit, rest)
+            yield revisions.replace_unit(unit, rest)
 
 
 def commit_unit(output: Output, unit: Unit, cured: bool = False) -> None:
-    rows = unit.again.rows if unit.again else places(unit)
+    rows = unit.retry.rows if unit.retry else places(unit)
     good = [pair for pair in rows if pair[1] != BAD_ROW or cured]
     bad = [pair for pair in rows if pair not in good]
     for tries in (1, 2, 3):  # as the pipeline does
@@ -439,20 +442,20 @@ def check_always(world: World) -> None:
     units = {**plan.units, **plan.withdrawn}
     scored = Counter(row for part in there.values() for row in part.rows)
     assert max(scored.values(), default=1) == 1, f"scored twice: {scored}"
-    first = [part for id_, part in there.items() if id_ not in units or not units[id_].again]
+    first = [part for id_, part in there.items() if id_ not in units or not units[id_].retry]
     rows = Counter(row for part in first for row in rows_of(world, part))
     assert max(rows.values(), default=1) == 1, f"rows twice: {rows}"
-    planned = Counter(row for u in plan.units.values() if not u.again for row in places(u))
+    planned = Counter(row for u in plan.units.values() if not u.retry for row in places(u))
     assert max(planned.values(), default=1) == 1, f"units in force overlap: {planned}"
-    tried = Counter(u.again.unit for u in plan.units.values() if u.again)
+    tried = Counter(u.retry.unit for u in plan.units.values() if u.retry)
     assert max(tried.values(), default=1) == 1, f"planned again twice: {tried}"
     for unit in plan.units.values():
-        if unit.again:
-            assert unit.again.unit in plan.units, f"{unit.part} scores again what is withdrawn"
-            bad = in_quarantine(world, there[unit.again.unit])
-            assert set(unit.again.rows) <= set(bad), f"{unit.part} has rows not in quarantine"
+        if unit.retry:
+            assert unit.retry.unit in plan.units, f"{unit.part} scores again what is withdrawn"
+            bad = in_quarantine(world, there[unit.retry.unit])
+            assert set(unit.retry.rows) <= set(bad), f"{unit.part} has rows not in quarantine"
             if unit.id in there:
-                assert set(rows_of(world, there[unit.id])) == set(unit.again.rows)
+                assert set(rows_of(world, there[unit.id])) == set(unit.retry.rows)
 
 
 def check_success(world: World) -> None:
@@ -470,7 +473,7 @@ def check_whole(world: World, inputs: Inputs) -> None:
     check_success(world)
     assert "out/_SUCCESS.json" in world.files, "no success"
     plan, there = log_of(world), parts(world)
-    first = [id_ for id_, unit in plan.units.items() if not unit.again]
+    first = [id_ for id_, unit in plan.units.items() if not unit.retry]
     rows = [row for unit in first for row in rows_of(world, there[unit])]
     expected = [
         (id_, r) for id_, given in inputs.items() for r in range(sum(n for n, _ in given.cuts))

@@ -115,11 +115,10 @@ def test_rows_of_a_source_that_is_gone_stay(place, tiny_model, fault, planned):
     assert (first.totals["units"], first.totals["rows_quarantined"]) == (1, 4)
     fault.clear()
     if planned:  # and the file goes before they are scored
-        from bertbatch.plan import revisions
         from bertbatch.runtime.preflight import check_job
 
         preflight = check_job(job(place, tiny_model, **keys))
-        revisions.plan_again(preflight.plan, preflight.output, preflight.schema, preflight.listed)
+        preflight.revisions.plan_retry(preflight.listed)
     (place / "in" / "a.parquet").unlink()
     for _ in range(2):
         again = run(job(place, tiny_model, **keys, **RETRY))
@@ -136,14 +135,13 @@ def test_two_runs_plan_the_same_rows_once(place, tiny_model, fault):
     fault.update({42})
     run(job(place, tiny_model))
     fault.clear()
-    from bertbatch.plan import revisions
     from bertbatch.runtime.preflight import check_job
 
     one, other = (check_job(job(place, tiny_model, **RETRY)) for _ in range(2))
     for each in (one, other):
-        revisions.plan_again(each.plan, each.output, each.schema, each.listed)
+        each.revisions.plan_retry(each.listed)
     assert one.plan.units.keys() == other.plan.units.keys()
-    assert sum(unit.rows for unit in other.plan.units.values() if unit.again) == 3
+    assert sum(unit.rows for unit in other.plan.units.values() if unit.retry) == 3
     assert run(job(place, tiny_model)).totals["rows_scored"] == 98  # planned is planned
     assert verify(open_output(str(place / "out"))).problems == []
 
@@ -154,11 +152,11 @@ def test_rows_that_were_never_in_quarantine_are_found(place, tiny_model, fault):
     fault.clear()
     run(job(place, tiny_model, **RETRY))
     out = open_output(str(place / "out"))
-    from bertbatch.plan.planner import Entry, stored_plan
-    from bertbatch.units import Again
+    from bertbatch.plan.log import Entry, stored_plan
+    from bertbatch.units import RetryRows
 
     plan = stored_plan(out, out.contract())
-    entry = Entry([], [], again=[Again(next(iter(plan.units)), (("a.parquet", 3),))])
+    entry = Entry([], [], retries=[RetryRows(next(iter(plan.units)), (("a.parquet", 3),))])
     name = out.at("_bertbatch", "plan", f"{plan.size:08d}.json.gz")
     out.store.create(name, entry.encode())
     run(job(place, tiny_model))
@@ -192,11 +190,10 @@ def test_a_source_that_is_mended_is_planned_anew_with_what_was_tried_again(
     run(first)
     fault.clear()
     run(job(place, tiny_model, **RETRY))
-    from bertbatch.plan import revisions
     from bertbatch.runtime.preflight import check_job
 
     preflight = check_job(first)
-    revisions.withdraw(preflight.plan, preflight.output, preflight.schema, {"a.parquet"})
+    preflight.revisions.withdraw({"a.parquet"})
     result = run(first)
     assert result.totals["rows_in"] == 100
     assert sorted(pd.read_parquet(place / "out")["id"]) == sorted(set(range(100)) - {10, 70})

@@ -14,7 +14,8 @@ from bertbatch.engines import attention_stats
 from bertbatch.engines.attention_stats import Watch
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model.spec import ModelSpec, check_model, locate
+from bertbatch.model.locate import locate
+from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.model.token_kinds import TokenClasses, token_classes
 from bertbatch.registry import STATISTICS
 from bertbatch.statistics.statistic import make_statistics

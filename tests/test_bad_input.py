@@ -125,7 +125,7 @@ def test_wrong_labels_and_length(tmp_path, tiny_model, corpus):
 def test_output_of_another_job(score, corpus, tmp_path, tiny_model):
     score(corpus, tmp_path / "out")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
-    with pytest.raises(JobError, match=r"max_length: 64 there, 32 now"):
+    with pytest.raises(JobError, match=r"max_length: 64 in the output, 32 in the job"):
         score(corpus, tmp_path / "out", **{"model.max_length": 32})
     with pytest.raises(JobError, match=r"carry.id"):
         score(corpus, tmp_path / "out", **{"input.carry": ["id"]})

@@ -71,7 +71,7 @@ def test_stopped_while_another_finishes(corpus, tmp_path, tiny_model, expected):
     shared = ("--set", "runtime.on_busy=share")
     code, said = finish(start(tiny_model, corpus, out, *options, *shared))
     assert code == 0, said
-    assert "at work here, too" in said
+    assert "works on this output, too" in said
     parts = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     sleeper.send_signal(signal.SIGCONT)
     code, said = finish(sleeper)

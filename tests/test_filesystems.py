@@ -15,7 +15,8 @@ import pytest
 
 from bertbatch import JobError
 from bertbatch.storage import local_disk
-from bertbatch.storage.stores import connect, retried
+from bertbatch.storage.retry import retry
+from bertbatch.storage.stores import connect
 
 NO_LINKS = ("EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK", "EINVAL", "EACCES")
 RACE = """
@@ -151,7 +152,7 @@ def test_without_either_a_run_is_refused_before_its_model_is_loaded(
     assert list((tmp_path / "out").iterdir()) == []
     tries = []
     with pytest.raises(local_disk.NoCreate):  # trying again changes nothing
-        retried(lambda: tries.append(1) or local_disk.create(tmp_path / "a", b"x"), 0)
+        retry(lambda: tries.append(1) or local_disk.create(tmp_path / "a", b"x"))
     assert tries == [1]
 
 

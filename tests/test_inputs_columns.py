@@ -21,7 +21,7 @@ from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.inputs.rows import carried_schema, read_units
 from bertbatch.job.schema import Input
-from bertbatch.output.folder import RULES
+from bertbatch.output.contract import RULES
 from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit
 from tests.conftest import make_job, write_parquet
@@ -93,7 +93,7 @@ def test_an_old_output_keeps_folders_values_as_it_began(score, tmp_path, caplog)
     assert sorted(table["k"]) == [NULL, "a%2Fb"]
     assert len([m for m in caplog.messages if "keeps them as they are" in m]) == 1
     contract.write_text(yaml.safe_dump({**content, "rules": {"hive": 2}}))
-    with pytest.raises(JobError, match="begun by a newer bertbatch"):
+    with pytest.raises(JobError, match="begun by a newer version"):
         score(tmp_path / "in", tmp_path / "out", **keys)
 
 

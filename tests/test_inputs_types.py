@@ -14,8 +14,8 @@ from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.inputs.rows import carried_schema, is_text, read_units
 from bertbatch.job.schema import Input
-from bertbatch.output.commit import encode_part, encode_side
-from bertbatch.output.folder import FOOTER_KEY, RULES
+from bertbatch.output.contract import RULES
+from bertbatch.output.part import FOOTER_KEY, encode_part, encode_side
 from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit
 from tests.conftest import make_job

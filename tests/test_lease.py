@@ -19,9 +19,9 @@ from tests.conftest import make_job
 @pytest.fixture
 def quick(monkeypatch):
     """A lease that beats and is given up within a second."""
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 1.5)
-    monkeypatch.setattr(lease, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "LEASE_TTL_SECONDS", 1.5)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
 
 
 def hold(out, run_id, on_busy="fail"):
@@ -33,7 +33,7 @@ def hold(out, run_id, on_busy="fail"):
 def test_a_run_at_work_is_not_joined(corpus, tmp_path, tiny_model, quick):
     out = tmp_path / "out"
     other = hold(out, "other")
-    other.tell({"rows": 7})
+    other.set_progress({"rows": 7})
     with pytest.raises(JobError, match=rf"run other on .*{os.getpid()}.*on_busy"):
         run(make_job(tiny_model, corpus, out))
     assert not list(out.glob("*.parquet"))
@@ -67,8 +67,8 @@ def test_one_that_stands_still_is_taken_over_and_gives_way(
     monkeypatch.setattr(stopped, "_beat", lambda: None)  # as under SIGSTOP
     stopped.take()
     monkeypatch.undo()
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "LEASE_TTL_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.1)
     fresh = lease.Lease(open_output(str(out)), "fresh", "fail")
     began = time.monotonic()
     assert fresh.wait()
@@ -95,15 +95,15 @@ def test_waits_for_one_that_began_while_the_model_was_loaded(
 ):
     out = tmp_path / "out"
     others = []
-    agree = Output.agree
+    write_contract = Output.write_contract
 
     def meanwhile(output, contract):
         if not others:
             others.append(hold(out, "other"))
             threading.Timer(1, others[0].release).start()
-        return agree(output, contract)
+        return write_contract(output, contract)
 
-    monkeypatch.setattr(Output, "agree", meanwhile)
+    monkeypatch.setattr(Output, "write_contract", meanwhile)
     result = run(make_job(tiny_model, corpus, out, **{"runtime.on_busy": "wait"}))
     assert (result.exit_code, result.totals["rows_in"]) == (0, 600)
     assert others[0]._stop.is_set()

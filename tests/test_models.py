@@ -219,10 +219,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda f: edited(f, quantization_config={"quant_method": "gptq", "bits": 4}), "quantized"
     ),
     "quantized in no known way": (lambda f: edited(f, quantization_config=[1]), "quantized"),
-    "DataParallel": (lambda f: renamed(f, lambda n: f"module.{n}"), "as DataParallel calls them"),
-    "one layer more": (deeper, r"has bert.encoder.layer.2.*Is config.json the checkpoint's own"),
+    "DataParallel": (lambda f: renamed(f, lambda n: f"module.{n}"), "as DataParallel names them"),
+    "one layer more": (deeper, r"has bert.encoder.layer.2.*is config.json the checkpoint's own"),
     "another shape": (
-        lambda f: edited(f, intermediate_size=128), r"is \[64\] in the checkpoint, \[128\]"
+        lambda f: edited(f, intermediate_size=128), r"shape \[64\] in the checkpoint, \[128\]"
     ),
     "remote code": (
         lambda f: edited(f, model_type="own", auto_map={"AutoConfig": "own.Config"}),
@@ -265,7 +265,7 @@ def test_what_the_classifier_does_not_use_is_named(tmp_path, caplog):
     write_parquet(tmp_path / "in.parquet", ["a b", "c"])
     with caplog.at_level("INFO", "bertbatch"):
         run(make_job(str(folder), tmp_path / "in.parquet", tmp_path / "out"))
-    assert "not used by the classifier: cls.predictions.bias" in caplog.text
+    assert "the classifier does not use cls.predictions.bias" in caplog.text
 
 
 @pytest.mark.parametrize("kernel", ["flash_attention_2", "sdpa", "eager"])

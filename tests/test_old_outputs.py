@@ -103,5 +103,5 @@ def test_an_output_of_a_later_version_is_refused(begun):
     path = begun / "out" / "_bertbatch" / "job.yaml"
     contract = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**contract, "rules": {"hive": 1, "answers": 2}}))
-    with pytest.raises(JobError, match="newer bertbatch"):
+    with pytest.raises(JobError, match="newer version"):
         run(job(begun))

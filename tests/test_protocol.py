@@ -12,9 +12,9 @@ import bertbatch.output.folder
 import bertbatch.plan.planner
 from bertbatch.output import commit
 from bertbatch.output.folder import Output
-from bertbatch.plan import revisions
-from bertbatch.plan.planner import PlanLog
-from bertbatch.storage import stores
+from bertbatch.plan.log import PlanLog
+from bertbatch.plan.revisions import Revisions
+from bertbatch.storage import retry
 from tests.protocol_model import (
     ALONE,
     LESS,
@@ -48,8 +48,7 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "encode_part", encoded_once(commit.encode_part))
     monkeypatch.setattr(commit, "encode_side", encoded_once(commit.encode_side))
     monkeypatch.setattr(commit, "uuid", SimpleNamespace(uuid4=next_attempt))
-    for module in (commit, stores):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 def test_two_runs_on_the_same_input():
@@ -183,26 +182,26 @@ def plan_entries_overwritten(monkeypatch):
     monkeypatch.setattr(Store, "create", overwrite)
 
 
-def units_out_of_force_not_settled(monkeypatch):
-    monkeypatch.setattr(revisions, "settle", lambda plan, output, schema: None)
+def no_tombstones(monkeypatch):
+    monkeypatch.setattr(Revisions, "write_tombstones", lambda self: None)
 
 
-def void_by_deleting_first(monkeypatch):
-    void = commit.void
+def tombstones_by_deleting_first(monkeypatch):
+    write_tombstone = commit.write_tombstone
 
     def delete_and_create(output, unit, schema):
         output.store.delete(output.at(unit.part))
-        void(output, unit, schema)
+        write_tombstone(output, unit, schema)
 
-    monkeypatch.setattr(commit, "void", delete_and_create)
+    monkeypatch.setattr(commit, "write_tombstone", delete_and_create)
 
 
 def no_second_look_at_the_plan(monkeypatch):
-    def conclude(plan, output, schema, judge):
+    def write_at_once(self, judge):
         if record := judge():
-            output.write_success(record)
+            self.output.write_success(record)
 
-    monkeypatch.setattr(revisions, "conclude", conclude)
+    monkeypatch.setattr(Revisions, "write_success_if_complete", write_at_once)
 
 
 def success_not_cleared(monkeypatch):
@@ -213,11 +212,11 @@ def rows_of_withdrawn_units_still_scored_again(monkeypatch):
     apply = PlanLog.apply
 
     def keep(self, entry):
-        kept = [u for u in self.units.values() if u.again and u.id not in entry.withdrawn]
+        kept = [u for u in self.units.values() if u.retry and u.id not in entry.withdrawn]
         added = apply(self, entry)
         for unit in kept:
             self.units[unit.id] = unit
-            self.unsettled.pop(unit.id, None)
+            self.need_tombstones.pop(unit.id, None)
         return added
 
     monkeypatch.setattr(PlanLog, "apply", keep)
@@ -233,8 +232,8 @@ def rows_of_withdrawn_units_still_scored_again(monkeypatch):
         (plan_entries_overwritten, test_one_run_plans_more_while_the_other_ends),
         (no_second_look_at_the_plan, test_one_run_plans_more_while_the_other_ends),
         (success_not_cleared, test_one_run_plans_more_while_the_other_ends),
-        (units_out_of_force_not_settled, test_a_shared_unit_is_divided_while_others_commit_it),
-        (void_by_deleting_first, test_a_shared_unit_is_divided_while_others_commit_it),
+        (no_tombstones, test_a_shared_unit_is_divided_while_others_commit_it),
+        (tombstones_by_deleting_first, test_a_shared_unit_is_divided_while_others_commit_it),
         (
             rows_of_withdrawn_units_still_scored_again,
             partial(test_a_source_is_withdrawn_while_its_rows_are_scored_again, TWO_BAD),

@@ -20,6 +20,7 @@ from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.output import commit
 from bertbatch.output.folder import open_output
+from bertbatch.output.part import encode_part
 from bertbatch.runtime.executors import ray_start
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source, Span, Unit
@@ -201,7 +202,7 @@ def test_footers_lead_to_nothing_outside(score, tmp_path: Path, monkeypatch, nam
     victim.write_bytes(output.store.read(output.at(footer["side_files"]["quarantine"])))
     path = name if name[0] != "/" else str(victim)
     harmful = {**footer, "side_files": {"quarantine": path}}
-    output.store.replace(output.at(part), commit.encode_part(table, harmful))
+    output.store.replace(output.at(part), encode_part(table, harmful))
     opened: list[str] = []
     real = Store.read
     monkeypatch.setattr(Store, "read", lambda *a, **k: opened.append(str(a[1])) or real(*a, **k))
@@ -209,7 +210,7 @@ def test_footers_lead_to_nothing_outside(score, tmp_path: Path, monkeypatch, nam
     assert "no side file" in verdict.problems[0]
     unit = Unit(id_, (Span(Source("in.csv", "", 1, "1"), Cut(0, 2, 0, 1, 1)),))
     assert unit.part == part
-    commit.void(output, unit, table.schema)
+    commit.write_tombstone(output, unit, table.schema)
     assert victim.exists()
     assert not [path for path in opened if "victim" in path]
 
@@ -269,7 +270,7 @@ def test_parts_that_are_none(score, tmp_path: Path, footer: Any) -> None:
     ((_, part),) = output.committed().items()
     whole, table = output.part(part)
     for wrong in (footer, {**whole, "side_files": footer or 7}, {**whole, "rows_scored": [footer]}):
-        output.store.replace(output.at(part), commit.encode_part(table, wrong))
+        output.store.replace(output.at(part), encode_part(table, wrong))
         shown = CliRunner().invoke(app, ["verify", str(out), "--clean"])
         assert (shown.exit_code, "cannot be read" in shown.output) == (3, True), shown.output
         output.side(whole["side_files"]["quarantine"])  # is not taken for nobody's

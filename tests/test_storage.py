@@ -13,7 +13,8 @@ from fsspec.registry import _registry
 
 from bertbatch.errors import JobError
 from bertbatch.inputs.paths import find
-from bertbatch.storage.stores import Store, connect, refused
+from bertbatch.storage.retry import is_permanent
+from bertbatch.storage.stores import Store, connect
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -118,9 +119,9 @@ def test_a_folder_that_cannot_be_written_is_a_plain_error(tmp_path):
     with pytest.raises(OSError, match="proc") as caught:
         store.create(f"{folder}/a", b"x")
     assert not isinstance(caught.value, FileExistsError)
-    assert refused(PermissionError(13, "Permission denied"))
-    assert refused(OSError(30, "Read-only file system"))
-    assert not refused(OSError(5, "Input/output error"))
+    assert is_permanent(PermissionError(13, "Permission denied"))
+    assert is_permanent(OSError(30, "Read-only file system"))
+    assert not is_permanent(OSError(5, "Input/output error"))
 
 
 def test_find_takes_a_file_a_folder_or_a_glob(place):

@@ -15,8 +15,8 @@ from bertbatch import JobError
 from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.output import lease
-from bertbatch.output.commit import encode_part
-from bertbatch.output.folder import FOOTER_KEY, open_output
+from bertbatch.output.folder import open_output
+from bertbatch.output.part import FOOTER_KEY, encode_part
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_texts
 
@@ -162,10 +162,10 @@ def test_orphans_are_told_and_cleaned(out, monkeypatch):
     verdict = verify(open_output(str(out)))
     assert verdict.problems == []
     assert {out / name for name in verdict.orphans} == set(orphans)
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.1)
     holder = lease.Lease(open_output(str(out)), "other", "fail")
     holder.take()
-    with pytest.raises(JobError, match="at work"):
+    with pytest.raises(JobError, match="is working on this output"):
         verify(open_output(str(out)), clean=True)
     holder.release()
     verdict = verify(open_output(str(out)), clean=True)

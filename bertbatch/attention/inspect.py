@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model.spec import check_model, load
+from bertbatch.model.loading import load
+from bertbatch.model.spec import check_model
 from bertbatch.model.token_kinds import special_ids
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
 from bertbatch.tasks.task import task_of

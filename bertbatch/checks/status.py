@@ -6,8 +6,8 @@ from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
-from bertbatch.output.lease import PATIENCE_SECONDS, Holder, holder
-from bertbatch.plan.planner import stored_plan
+from bertbatch.output.lease import LEASE_TTL_SECONDS, Holder, holder
+from bertbatch.plan.log import stored_plan
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Status:
 
     @property
     def state(self) -> str:
-        if self.holder is not None and self.silent < PATIENCE_SECONDS:
+        if self.holder is not None and self.silent < LEASE_TTL_SECONDS:
             return "running"
         return "complete" if self.complete else "stopped"
 
@@ -82,5 +82,5 @@ def _silent(output: Output) -> float:
     try:
         modified = output.store.info(output.at("_bertbatch", "lease.json")).modified
     except OSError:  # released meanwhile
-        return PATIENCE_SECONDS
+        return LEASE_TTL_SECONDS
     return max(time.time() - modified, 0.0) if modified else 0.0

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +15,13 @@ import pyarrow.compute as pc
 
 from bertbatch.attention.aggregates import ALL
 from bertbatch.errors import JobError
-from bertbatch.output.folder import Output, stored_schema, unit_of
+from bertbatch.output.contract import stored_schema
+from bertbatch.output.folder import Output
 from bertbatch.output.lease import Lease
-from bertbatch.plan.planner import stored_plan
+from bertbatch.output.part import SIDE_FILES, decode_side, is_tombstone, side_digest, unit_of_side
+from bertbatch.plan.log import stored_plan
 from bertbatch.units import Unit
 
-SIDE_FOLDERS = ("quarantine", "attention")
 MEAN_TOLERANCE = 1e-4  # of a statistic's mean over a unit, from its rows in float32
 
 
@@ -73,8 +73,8 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     rows = sum(unit.new_rows for unit in plan.units.values())
     verdict = Verdict(units=len(plan.units), rows_planned=rows)
     units = {**plan.units, **plan.withdrawn}
-    again = [unit for id_ in committed if (unit := plan.units.get(id_)) and unit.again]
-    parents = {unit.again.unit: unit for unit in again if unit.again}
+    again = [unit for id_ in committed if (unit := plan.units.get(id_)) and unit.retry]
+    parents = {unit.retry.unit: unit for unit in again if unit.retry}
     named: set[str] = set()
     unread = set()  # units whose parts may name any side file that is called after them
     for id_, name in sorted(committed.items()):
@@ -94,8 +94,8 @@ def verify(output: Output, clean: bool = False) -> Verdict:
             if found.named is None:
                 unread.add(found.unit)
             named.update(found.named or ())
-            if (other := parents.get(found.unit)) and other.again:
-                foreign = set(other.again.rows) - found.bad
+            if (other := parents.get(found.unit)) and other.retry:
+                foreign = set(other.retry.rows) - found.bad
                 if foreign:
                     verdict.problems.append(
                         f"{other.part}: scores {len(foreign)} rows again that {found.unit} has not "
@@ -103,9 +103,9 @@ def verify(output: Output, clean: bool = False) -> Verdict:
                     )
     verdict.rows_quarantined -= sum(unit.rows for unit in again)
     # Rows to score again stay in quarantine until they are: nothing is missing then.
-    missing = [u for u in plan.units.values() if u.id not in committed and not u.again]
+    missing = [u for u in plan.units.values() if u.id not in committed and not u.retry]
     verdict.problems += _check_success(output, verdict, missing)
-    orphans = (path for path in side_files - named if unit_of(path) not in unread)
+    orphans = (path for path in side_files - named if unit_of_side(path) not in unread)
     verdict.orphans = sorted(orphans)
     if clean and verdict.orphans:
         _clean(output, verdict, committed)
@@ -137,7 +137,7 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
 
     try:
         footer, table = output.part(unit.part)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except OSError as error:
         wrong(f"cannot be read: {error}")
         return found
     found.named = list(footer["side_files"].values())
@@ -146,7 +146,7 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
         wrong(f"says that it is of unit {footer['unit']}")
     if not table.schema.equals(schema):
         wrong("has other columns than the output")
-    if bool(footer.get("void")) != void:
+    if is_tombstone(footer) != void:
         wrong("has rows though its unit is out of force" if void else "is void, its unit is not")
     if void:
         if table.num_rows:
@@ -162,9 +162,9 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
     for kind, path in footer["side_files"].items():
         try:
             data = output.store.read(output.at(path))
-            if sha256(data).hexdigest() != footer.get("digests", {}).get(kind):
+            if side_digest(data) != footer.get("digests", {}).get(kind):
                 wrong(f"{path} is not what was written")
-            sides[kind] = pa.ipc.open_file(data).read_all()
+            sides[kind] = decode_side(data)
         except (OSError, pa.ArrowException) as error:
             wrong(f"{path}, which it names: {error}")
     bad = sides.get("quarantine")
@@ -193,8 +193,8 @@ def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None) -> Iterator[s
     for span in unit.spans:
         found = np.sort(np.concatenate(rows.pop(span.source.id, [np.zeros(0, np.int64)])))
         planned = np.arange(span.cut.first_row, span.cut.first_row + span.cut.rows)
-        if unit.again:
-            planned = np.array([n for id_, n in unit.again.rows if id_ == span.source.id], np.int64)
+        if unit.retry:
+            planned = np.array([n for id_, n in unit.retry.rows if id_ == span.source.id], np.int64)
         if np.array_equal(found, planned):
             continue
         lost = np.setdiff1d(planned, found)
@@ -244,10 +244,10 @@ def _side_files(output: Output) -> set[str]:
     store = output.store
     paths = {
         f"_bertbatch/{folder}/{name}"
-        for folder in SIDE_FOLDERS
+        for folder in SIDE_FILES
         for name in store.names(output.at("_bertbatch", folder))
     }
-    for folder in ("", *(f"_bertbatch/{f}" for f in (*SIDE_FOLDERS, "plan", "runs"))):
+    for folder in ("", *(f"_bertbatch/{f}" for f in (*SIDE_FILES, "plan", "runs"))):
         for name in store.temporary(output.at(folder) if folder else output.path):
             paths.add(f"{folder}/{name}" if folder else name)
     return paths

@@ -17,7 +17,8 @@ from bertbatch.engines.probe import Probe
 from bertbatch.engines.row_independence import alone, choose, first_line
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
-from bertbatch.model.spec import ModelSpec, load
+from bertbatch.model.loading import load
+from bertbatch.model.spec import ModelSpec
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 ALLOWED = (Batching.PADDED, Batching.EQUAL, Batching.SINGLE)

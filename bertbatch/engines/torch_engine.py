@@ -32,7 +32,8 @@ from bertbatch.engines.probe import Probe, excess
 from bertbatch.engines.row_independence import alone, choose, first_line
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 from bertbatch.job.schema import Model
-from bertbatch.model.spec import OFFSET_POSITIONS, ModelSpec, load
+from bertbatch.model.loading import load
+from bertbatch.model.spec import OFFSET_POSITIONS, ModelSpec
 
 log = logging.getLogger("bertbatch")
 

@@ -17,7 +17,7 @@ from bertbatch.inputs.formats.reader import CutSize, Reader, Rows, check_columns
 from bertbatch.inputs.listing import decoded, partitions
 from bertbatch.job.schema import Input, Job
 from bertbatch.storage import stores
-from bertbatch.units import Again, Source, Unit
+from bertbatch.units import RetryRows, Source, Unit
 
 FIRST_BYTES = 1 << 20  # of text, from which the first rows are taken
 
@@ -56,7 +56,7 @@ def read_units(
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
         for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
             chunk = _chunk(options, schema, source, rows, folders)
-            collected.append(_only(chunk, source, unit.again) if unit.again else chunk)
+            collected.append(_only(chunk, source, unit.retry) if unit.retry else chunk)
             if span is unit.spans[-1]:
                 yield unit, collected
                 collected = []
@@ -75,9 +75,9 @@ def first_texts(reader: Reader, options: Input, source: Source, count: int) -> l
     return []
 
 
-def _only(chunk: Chunk, source: Source, again: Again) -> Chunk:
+def _only(chunk: Chunk, source: Source, retry: RetryRows) -> Chunk:
     """Those of a span's rows that are to be scored again."""
-    wanted = np.array([row for id_, row in again.rows if id_ == source.id], np.int64)
+    wanted = np.array([row for id_, row in retry.rows if id_ == source.id], np.int64)
     kept = np.isin(chunk.row, wanted)
 
     def some(texts: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A model's folder: what is in its files, told without torch, and what is wrong with them.
+"""The files of a model's folder, read and checked without torch.
 
 Weights are safetensors only: loading a pickle would run whatever code is in it.
 """
@@ -6,18 +6,15 @@ Weights are safetensors only: loading a pickle would run whatever code is in it.
 import hashlib
 import importlib.util
 import json
-import logging
-import os
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from bertbatch.errors import JobError
 from bertbatch.units import digest
-
-log = logging.getLogger("bertbatch")
 
 MOST_SHOWN = 300  # characters of another library's message
 
@@ -51,17 +48,14 @@ VOCABULARIES = (
 )
 # Tokenizers that need no file: their tokens are characters or bytes.
 WITHOUT_VOCABULARY = ("CanineTokenizer", "ByT5Tokenizer", "PerceiverTokenizer")
-# What a checkpoint may hold beside what its classifier uses: tables that can be computed, and
-# the layer over the first token that pre-training had.
-UNUSED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")
 
 
 @contextmanager
 def as_job_errors(where: str, doing: str, folder: Path | None = None) -> Iterator[None]:
-    """Whatever transformers, tokenizers or safetensors raise becomes a JobError, from it.
+    """Turns whatever transformers, tokenizers or safetensors raise into a JobError.
 
-    `doing` says what failed then; of a folder's files the one that is no JSON is named. No
-    memory left is no matter of the files.
+    `doing` says what failed. If one of the folder's JSON files is damaged, the error names it. Out
+    of memory stays as it is, since that is no fault of the files.
     """
     try:
         yield
@@ -69,7 +63,7 @@ def as_job_errors(where: str, doing: str, folder: Path | None = None) -> Iterato
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # Rust's panics are all that is ours of these
+            raise  # of these, only a panic in Rust comes from the files
         text = " ".join(str(error).split())
         if "allocate memory" in text or type(error).__name__ == "OutOfMemoryError":
             raise
@@ -82,26 +76,26 @@ def _reason(error: BaseException, text: str) -> str:
     if "trust_remote_code" in text or "auto_map" in text:
         return (
             "it needs code of its own (auto_map), and bertbatch runs no code from models; name a "
-            "model whose architecture transformers has"
+            "model whose architecture is part of transformers"
         )
     shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
     return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def check_folder(folder: Path, config: dict[str, Any], where: str) -> None:
-    """Raises JobError for what a folder holds that would be ignored, or lacks and be made up."""
+    """Raises JobError if a folder holds what would be ignored, or lacks what would be invented."""
     adapters = sorted(path.name for path in folder.glob("adapter_*"))
     if adapters:
         raise JobError(
             f"{where}: holds an adapter ({', '.join(adapters)}), which bertbatch does not apply; "
-            "merge it into the weights (peft: model.merge_and_unload().save_pretrained(folder)), "
+            "merge it into the weights (in peft: model.merge_and_unload().save_pretrained(folder)) "
             "and name that folder"
         )
     if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise JobError(
             f"{where}: its weights are quantized ({method}: quantization_config in config.json), "
-            "which bertbatch does not read; name the checkpoint that it was made from"
+            "which bertbatch does not read; name the original checkpoint"
         )
     if any((folder / name).is_file() for name in VOCABULARIES):
         _check_sentencepiece(folder, where)
@@ -111,7 +105,7 @@ def check_folder(folder: Path, config: dict[str, Any], where: str) -> None:
     if class_ not in WITHOUT_VOCABULARY:
         raise JobError(
             f"{where}: {folder} has no tokenizer (tokenizer.json, vocab.txt, …), and without one "
-            "every word would be unknown; save it beside the model with "
+            "every word would be unknown; save it in the model's folder with "
             "tokenizer.save_pretrained(folder)"
         )
 
@@ -122,7 +116,7 @@ def _check_sentencepiece(folder: Path, where: str) -> None:
         return
     if importlib.util.find_spec("sentencepiece") is None:
         raise JobError(
-            f"{where}: its tokenizer is {found[0]} alone, which needs the sentencepiece library on "
+            f"{where}: its tokenizer is only {found[0]}, which needs the sentencepiece library on "
             "every machine: pip install 'bertbatch[sentencepiece]'"
         )
 
@@ -161,7 +155,7 @@ def tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
     if index.is_file():
         files_of = read_json(index, where).get("weight_map")
         if not isinstance(files_of, dict) or not all(isinstance(n, str) for n in files_of.values()):
-            raise JobError(f"{where}: {index} has no weight_map of names")
+            raise JobError(f"{where}: {index} has no weight_map of file names")
         names = set(files_of.values())
         if any(Path(name).name != name for name in names):
             raise JobError(f"{where}: {index} names weights outside of the model's folder")
@@ -173,7 +167,7 @@ def tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
         if pickles:
             raise JobError(
                 f"{where}: its weights are pickled ({', '.join(pickles)}), and loading a pickle "
-                "runs whatever code is in it; save it with "
+                "runs whatever code is in it; save the model with "
                 "save_pretrained(folder, safe_serialization=True)"
             )
         raise JobError(f"{where}: {folder} has no model.safetensors")
@@ -182,29 +176,23 @@ def tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
         shapes |= _safetensors_shapes(path, where)
     if shapes and all(name.startswith("module.") for name in shapes):
         raise JobError(
-            f"{where}: its tensors are called module.…, as DataParallel calls them; save the model "
-            "inside of it (model.module.save_pretrained(folder))"
+            f"{where}: its tensors are named module.…, as DataParallel names them; save the model "
+            "that it wraps (model.module.save_pretrained(folder))"
         )
     return shapes
 
 
 def _safetensors_shapes(path: Path, where: str) -> dict[str, list[int]]:
-    """By the header, as the format defines it: its length in 8 bytes, then JSON, then data."""
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
-                raise ValueError("the header is too long")
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = max(tensor["data_offsets"][1] for tensor in header.values())
-            if os.fstat(file.fileno()).st_size != 8 + length + end:
-                raise ValueError("the file is cut off or has grown")
-            return {name: [int(n) for n in tensor["shape"]] for name, tensor in header.items()}
+        with safe_open(path, framework="numpy") as file:  # which maps the file and reads no weights
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise JobError(f"{where}: {path} is missing") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-        raise JobError(f"{where}: {path} is not a whole safetensors file: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise JobError(
+            f"{where}: {path} is not a whole safetensors file: {error}; if it was cut off, copy or "
+            "download it again"
+        ) from error
 
 
 def check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str) -> int:
@@ -215,7 +203,7 @@ def check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str)
         raise JobError(absent_tensors(absent, where))
     named = config.get("id2label") or {}
     if not isinstance(named, dict):
-        raise JobError(f"{where}: id2label in config.json is no object of classes")
+        raise JobError(f"{where}: id2label in config.json is not an object of classes")
     count = len(named) or whole_number(config, where, "num_labels") or 2
     if wanted and shapes[wanted[-1]][0] != count:
         raise JobError(
@@ -224,19 +212,20 @@ def check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str)
     return count
 
 
-def _some(names: list[str]) -> str:
+def some_names(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def absent_tensors(names: list[str], where: str) -> str:
     return (
-        f"{where}: the checkpoint lacks {_some(names)}; scoring with random numbers in their place "
-        "would mean nothing. Fine-tune the model first, or name its fine-tuned checkpoint"
+        f"{where}: the checkpoint lacks {some_names(names)}, and random numbers in their place "
+        "would make the answers meaningless; fine-tune the model first, or name a fine-tuned "
+        "checkpoint"
     )
 
 
 def whole_number(config: dict[str, Any], where: str, *names: str) -> int | None:
-    """The first of some keys that is there and not null. Raises JobError if it is no count."""
+    """The first of these keys that is set. Raises JobError if it is no count."""
     for name in names:
         value = config.get(name)
         if value is None:
@@ -245,34 +234,3 @@ def whole_number(config: dict[str, Any], where: str, *names: str) -> int | None:
             raise JobError(f"{where}: {name} in config.json is {value!r}, not a whole number")
         return value
     return None
-
-
-def check_tensors(
-    missing: Iterable[str],
-    other_shapes: Iterable[tuple[str, Any, Any]],
-    unused: Iterable[str],
-    base: str,
-    where: str,
-) -> None:
-    """Judges what a checkpoint lacks, has otherwise or too much, by tensors. Raises JobError.
-
-    `other_shapes`: a name, the shape in the checkpoint and that by config.json. `base` is what
-    the encoder's tensors begin with. Other tensors that nothing uses, such as the head of
-    another task, are named in the log.
-    """
-    for name, there, wanted in sorted(other_shapes, key=str):
-        raise JobError(
-            f"{where}: {name} is {list(there)} in the checkpoint, {list(wanted)} by config.json; "
-            "is config.json the checkpoint's own?"
-        )
-    if absent := sorted(missing):
-        raise JobError(absent_tensors(absent, where))
-    more = sorted(name for name in unused if not name.endswith(UNUSED))
-    inside = [name for name in more if name.startswith(f"{base}.") and ".pooler." not in name]
-    if inside:
-        raise JobError(
-            f"{where}: the checkpoint has {_some(inside)}, which the model of its config.json has "
-            "not; its answers would be another model's. Is config.json the checkpoint's own?"
-        )
-    if more:
-        log.info("%s: not used by the classifier: %s", where, _some(more))

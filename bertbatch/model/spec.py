@@ -1,7 +1,8 @@
-"""The model: found and checked on the driver without loading it, loaded once per worker.
+"""Checks a model on the driver, without loading it.
 
-The check reads config.json and the safetensors headers only, so it needs no GPU, no torch
-and little memory; what it cannot see, `load` finds before anything is scored.
+The check reads config.json and the safetensors headers only, so it needs no GPU, no torch and
+little memory. What it cannot see, `loading.py` finds in the first worker, before anything is
+scored.
 """
 
 from dataclasses import dataclass
@@ -12,42 +13,39 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.checkpoint import (
     TOKENIZER_FILES,
-    WEIGHT_FILES,
     as_job_errors,
     check_folder,
     check_head,
-    check_tensors,
     hash_files,
     read_json,
     tensor_shapes,
     weights_hash,
     whole_number,
 )
+from bertbatch.model.locate import locate
 
-PACKAGED = Path(__file__).parent / "packaged"
-
-# Positions start after the padding index in these, so the table is longer than the text.
+# In these, positions start after the padding index, so the table is longer than the text.
 OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "ibert"),
     *("data2vec-text", "roberta-prelayernorm", "luke", "xmod"),
 )
-_PICTURES = "it reads pictures beside the text"
-_BOXES = "it reads where each word stands on a page"
+_PICTURES = "it reads images with the text"
+_BOXES = "it reads the position of each word on a page"
 # Classifiers by model type that text alone is not enough for.
 UNREADABLE = {
     **dict.fromkeys(("gemma3", "modernvbert", "qwen3_5", "t5gemma2", "ultravbert"), _PICTURES),
-    **dict.fromkeys(("layoutlmv2", "layoutlmv3"), f"{_PICTURES}, and where each word stands"),
+    **dict.fromkeys(("layoutlmv2", "layoutlmv3"), f"{_PICTURES}, and the position of each word"),
     **dict.fromkeys(("layoutlm", "lilt"), _BOXES),
     "markuplm": "it reads the markup around each word",
     "tapas": "it reads tables",
 }
 
-WORDS = "word_embeddings.weight"  # the table of tokens, as the family names it
+WORDS = "word_embeddings.weight"  # how BERT-like models name the embedding table
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A checked model: where it is, what it answers, and what identifies its answers."""
+    """A checked model: where it is, what it answers, what identifies its answers."""
 
     name: str
     revision: str | None
@@ -61,7 +59,7 @@ class ModelSpec:
     quantization: str | None  # "int8", which changes answers; other precisions do not
     layers: int
     heads: int  # of each layer
-    vocabulary: int | None  # rows of its table of tokens, where the weights' names tell
+    vocabulary: int | None  # rows of its embedding table, if one tensor has its name
 
     @property
     def answers(self) -> dict[str, Any]:
@@ -106,7 +104,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
     count = check_head(config, shapes, where)
     labels = _labels(settings, config, count, where)
     most = whole_number(config, where, "max_position_embeddings")
-    # Some mark by a negative id that there is none.
+    # A negative id means that there is none.
     pad = config.get("pad_token_id")
     pad = pad if isinstance(pad, int) and pad >= 0 else None
     if most and config.get("model_type") in OFFSET_POSITIONS:
@@ -118,7 +116,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
     default = "regression" if count == 1 else "single_label_classification"
     problem_type = str(settings.problem_type or config.get("problem_type") or default)
     if problem_type == "regression" and count != 1:
-        raise JobError(f"{where}: a regression model with {count} outputs; bertbatch takes one")
+        raise JobError(f"{where}: a regression model with {count} outputs; bertbatch supports one")
     return ModelSpec(
         # A relative folder means the driver's: workers have another working directory.
         name=str(folder) if Path(settings.name).expanduser().is_dir() else settings.name,
@@ -137,86 +135,8 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
     )
 
 
-def packaged() -> list[str]:
-    """The names of the models that come with the package."""
-    return sorted(p.parent.name.replace("_", "-") for p in PACKAGED.glob("*/config.json"))
-
-
-def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder of a packaged model, a local folder or a Hub model, and its revision.
-
-    Raises JobError if there is none.
-    """
-    if name.replace("_", "-") in packaged():
-        return PACKAGED / name.replace("-", "_"), None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve(), None
-    if folder.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        known = ", ".join(packaged())
-        raise JobError(
-            f"model.name {name}: no such folder; name a folder with config.json and "
-            f"model.safetensors, a Hugging Face Hub id, or a packaged model: {known}"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = [*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES]
-    try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise JobError(
-            f"model.name {name}: neither a packaged model nor a local folder, and the Hugging "
-            f"Face Hub did not give it: {reason}"
-        ) from error
-    return path, path.name  # a snapshot's folder is named after its commit
-
-
 def tokenizer_hash(folder: Path) -> str:
     return hash_files(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
-
-
-def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None) -> Any:
-    """The transformers model, on its device, in eval mode; `attention`: its implementation.
-
-    Raises JobError if this node's copy differs from the checked one, or if the checkpoint is
-    not that of the model that its config.json describes.
-    """
-    import torch
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    folder, _ = locate(spec.name, spec.revision)
-    where = f"model.name {spec.name}"
-    config = read_json(folder / "config.json", where)
-    if weights_hash(folder, config) != spec.weights:
-        raise JobError(f"{where}: {folder} on this node holds another model than the driver's")
-    with as_job_errors(where, f"the model in {folder} cannot be loaded", folder):
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are judged below
-            attn_implementation=attention or _plain_attention(config),
-        )
-    check_tensors(
-        info["missing_keys"],
-        info["mismatched_keys"],
-        info["unexpected_keys"],
-        model.base_model_prefix,
-        where,
-    )
-    return model.to(device).eval()
-
-
-def _plain_attention(config: dict[str, Any]) -> str | None:
-    """What to use where a config.json asks for a kernel that need not be here."""
-    return None if config.get("attn_implementation") in (None, "eager", "sdpa") else "eager"
 
 
 def _labels(settings: Model, config: dict[str, Any], count: int, where: str) -> tuple[str, ...]:
@@ -226,7 +146,7 @@ def _labels(settings: Model, config: dict[str, Any], count: int, where: str) -> 
                 f"model.labels names {len(settings.labels)} classes, {settings.name} has {count}"
             )
         if len(set(settings.labels)) != count:
-            raise JobError("model.labels names a class twice")
+            raise JobError("model.labels names a class twice; give each class a name of its own")
         return tuple(settings.labels)
     named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
     try:

@@ -1,4 +1,4 @@
-"""Kinds of token that statistics ask for, read off a model's tokenizer."""
+"""The kinds of token that statistics ask for, by a model's tokenizer."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def token_classes(tokenizer: Any, statistics: Sequence[Statistic]) -> TokenClass
         if id_ is None and needing:
             raise JobError(
                 f"attention.statistics {', '.join(needing)}: the model's tokenizer has no {kind} "
-                "token; leave them out"
+                "token; remove them from attention.statistics"
             )
         kinds[kind] = np.arange(size) == (-1 if id_ is None else id_)
     special = np.zeros(size, bool)

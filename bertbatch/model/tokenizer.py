@@ -1,8 +1,8 @@
-"""Texts to flat token ids and offsets, exactly as transformers would encode each text.
+"""Encodes texts as flat token ids, exactly as transformers would encode each text.
 
-The Rust tokenizer is called directly, without padding and without Python objects for masks,
-and for token types only where they are not all zero. Tokenizers that exist in Python only
-(some Japanese ones) go through transformers.
+The Rust tokenizer is called directly, without padding and without Python objects for masks; token
+types are read only where they are not all zero. Tokenizers that exist in Python only (some Japanese
+ones) go through transformers.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,14 @@ import numpy as np
 
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors
-from bertbatch.model.spec import ModelSpec, locate, tokenizer_hash
-from bertbatch.model.tokens import Padding, Tokens, twins
+from bertbatch.model.locate import locate
+from bertbatch.model.spec import ModelSpec, tokenizer_hash
+from bertbatch.model.tokens import Padding, Tokens, first_duplicate
 
-# Characters: of longer texts no more is encoded than is needed, and never more than the last.
+# Characters: of a longer text only as many are encoded as are needed, at most the last number.
 HUGE = (1 << 16, 1 << 18, 1 << 20)
 
-UNKNOWN_SHARE = 0.15  # of the tokens, above which a vocabulary plainly does not fit
+UNKNOWN_SHARE = 0.15  # of the tokens: above it, a vocabulary does not fit the texts
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +37,10 @@ class Tokenizer:
         folder, _ = locate(spec.name, spec.revision)
         self.where = where = f"model.name {spec.name}"
         if tokenizer_hash(folder) != spec.tokenizer:
-            raise JobError(f"{where}: {folder} on this node has another tokenizer than the driver")
+            raise JobError(
+                f"{where}: {folder} on this node has a different tokenizer than on the driver; "
+                "copy the same folder to every node"
+            )
         self._max_length = spec.max_length
         self._pad_id = spec.pad_id
         with as_job_errors(where, f"the tokenizer in {folder} cannot be loaded", folder):
@@ -48,7 +52,7 @@ class Tokenizer:
                 self._rust.no_padding()
                 self._rust.encode_special_tokens = self.python.split_special_tokens
             self._gives_types = "token_type_ids" in self.python.model_input_names
-            # The template of a single text gives each text the same types, whatever it says.
+            # A single text gets the same types whatever its words are.
             self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
             vocabulary = set(self.python.get_vocab().values())
             words = vocabulary - set(self.python.all_special_ids)
@@ -67,43 +71,43 @@ class Tokenizer:
         return Padding(self._pad_id, self.python.pad_token_type_id, left)
 
     def encode(
-        self, texts: list[str], seconds: list[str] | None = None, max_length: int | None = None
+        self, texts: list[str], pair_texts: list[str] | None = None, max_length: int | None = None
     ) -> Tokens:
-        """Tokens of each text, or pair of texts, truncated; without a length to the model's."""
+        """The tokens of each text or pair, truncated to `max_length`, by default the model's."""
         self._limit(max_length or self._max_length)
-        rows: list[Any] = texts if seconds is None else list(zip(texts, seconds, strict=True))
+        rows: list[Any] = texts if pair_texts is None else list(zip(texts, pair_texts, strict=True))
         number = {row: i for i, row in enumerate(dict.fromkeys(rows))}
         if not rows or 2 * len(number) > len(rows):
-            return self._encode(texts, seconds)
-        # So many repeat that it pays to encode each once.
+            return self._encode(texts, pair_texts)
+        # At least half are repeats: each is encoded once.
         distinct = list(number)
-        if seconds is None:
+        if pair_texts is None:
             once = self._encode(distinct, None)
         else:
             once = self._encode([first for first, _ in distinct], [last for _, last in distinct])
         return once.repeated(np.array([number[row] for row in rows], np.int64))
 
-    def _encode(self, texts: list[str], seconds: list[str] | None) -> Tokens:
+    def _encode(self, texts: list[str], pair_texts: list[str] | None) -> Tokens:
         starts: list[int] | None = None
         types: Iterable[list[int]] | None = None
         if self._rust is not None:
             inputs: list[Any]
-            if seconds is None:
+            if pair_texts is None:
                 inputs = [self._end_that_counts(text) for text in texts]
                 shortened = [len(i) < len(text) for i, text in zip(inputs, texts, strict=True)]
             else:
-                # Which text of a pair is cut by how much depends on both: they stay whole.
-                inputs, shortened = list(zip(texts, seconds, strict=True)), [False] * len(texts)
+                # How much is cut off each text of a pair depends on both: they stay whole.
+                inputs, shortened = list(zip(texts, pair_texts, strict=True)), [False] * len(texts)
             encodings = self._rust.encode_batch_fast(inputs)
             ids = [encoding.ids for encoding in encodings]
             flags = [bool(e.overflowing) or s for e, s in zip(encodings, shortened, strict=True)]
             truncated = np.array(flags, bool)
-            if seconds is not None:
+            if pair_texts is not None:
                 starts = [_second(e.type_ids, e.sequence_ids) for e in encodings]
-            if self._gives_types and (self.types_matter or seconds is not None):
+            if self._gives_types and (self.types_matter or pair_texts is not None):
                 types = [encoding.type_ids for encoding in encodings]
         else:
-            ids, truncated, starts, types = self._encode_in_python(texts, seconds)
+            ids, truncated, starts, types = self._encode_in_python(texts, pair_texts)
         # Without special tokens an empty text has no tokens at all; padded, it has one.
         ids = [row or [self._pad_id] for row in ids]
         offsets = np.zeros(len(ids) + 1, np.int64)
@@ -117,13 +121,19 @@ class Tokenizer:
         content = np.maximum(np.diff(offsets) - special, 0).astype(np.int32)
         split = np.diff(offsets) if starts is None else np.array(starts, np.int64)
         return Tokens(
-            *(flat, offsets, split, truncated, unknown, content),
-            self._flat_types(types, len(flat)),
-            *(twins(flat, offsets, split), np.zeros(len(ids), bool)),
+            ids=flat,
+            offsets=offsets,
+            pair_starts=split,
+            truncated=truncated,
+            unknown=unknown,
+            content=content,
+            types=self._flat_types(types, len(flat)),
+            first_duplicate=first_duplicate(flat, offsets, split),
+            sampled=np.zeros(len(ids), bool),
         )
 
     def _limit(self, max_length: int) -> None:
-        """Truncates to so many tokens from here on."""
+        """Truncates texts to this many tokens from here on."""
         self._truncated_to = max_length
         if self._rust is not None:
             self._rust.enable_truncation(max_length, direction=self.python.truncation_side)
@@ -138,9 +148,9 @@ class Tokenizer:
     def _end_that_counts(self, text: str) -> str:
         """A huge text's beginning (or end, if that is kept), encoded as the whole would be.
 
-        Encoding takes 200 bytes of memory a character, also for what is cut off. Where a text is
-        cut changes the tokens nearby, so enough is kept to fill the model more than twice. Only a
-        text that is nearly nothing but blanks or one endless word is cut without that.
+        Encoding takes 200 bytes of memory for each character, also for those that are cut off.
+        Cutting a text changes the tokens near the cut, so enough is kept to fill the model more
+        than twice. A text that cannot, such as blanks or one endless word, is cut at the last size.
         """
         part = text
         for size in HUGE:
@@ -152,39 +162,41 @@ class Tokenizer:
         return part
 
     def _encode_in_python(
-        self, texts: list[str], seconds: list[str] | None
+        self, texts: list[str], pair_texts: list[str] | None
     ) -> tuple[list[list[int]], np.ndarray, list[int] | None, list[list[int]]]:
         if not texts:
-            return [], np.zeros(0, bool), None if seconds is None else [], []
-        plain = [texts, *([seconds] if seconds is not None else [])]
+            return [], np.zeros(0, bool), None if pair_texts is None else [], []
+        plain = [texts, *([pair_texts] if pair_texts is not None else [])]
         lists = [
             self.python(t, add_special_tokens=False, verbose=False)["input_ids"] for t in plain
         ]
         whole = [sum(map(len, rows)) for rows in zip(*lists, strict=True)]
-        room = self._truncated_to - self.python.num_special_tokens_to_add(pair=seconds is not None)
+        room = self._truncated_to - self.python.num_special_tokens_to_add(
+            pair=pair_texts is not None
+        )
         truncated = np.array([length > room for length in whole])
         encoded = self.python(
             texts,
-            seconds,
+            pair_texts,
             truncation=True,
             max_length=self._truncated_to,
             return_token_type_ids=True,
         )
         starts = None
-        if seconds is not None:
+        if pair_texts is not None:
             starts = [_second(types, types) for types in encoded["token_type_ids"]]
         return encoded["input_ids"], truncated, starts, encoded["token_type_ids"]
 
 
 def _second(types: list[int], sequences: list[int | None]) -> int:
-    """Where the second text of a pair starts, by the token types if they tell."""
+    """Where the second text of a pair starts, by the token types if there are two."""
     by = types if 1 in types else sequences
     return by.index(1) if 1 in by else len(types)
 
 
 def unknown_words(share: float, model: str) -> str:
-    """What to say of a text with more than UNKNOWN_SHARE unknown tokens."""
+    """The warning for texts with more than UNKNOWN_SHARE unknown tokens."""
     return (
         f"{100 * share:.0f} % of the tokens are unknown to {model}: its vocabulary does not fit "
-        "this text; use a model made for the text's language"
+        "these texts; use a model for their language"
     )

@@ -1,5 +1,4 @@
-"""The output folder: its contract, its parts, who may write.
+"""The output folder: its contract, its parts, the commit protocol, the lease.
 
-The commit protocol is in `commit.py`.
-Which rows make a unit is decided in `plan/`.
+Which rows make a unit is decided in `plan/`, what a part's rows say in `runtime/stages.py`.
 """

@@ -1,10 +1,11 @@
-"""Records that are read back: of a known shape, or one sentence that names the file.
+"""Checks the shape of records that are read back from an output.
 
-Whoever can write to an output can change them, and a disk can break them; what is done with a
-record may rely on its shape.
+Whoever can write to an output can change them, and a disk can damage them. What uses a record may
+rely on its shape; the shapes themselves stand beside what uses them.
 """
 
 import gzip
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,12 +34,12 @@ def text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def few(value: Any) -> bool:
+def small(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 5000
 
 
 def row(*shapes: Any) -> Callable[[Any], bool]:
-    """A list of so many values, each of its shape."""
+    """A list with one value for each shape."""
 
     def check(value: Any) -> bool:
         right = isinstance(value, list) and len(value) == len(shapes)
@@ -71,48 +72,13 @@ def fits(value: Any, shape: Any) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Whatever is wrong with the record that is read inside is a JobError that names it."""
+    """Turns errors over a damaged record into a JobError that names its file."""
     try:
         yield
     except _DAMAGE as error:
         raise JobError(f"{path} is damaged, or not bertbatch's: {error}") from error
 
 
-# What is relied on of the records, see output.py.
-CONTRACT = {
-    "format_version": count,
-    "model": {
-        "weights": text,
-        "tokenizer": text,
-        "quantization": (None, text),
-        "max_length": count,
-    },
-    "schema": text,
-    "attention?": (
-        None,
-        {"layers": few, "heads": few, "statistics": {"*": number}, "queries": text},
-    ),
-}
-RUN = {
-    **{"exit_code": count, "rows_per_second": number, "failed_sources": {"*": row(text, text)}},
-    **{"date?": text, "began?": text, "alarms?": [text]},
-    "this_run": {
-        **dict.fromkeys(("rows_scored", "rows_quarantined", "truncated"), count),
-        "labels": {"*": count},
-    },
-    "chosen?": {
-        "kinds?": {
-            "*": {
-                "engine": ("torch", "openvino"),
-                "dtype": ("float32", "bfloat16", "float16", "int8"),
-                **{
-                    "tokens_per_batch": count,
-                    "measured": {"*": number},
-                    "reason?": text,
-                    "slower?": number,
-                },
-                "batching?": ("packed", "padded", "equal_length", "single"),
-            }
-        }
-    },
-}
+def to_json(record: dict[str, Any]) -> bytes:
+    """A record as it is stored."""
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()

@@ -19,15 +19,17 @@ from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
 from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
-from bertbatch.output.folder import (
-    Output,
+from bertbatch.output.contract import (
     compare,
     make_contract,
     rules_of,
     scoring_fingerprint,
     stored_schema,
 )
-from bertbatch.plan.planner import PlanLog, Planner, cut_size
+from bertbatch.output.folder import Output
+from bertbatch.plan.log import PlanLog
+from bertbatch.plan.planner import Planner, cut_size
+from bertbatch.plan.revisions import Revisions
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.stages import output_schema
 from bertbatch.storage import stores
@@ -88,6 +90,10 @@ class Preflight:
             first=self.listing.sources[0] if self.listing.sources else None,
         )
 
+    @property
+    def revisions(self) -> Revisions:
+        return Revisions(self.plan, self.output, self.schema)
+
     def planner(self, store_entries: bool) -> Planner:
         size = cut_size(self.job.runtime, self._bytes)
         return Planner(self.plan, self.reader, self.job.input, size, store_entries)
@@ -118,7 +124,7 @@ class Preflight:
             source = unit.spans[0].source
             joins = (
                 task
-                and not (unit.again or task[0].again)
+                and not (unit.retry or task[0].retry)
                 and len(unit.spans) == len(task[0].spans) == 1
                 and task[0].spans[0].source == source
                 and len(task) < self.reader.task_cuts(source)

@@ -16,9 +16,9 @@ from typing import Any
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
-from bertbatch.output.folder import Output, make_contract, open_output, scoring_fingerprint
+from bertbatch.output.contract import make_contract, scoring_fingerprint
+from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
-from bertbatch.plan import revisions
 from bertbatch.runtime.alarms import ENOUGH_ROWS, evaluate
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Record
@@ -102,7 +102,7 @@ class _Run:
                 contract = make_contract(
                     self._job, preflight.spec, preflight.schema, preflight.rules
                 )
-                if not preflight.output.agree(contract):
+                if not preflight.output.write_contract(contract):
                     log.warning(
                         "%s: this store does not create a file only if it is absent: two runs at "
                         "once on this output could both write a unit; run one at a time",
@@ -116,9 +116,7 @@ class _Run:
                 preflight.output.clear_success()
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
-                    revisions.plan_again(
-                        preflight.plan, preflight.output, preflight.schema, preflight.listed
-                    )
+                    preflight.revisions.plan_retry(preflight.listed)
                 self._listener.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 pipeline = Scheduler(executor, self._observe, self._should_stop)
@@ -146,8 +144,7 @@ class _Run:
             return True
         if not self._job.runtime.retry_quarantined:
             return False
-        again = revisions.to_score_again(preflight.plan, preflight.output, preflight.listed)
-        return next(again, None) is not None
+        return next(preflight.revisions.retryable_rows(preflight.listed), None) is not None
 
     def _tell(self) -> None:
         """Logs what is worth knowing before the work begins, and counts what is there."""
@@ -213,15 +210,13 @@ class _Run:
         """Takes sources out of the plan that changed or vanished; see `_check_sources`."""
         preflight = self._preflight
         if self._to_withdraw:
-            revisions.withdraw(
-                preflight.plan, preflight.output, preflight.schema, self._to_withdraw
-            )
+            preflight.revisions.withdraw(self._to_withdraw)
             self._totals.units_planned = self._totals.rows_planned = 0
             self._count_planned(preflight.plan.units.values())
 
     def _settle(self) -> None:
         """Before any unit runs that takes the place of one out of force."""
-        revisions.settle(self._preflight.plan, self._preflight.output, self._preflight.schema)
+        self._preflight.revisions.write_tombstones()
 
     def _salvaged(self, outcome: Outcome) -> list[list[Unit]]:
         """Read tasks for the good sources of units that failed by one bad source among them."""
@@ -229,13 +224,11 @@ class _Run:
         tasks = []
         for id_ in list(outcome.failed_units):
             unit = preflight.plan.units.get(id_)
-            if unit is None or unit.again or len(unit.spans) == 1:
+            if unit is None or unit.retry or len(unit.spans) == 1:
                 continue
             rest = [s for s in unit.spans if s.source.id not in outcome.failed_sources]
             if rest and len(rest) < len(unit.spans):
-                units = revisions.regroup(
-                    preflight.plan, preflight.output, preflight.schema, unit, rest
-                )
+                units = preflight.revisions.replace_unit(unit, rest)
                 del outcome.failed_units[id_]
                 self._count_planned(units)
                 if id_ not in preflight.plan.units:
@@ -259,13 +252,13 @@ class _Run:
             )
         totals.units += 1
         totals.add(record.counts)
-        if unit and unit.again:
+        if unit and unit.retry:
             totals.rows_again += record.counts.rows
             totals.quarantined_again += record.counts.rows_quarantined
         self._last_commit = time.monotonic()
         self._listener.progressed(totals, unit)
         seconds = round(time.monotonic() - (self._scoring_began or 0), 1)
-        self._lease.tell({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
+        self._lease.set_progress({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
         rows = totals.rows - totals.rows_again
         if rows >= ENOUGH_ROWS and not self._too_bad:
             bad = totals.rows_quarantined - totals.quarantined_again
@@ -314,7 +307,7 @@ class _Run:
             success = preflight.output.success()
             return totals if success is None or success["plan"] != totals["plan"] else None
 
-        revisions.conclude(preflight.plan, preflight.output, preflight.schema, judge)
+        preflight.revisions.write_success_if_complete(judge)
         failed = {**self._planner.failed, **outcome.failed_sources}
         raised = []
         if not code:
@@ -384,7 +377,7 @@ class _Run:
         missing = [
             unit
             for unit in units.values()
-            if unit.id not in committed and (not unit.again or preflight.as_planned(unit))
+            if unit.id not in committed and (not unit.retry or preflight.as_planned(unit))
         ]
         complete = not missing and not failed and not outcome.failed_units
         advice = ""

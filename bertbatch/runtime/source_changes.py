@@ -44,7 +44,7 @@ def find_changes(preflight: Preflight) -> Changes:
         )
     units_of: dict[str, list[Unit]] = {source.id: [] for source in (*gone, *others)}
     for unit in preflight.plan.units.values():
-        for span in unit.spans if not unit.again else ():
+        for span in unit.spans if not unit.retry else ():
             if span.source.id in units_of:
                 units_of[span.source.id].append(unit)
     found = Changes(mended, {})

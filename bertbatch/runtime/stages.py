@@ -35,7 +35,7 @@ from bertbatch.output import commit as protocol
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Counts, Record
 from bertbatch.statistics.statistic import make_statistics
-from bertbatch.storage.stores import retried
+from bertbatch.storage.retry import retry
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
@@ -98,7 +98,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
         row = np.concatenate([chunk.row for chunk in chunks])
         if attention := context.job.attention:
             ids = [span.source.id for span in unit.spans]
-            tokens = replace(tokens, watched=sampled(ids, source, row, attention.sample))
+            tokens = replace(tokens, sampled=sampled(ids, source, row, attention.sample))
         passthrough = Passthrough(
             source=source,
             row=row,
@@ -162,7 +162,7 @@ def commit(
 
     `pieces` hold the rows in order, without the `poison` ones (row index, reason).
     """
-    if not retried(context.output.is_here):
+    if not retry(context.output.is_here):
         raise RuntimeError(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"

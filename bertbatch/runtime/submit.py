@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import bertbatch
 from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
-from bertbatch.model.spec import packaged
+from bertbatch.model.locate import packaged
 from bertbatch.runtime.executors.ray_tokens import HOW_TO_GIVE_A_TOKEN, token_file
 from bertbatch.storage.stores import public
 

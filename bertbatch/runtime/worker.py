@@ -17,7 +17,7 @@ from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
-from bertbatch.output.folder import RULES
+from bertbatch.output.contract import RULES
 
 if TYPE_CHECKING:
     from bertbatch.engines.attention_stats import Watch

@@ -1,5 +1,5 @@
-"""Reads and writes of files: local disks, object stores, HTTP.
+"""Reads and writes files: local disks, object stores, HTTP.
 
-It knows paths, bytes and what a store promises of them.
+It knows paths, bytes and what each store guarantees, with the retries that this needs.
 It does not know what the files hold.
 """

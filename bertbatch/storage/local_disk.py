@@ -1,6 +1,7 @@
-"""Files on a disk, or a file system that is mounted like one: written whole, created only once.
+"""Writes whole files to a disk, or a file system that is mounted like one.
 
-Disks differ in what they can do: see `_publish`. What a path means is `storage.py`'s.
+File systems differ in how a file can be created only once: see `_publish`. What a URL means is
+decided in `stores.py`.
 """
 
 import ctypes
@@ -11,7 +12,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-# What a file system answers that does not know a call, as opposed to one that fails in it: EBADF,
+# Errors of a file system that does not support a call, as opposed to one in which it fails: EBADF,
 # EISDIR and EACCES come from fsync of a folder over SMB, EMLINK where a file has one name only.
 _UNSUPPORTED = {
     *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES),
@@ -19,7 +20,7 @@ _UNSUPPORTED = {
 }
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
-# Where the C library is older than the call: its number by processor. Linux' syscall tables.
+# The number of the system call by processor, for C libraries that lack it. From Linux' tables.
 _RENAMEAT2 = {
     **dict.fromkeys(("x86_64", "amd64"), 316),
     **dict.fromkeys(("aarch64", "arm64", "riscv64"), 276),
@@ -32,7 +33,7 @@ class NoCreate(OSError):
 
 
 def create(target: Path, data: bytes) -> None:
-    """Puts a whole file if there is none. Raises FileExistsError if there is one."""
+    """Creates a whole file if there is none. Raises FileExistsError if there is one."""
     temporary = _write_beside(target, data)
     try:
         _publish(temporary, target)
@@ -42,12 +43,12 @@ def create(target: Path, data: bytes) -> None:
 
 
 def replace(target: Path, data: bytes) -> None:
-    """Puts a whole file, whether or not there is one."""
+    """Writes a whole file, whether or not there is one."""
     os.replace(_write_beside(target, data), target)
 
 
 def try_out(folder: Path) -> None:
-    """Creates a file, and once more, and removes it: in the folder, or the nearest that is there.
+    """Creates a file twice and removes it: in the folder, or its nearest existing parent.
 
     Raises OSError if a run could not commit in the folder.
     """
@@ -63,15 +64,15 @@ def try_out(folder: Path) -> None:
 
 
 def closed(folder: Path) -> str | None:
-    """Why a folder cannot be written, or made, as far as the system tells without trying."""
+    """Why a folder cannot be written or made, by its permissions; None if they allow it."""
     there = _nearest(folder)
     if not there.is_dir():
         return f"{there} is a file"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"no right to write in {there}"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"no permission to write in {there}"
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, links followed, or what is there that it would be made in."""
+    """The folder with links resolved, or its nearest parent that exists."""
     there = Path(os.path.realpath(folder))
     while not os.path.exists(there) and there != there.parent:
         there = there.parent
@@ -81,15 +82,15 @@ def _nearest(folder: Path) -> Path:
 def _write_beside(target: Path, data: bytes) -> Path:
     """A temporary file in the target's folder, on disk before this returns.
 
-    Its name starts with a dot, so that no reader of the folder takes it for a part.
+    Its name starts with a dot, so that readers of the folder ignore it.
     """
-    # The folder that a link means, so that one which leads to none yet is followed. `mkdir` says
-    # of a file in its way that it exists, which would be taken for the target's being there.
+    # Links are resolved, so that the folder is made where a dangling link points. If a file is in
+    # its way, `mkdir` raises FileExistsError, which would mean that the target exists.
     folder = os.path.realpath(target.parent)
     try:
         os.makedirs(folder, exist_ok=True)
     except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "a file is in its way", folder) from error
+        raise NotADirectoryError(errno.ENOTDIR, "a file is in its place", folder) from error
     temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "xb") as file:
@@ -123,7 +124,7 @@ def _publish(temporary: Path, target: Path) -> None:
             no_link.errno,
             "this file system has neither hard links nor a rename that does not replace, and "
             "without one of them a part could be committed twice; if it is a bucket mounted as a "
-            "folder, name the store's own URL instead (s3://…, gs://…), else another disk",
+            "folder, name the store's own URL instead (s3://…, gs://…), otherwise use another disk",
             str(target.parent),
         ) from error
 
@@ -144,7 +145,7 @@ def _rename_new(old: Path, new: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the file's name survives a power cut; SMB, FUSE and others keep it without."""
+    """Makes the file's name survive a power cut. SMB, FUSE and others cannot, and need not."""
     try:
         number = os.open(folder, os.O_RDONLY)
     except OSError as error:

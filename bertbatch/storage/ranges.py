@@ -1,14 +1,14 @@
-"""Ranges of a stored file's bytes, each held against what was asked for.
+"""Reads ranges of a stored file's bytes, each checked against what was asked for.
 
-A server may answer a request for a range with the whole file, or with what is there since the
-file was cut off: taken for the range, its bytes would be other rows. What a store is and how it
-is reached, `storage` knows.
+A server may answer a request for a range with the whole file, or with less if the file was cut off
+meanwhile: taken for the range, those bytes would be other rows. How a store is reached is in
+`stores.py`.
 """
 
 import io
 from typing import Any, cast
 
-BUFFER = 4 << 20  # what a stream over a network asks for at a time
+BUFFER = 4 << 20  # bytes that a stream over a network asks for at a time
 
 
 def read_range(fs: Any, path: str, start: int, stop: int) -> bytes:
@@ -19,17 +19,17 @@ def read_range(fs: Any, path: str, start: int, stop: int) -> bytes:
     data = _read_http(fs, path, start, stop) if http else fs.cat_file(path, start=start, end=stop)
     if len(data) != stop - start:
         raise OSError(
-            f"asked for {stop - start} bytes from {start} on, got {len(data)}: it is not what "
-            "it was when it was listed, or its server gives no parts of files; copy it to a disk "
+            f"asked for {stop - start:,} bytes from {start:,} on, got {len(data):,}: the file has "
+            "changed since it was listed, or its server gives no parts of files; copy it to a disk "
             "or an object store"
         )
     return cast(bytes, data)
 
 
 def _read_http(fs: Any, path: str, start: int, stop: int) -> bytes:
-    """As fsspec's file does, which looks whether the answer is a part; its cat_file does not.
+    """Reads by fsspec's file, which checks that the answer is a part; its cat_file does not.
 
-    A server that compresses what it sends gives no parts of it, so it is asked not to.
+    A server that compresses its answers gives no parts of them, so it is asked not to.
     """
     headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
     with fs.open(path, size=stop, cache_type="none", headers=headers) as file:
@@ -44,7 +44,7 @@ def _read_http(fs: Any, path: str, start: int, stop: int) -> bytes:
 
 
 class RangeFile(io.RawIOBase):
-    """A stored file of a known size that can be read from anywhere. Errors are the store's."""
+    """A seekable stored file of a known size. Errors are the store's."""
 
     def __init__(self, fs: Any, path: str, size: int):
         super().__init__()

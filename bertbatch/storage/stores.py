@@ -1,21 +1,19 @@
-"""Storage through fsspec: open, read, and create a file only if it is absent.
+"""One interface to every storage, through fsspec: read files, create one only if it is absent.
 
-Everything that differs between local disk and object stores is settled here, so that the
-commit protocol can be written once.
+Everything that differs between local disks and object stores is handled here, so that the commit
+protocol can be written once.
 """
 
-import errno
 import io
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -23,18 +21,17 @@ from fsspec.core import url_to_fs
 from bertbatch.errors import JobError
 from bertbatch.storage import local_disk
 from bertbatch.storage.ranges import BUFFER, RangeFile, read_range
+from bertbatch.storage.retry import retry
 
 _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
-TRIES = 5
 SMALL = 1 << 18  # bytes of a stored file that is read whole when it is opened
 _memory_lock = threading.Lock()
-T = TypeVar("T")
 
 
 @contextmanager
 def as_os_errors() -> Iterator[None]:
-    """Whatever a store's client raises becomes an OSError, from it."""
+    """Turns whatever a store's client raises into an OSError."""
     try:
         yield
     except OSError:
@@ -45,7 +42,7 @@ def as_os_errors() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """A listed file: its path in its file system, bytes, etag or mtime, and age if known."""
+    """A listed file: its path in its file system, size in bytes, etag or modification time."""
 
     path: str
     size: int
@@ -55,7 +52,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Store:
-    """A file system and how to reach it; cheap to send to another process."""
+    """A file system with the options to reach it; cheap to send to another process."""
 
     protocol: str
     options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -74,22 +71,22 @@ class Store:
 
     @as_os_errors()
     def open(self, path: str, buffered: bool = True) -> BinaryIO:
-        """A file to read from anywhere; unbuffered by those who ask for large pieces."""
+        """A file opened for reading, seekable. Unbuffered is for callers that read large pieces."""
         if self.is_local:
             return cast(BinaryIO, self.fs.open(path, "rb"))
         size = self.info(path).size
         if size <= SMALL and "http" not in self.fs.protocol:
-            # One request; and servers that send a whole file's checksum with a part are none.
+            # One request. Some servers send the checksum of the whole file with a part of it.
             data = self.fs.cat_file(path)
             if len(data) != size:
-                raise OSError(f"{path}: asked for its {size} bytes, got {len(data)}")
+                raise OSError(f"{path}: asked for its {size:,} bytes, got {len(data):,}")
             return io.BytesIO(data)
         file = RangeFile(self.fs, path, size)
         return cast(BinaryIO, io.BufferedReader(file, BUFFER) if buffered else file)
 
     @as_os_errors()
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """A file's bytes, all or exactly those of a range."""
+        """All bytes of a file, or exactly those of a range."""
         if start is not None and stop is not None:
             return read_range(self.fs, path, start, stop)
         return cast(bytes, self.fs.cat_file(path, start=start, end=stop))
@@ -100,18 +97,18 @@ class Store:
         return parse_info(self.fs.info(path))
 
     def is_folder(self, path: str) -> bool:
-        """Whether there is a folder, as far as can be seen."""
+        """Whether there is a folder; false also if that cannot be found out."""
         try:
             return bool(self.fs.isdir(path))
-        except Exception:  # one that may not be looked at, by whatever error a client has
+        except Exception:  # of any type, by a store's client: no permission to look
             return False
 
     @as_os_errors()
     def names(self, folder: str) -> list[str]:
         """The names of the files in a folder, sorted; empty if there is no such folder.
 
-        Without those that start with a dot: what a local create is still writing, or had
-        been writing when its process died.
+        Names that start with a dot are left out: a local create is still writing them, or its
+        process died.
         """
         self.fs.invalidate_cache(folder)
         try:
@@ -122,17 +119,17 @@ class Store:
         return sorted(name for name in names if not name.startswith("."))
 
     def temporary(self, folder: str) -> list[str]:
-        """The names of what local creates have left in a folder, or are still writing."""
+        """The names of temporary files of local creates, unfinished or left by dead processes."""
         if not self.is_local or not Path(folder).is_dir():
             return []
         return sorted(path.name for path in Path(folder).glob(".*.tmp"))
 
     @as_os_errors()
     def create(self, path: str, data: bytes) -> None:
-        """Put a whole file if there is none, in one step that only one writer can win.
+        """Creates a whole file if there is none, in one step that only one writer can win.
 
-        Raises FileExistsError if the file is there; any other OSError leaves open whether
-        the file was created.
+        Raises FileExistsError if there is one. After any other OSError it is unknown whether the
+        file was created.
         """
         if self.is_local:
             local_disk.create(Path(path), data)
@@ -152,24 +149,20 @@ class Store:
         # One request, however large (a store's limit is 5 GB): above its chunk size s3fs
         # would upload in pieces, and not every store completes those atomically.
         whole = {"chunksize": len(data) + 1} if self.protocol in ("s3", "s3a") else {}
-        for attempt in range(5):
+
+        def put() -> None:
             try:
                 self.fs.pipe_file(path, data, mode="create", **whole)
-                return
-            except FileExistsError:
-                raise
             except OSError as error:
                 if _says(error, "PreconditionFailed", "412"):
                     raise FileExistsError(path) from error
-                # 409: another conditional put of this name is under way; the store asks to
-                # try again.
-                if attempt == 4 or not _says(error, "ConditionalRequestConflict", "409"):
-                    raise
-                time.sleep(0.1 * 2**attempt)
+                raise
+
+        retry(put, lambda error: not _in_conflict(error), pause=0.1)
 
     @as_os_errors()
     def replace(self, path: str, data: bytes) -> None:
-        """Put a whole file, whether or not there is one; never visible half-written."""
+        """Writes a whole file, whether or not there is one; never visible half-written."""
         if self.is_local:
             local_disk.replace(Path(path), data)
         else:
@@ -177,26 +170,26 @@ class Store:
 
     @as_os_errors()
     def delete(self, path: str) -> None:
-        """Delete a file; it is fine if there is none."""
+        """Deletes a file, if there is one."""
         with suppress(FileNotFoundError):
             self.fs.rm_file(path)
 
 
 def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str]:
-    """The store of a URL and the path in it. `${NAME}` in options is the environment's.
+    """The store of a URL and the path in it. `${NAME}` in options is an environment variable.
 
-    Raises JobError for a protocol that is unknown or whose package is not installed, and for
-    an environment variable that is not set.
+    Raises JobError for a protocol that is unknown or whose package is not installed, and for an
+    environment variable that is not set.
     """
     if "\0" in url:
-        raise JobError(f"{url!r}: a path cannot have a NUL in it")
+        raise JobError(f"{url!r}: a path cannot contain a NUL character; remove it")
     given = expand(options or {})
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in ("s3", "s3a"):
         # Cached listings would miss parts that another process has just committed.
         given.setdefault("use_listings_cache", False)
     try:
-        if protocol == "file" and "://" not in url:  # so that `::` in a name means itself
+        if protocol == "file" and "://" not in url:  # so that `::` in a name stays as it is
             local = fsspec.filesystem("file", **given)
             return Store("file", given), local._strip_protocol(url).rstrip("/") or "/"
         fs, path = url_to_fs(url, **given)
@@ -228,14 +221,16 @@ def _expand(value: Any) -> Any:
     def lookup(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
-            raise JobError(f"storage_options: the environment variable {name} is not set")
+            raise JobError(
+                f"storage_options: the environment variable {name} is not set; set it and try again"
+            )
         return os.environ[name]
 
     return re.sub(r"\$\{(\w+)\}", lookup, value)
 
 
 def parse_info(info: dict[str, Any]) -> FileInfo:
-    """What a store tells of a file. Raises OSError if it does not tell its size."""
+    """A file's entry in a store's listing. Raises OSError if it has no size."""
     if info["size"] is None:
         raise OSError(
             f"{info['name']}: its server does not say how large it is, so it cannot be read in "
@@ -253,12 +248,18 @@ def parse_info(info: dict[str, Any]) -> FileInfo:
 
 
 def public(message: object) -> str:
-    """A message without the password of a URL, such as an endpoint's or a proxy's."""
+    """A message without the passwords in its URLs, such as an endpoint's or a proxy's."""
     return re.sub(r"://\S*@", "://…@", str(message))
 
 
+def _in_conflict(error: Exception) -> bool:
+    """Whether another put of the same name is under way, so that the store asks to try again."""
+    failed = isinstance(error, OSError) and not isinstance(error, FileExistsError)
+    return failed and _says(error, "ConditionalRequestConflict", "409")
+
+
 def _says(error: BaseException | None, *words: str) -> bool:
-    """Whether the error, or one that it was raised from, names one of the conditions."""
+    """Whether the error, or one that it was raised from, names one of these conditions."""
     while error is not None:
         code = str(getattr(error, "code", "")) + str(getattr(error, "status", ""))
         text = f"{type(error).__name__} {code} {getattr(error, 'response', '')} {error}"
@@ -266,22 +267,3 @@ def _says(error: BaseException | None, *words: str) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def retried(step: Callable[[], T], pause: float = 0.5) -> T:
-    """Does what is safe to repeat, again after errors; raises the last one."""
-    for tries in range(TRIES):
-        try:
-            return step()
-        except Exception as error:
-            if refused(error) or tries == TRIES - 1:
-                raise
-            time.sleep(pause * 2**tries)
-    raise AssertionError("unreachable")
-
-
-def refused(error: Exception) -> bool:
-    """Whether the store will not let us in, which trying again does not change."""
-    number = getattr(error, "errno", None)
-    never = isinstance(error, PermissionError | local_disk.NoCreate)
-    return never or number in (errno.EACCES, errno.EROFS)

@@ -1,0 +1,44 @@
+"""Finds a model's folder by its name: packaged, local or on the Hugging Face Hub."""
+
+from pathlib import Path
+
+from bertbatch.errors import JobError
+from bertbatch.model.checkpoint import TOKENIZER_FILES, WEIGHT_FILES
+
+PACKAGED = Path(__file__).parent / "packaged"
+
+
+def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of a packaged model, a local folder or a Hub model, and its revision.
+
+    Raises JobError if there is none.
+    """
+    if name.replace("_", "-") in packaged():
+        return PACKAGED / name.replace("-", "_"), None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve(), None
+    if folder.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        known = ", ".join(packaged())
+        raise JobError(
+            f"model.name {name}: no such folder; name a folder with config.json and "
+            f"model.safetensors, a Hugging Face Hub id, or a packaged model: {known}"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = [*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES]
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise JobError(
+            f"model.name {name}: neither a packaged model nor a local folder, and the Hugging "
+            f"Face Hub did not provide it: {reason}"
+        ) from error
+    return path, path.name  # a snapshot's folder is named after its commit
+
+
+def packaged() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(p.parent.name.replace("_", "-") for p in PACKAGED.glob("*/config.json"))

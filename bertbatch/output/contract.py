@@ -1,0 +1,144 @@
+"""The contract of an output: what all of its parts have in common.
+
+It is fixed when the output is begun, and a job that differs from it is refused. `folder.py` reads
+and writes its file.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from bertbatch.errors import JobError
+from bertbatch.job.safe_yaml import read_yaml
+from bertbatch.job.schema import Job
+from bertbatch.model.spec import ModelSpec
+from bertbatch.output.records import count, fits, number, small, text
+from bertbatch.statistics.statistic import make_statistics
+from bertbatch.units import digest
+
+FORMAT_VERSION = 1
+# How values are made, where that has changed since the first outputs; an output keeps the rules
+# that it was begun with. hive: 1, the values of folders such as k=a%2Fb are decoded. answers: 1,
+# rows share batches only where that leaves their answers alone, and padding and token types are
+# the tokenizer's.
+RULES = {"hive": 1, "answers": 1}
+CONTRACT_SHAPE = {  # what the program relies on
+    "format_version": count,
+    "model": {
+        "weights": text,
+        "tokenizer": text,
+        "quantization": (None, text),
+        "max_length": count,
+    },
+    "schema": text,
+    "attention?": (
+        None,
+        {"layers": small, "heads": small, "statistics": {"*": number}, "queries": text},
+    ),
+}
+
+
+def make_contract(
+    job: Job, spec: ModelSpec, schema: pa.Schema, rules: Mapping[str, int] = RULES
+) -> dict[str, Any]:
+    """The contract of an output that a job begins."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": {"name": spec.name, **spec.answers},
+        "input": {
+            **{key: getattr(job.input, key) for key in ("text", "text_pair")},
+            "carry": job.input.carried,
+            "limit": job.input.limit,
+            "csv": job.input.csv.model_dump(),
+        },
+        "attention": _attention(job, spec),
+        "rules": dict(rules),
+        "columns": {field.name: str(field.type) for field in schema},
+        "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+    }
+
+
+def _attention(job: Job, spec: ModelSpec) -> dict[str, Any] | None:
+    """What an output's statistics have in common; `statistics` end at these largest values."""
+    if job.attention is None:
+        return None
+    statistics = make_statistics(job.attention.statistics)
+    return {
+        **job.attention.model_dump(),
+        "statistics": {s.name: s.most(spec.max_length) for s in statistics},
+        "layers": spec.layers,
+        "heads": spec.heads,
+    }
+
+
+def encode_contract(contract: dict[str, Any]) -> bytes:
+    return yaml.safe_dump(contract, sort_keys=False, allow_unicode=True).encode()
+
+
+def decode_contract(data: bytes) -> dict[str, Any]:
+    """Raises ValueError and others if the data is no contract."""
+    contract = read_yaml(data)
+    if not fits(contract, CONTRACT_SHAPE):
+        raise ValueError("it is not an output's contract")
+    stored_schema(contract)
+    return dict(contract)
+
+
+def stored_schema(contract: dict[str, Any]) -> pa.Schema:
+    """The schema of every part."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(contract["schema"])))
+
+
+def stored_fingerprint(contract: dict[str, Any]) -> str:
+    """The scoring fingerprint of the parts of an output with this contract."""
+    answers = {key: value for key, value in contract["model"].items() if key != "name"}
+    return digest([contract["format_version"], answers])
+
+
+def scoring_fingerprint(spec: ModelSpec) -> str:
+    """A hash over everything about the model that changes answers."""
+    return digest([FORMAT_VERSION, spec.answers])
+
+
+def rules_of(contract: dict[str, Any] | None, path: str) -> dict[str, int]:
+    """The rules of an output, or of a new one. Raises JobError if one is of a later version."""
+    if contract is None:
+        return dict(RULES)
+    rules = contract.get("rules", {})
+    newer = [name for name, version in rules.items() if version > RULES.get(name, 0)]
+    if newer:
+        raise JobError(
+            f"output.path {path} was begun by a newer version of bertbatch "
+            f"(rules: {', '.join(newer)}); use that version"
+        )
+    return dict(rules)
+
+
+def compare(existing: dict[str, Any], wanted: dict[str, Any], path: str) -> None:
+    """Raises JobError naming what differs between an output's contract and the job."""
+    old, new = _flat(existing), _flat(wanted)
+    ignored = ("schema", "model.name")  # the columns tell the schema; a model may be renamed
+    differences = [
+        f"  {key}: {old.get(key)!r} in the output, {new.get(key)!r} in the job"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in ignored
+    ]
+    if differences:
+        listed = "\n".join(differences)
+        raise JobError(
+            f"output.path {path} belongs to another job:\n{listed}\n"
+            "An output never mixes answers: score into a new folder, such as one with the date"
+        )
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            flat |= _flat(inner, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = inner
+    return flat
