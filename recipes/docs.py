@@ -95,7 +95,7 @@ def nested(shape: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def keys() -> list[str]:
+def job_keys() -> list[str]:
     """Every key of a job, with its section: `input.path`."""
     return [
         f"{name}.{key}".lstrip(".")
@@ -195,11 +195,26 @@ def python_kind(hint: Any) -> str:
     return {str: "text", int: "integer", bool: "flag", Path: "path"}[hint]
 
 
+def quoted(path: str) -> Callable[[], str]:
+    """A file of the package as it is."""
+    return lambda: f"```python\n{(PACKAGE / path).read_text()}```"
+
+
+def targets() -> str:
+    """What `make` can make."""
+    found = re.findall(r"^([a-z-]+):.*?## (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    rows = [f"| `make {name}` | {said} |" for name, said in found]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
 # Each page has a block between two marks for each of these, and its own words around them.
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "tree": ("docs/tree.md", tree),
     "job-file": ("docs/job-file.md", job_file),
     "commands": ("docs/commands.md", commands),
+    "targets": ("CONTRIBUTING.md", targets),
+    "a task": ("docs/contributing.md", quoted("tasks/regression.py")),
+    "a statistic": ("docs/contributing.md", quoted("statistics/max_weight.py")),
 }
 
 

@@ -3,7 +3,7 @@
 part-<source stem>-<first row>-<unit id>.parquet   predictions
 _SUCCESS.json                                      only while every planned unit is committed
 _bertbatch/job.yaml                                the contract
-_bertbatch/plan/, runs/, lease.json                see plan.py, here, lease.py
+_bertbatch/plan/, runs/, lease.json                see planner.py, here, lease.py
 _bertbatch/quarantine/, attention/                 side files of parts: see commit.py
 """
 

@@ -78,7 +78,7 @@ def reading(path: str) -> Iterator[None]:
         raise JobError(f"{path} is damaged, or not bertbatch's: {error}") from error
 
 
-# What is relied on of the records, see output.py.
+# What is relied on of the records, see folder.py.
 CONTRACT = {
     "format_version": count,
     "model": {

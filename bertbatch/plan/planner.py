@@ -55,7 +55,7 @@ class Entry:
     """One entry of the log: sources newly planned, and the units that they are cut into.
 
     `withdrawn` are ids of units that this entry puts out of force for good, with those that
-    score their rows again; see `mending.py`. Sources of such units that it does not name
+    score their rows again; see `revisions.py`. Sources of such units that it does not name
     itself are no longer planned.
     """
 

@@ -205,7 +205,7 @@ class _Run:
             yield from survey_.tasks(units)
 
     def _withdraw(self) -> None:
-        """Takes sources out of the plan that changed or vanished; see `_check_sources`."""
+        """Takes sources out of the plan that changed or vanished; see `find_changes`."""
         survey_ = self._survey
         if self._to_withdraw:
             revisions.withdraw(survey_.plan, survey_.output, survey_.schema, self._to_withdraw)

@@ -1,6 +1,6 @@
 """Files on a disk, or a file system that is mounted like one: written whole, created only once.
 
-Disks differ in what they can do: see `_publish`. What a path means is `storage.py`'s.
+Disks differ in what they can do: see `_publish`. What a path means is `stores.py`'s.
 """
 
 import ctypes
