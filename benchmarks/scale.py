@@ -36,7 +36,7 @@ from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import commit
 from bertbatch.output.folder import make_contract
-from bertbatch.runtime.preflight import Survey, make_survey
+from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
@@ -102,14 +102,14 @@ def planning(report: Report, scratch: Path, fraction: float) -> None:
         subprocess.run(command, cwd=ROOT, env=environment(), check=True, stdout=subprocess.DEVNULL)
         printed = time.perf_counter() - began
         began = time.perf_counter()
-        survey = make_survey(job)
+        preflight = check_job(job)
         listed = time.perf_counter() - began
-        for _ in survey.planner(store_entries=True).extend(survey.listing.sources):
+        for _ in preflight.planner(store_entries=True).extend(preflight.listing.sources):
             pass
         planned = time.perf_counter() - began - listed
         first = score(source, scratch / f"first-{count}", until_first=True).seconds
         seconds = [f"{s:.1f}" for s in (printed, listed, planned, first)]
-        table.append([f"{count:,}", f"{len(survey.plan.units):,}", *seconds])
+        table.append([f"{count:,}", f"{len(preflight.plan.units):,}", *seconds])
     columns = ["sources", "units", "s of `plan`", "s to list", "s to cut and store the plan"]
     report.table("Sources of ten rows", [*columns, "s to a run's first unit"], table)
 
@@ -306,28 +306,28 @@ def commit_all(job: Job, cells: pa.Table | None = None) -> None:
     if job.attention:
         attention = job.attention.model_copy(update={"per_row": False})
         job = job.model_copy(update={"attention": attention})
-    survey = make_survey(job)
-    survey.output.agree(make_contract(job, survey.spec, survey.schema))
+    preflight = check_job(job)
+    preflight.output.agree(make_contract(job, preflight.spec, preflight.schema))
     with ThreadPoolExecutor(8) as pool:
-        for added in survey.planner(store_entries=True).extend(survey.listing.sources):
-            for _ in pool.map(lambda unit: _commit(survey, unit, cells), added):
+        for added in preflight.planner(store_entries=True).extend(preflight.listing.sources):
+            for _ in pool.map(lambda unit: _commit(preflight, unit, cells), added):
                 pass
 
 
-def _commit(survey: Survey, unit: Unit, cells: pa.Table | None) -> None:
+def _commit(preflight: Preflight, unit: Unit, cells: pa.Table | None) -> None:
     count = unit.rows
     (span,) = unit.spans
     columns = [
         pa.array([span.source.id] * count).dictionary_encode(),
         pa.array(np.arange(span.cut.first_row, span.cut.first_row + count)),
-        *task_of(survey.spec).columns(np.zeros((count, 2), np.float32)),
+        *task_of(preflight.spec).columns(np.zeros((count, 2), np.float32)),
         pa.array(np.full(count, 13, np.int32)),
         pa.array([False] * count),
         pa.array(np.zeros(count, np.float32)),
     ]
-    predictions = pa.table(columns, schema=survey.schema)
+    predictions = pa.table(columns, schema=preflight.schema)
     bad = quarantine([], np.zeros(0, np.int64), [], predictions.select([]).slice(0, 0))
-    commit.commit(survey.output, unit, predictions, bad, {"tokens": 13 * count}, cells)
+    commit.commit(preflight.output, unit, predictions, bad, {"tokens": 13 * count}, cells)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from benchmarks.report import Report
 from bertbatch import Job
 from bertbatch.output.folder import make_contract
 from bertbatch.plan.planner import cut_size
-from bertbatch.runtime.preflight import make_survey
+from bertbatch.runtime.preflight import check_job
 from bertbatch.runtime.stages import commit, make_probe, read_and_tokenize
 from bertbatch.runtime.worker import ModelWorker
 from tests.seaweed import BUCKET, seaweed
@@ -49,12 +49,12 @@ def stages(report: Report, scratch: Path, fraction: float) -> None:
             {"path": f"s3://{BUCKET}/{name}", "storage_options": options} for name in ("in", "out")
         )
         job = Job.build({"input": source, "output": target, "model": {"dtype": "float32"}})
-        survey = make_survey(job)
-        survey.output.agree(make_contract(job, survey.spec, survey.schema))
-        planner = survey.planner(store_entries=True)
+        preflight = check_job(job)
+        preflight.output.agree(make_contract(job, preflight.spec, preflight.schema))
+        planner = preflight.planner(store_entries=True)
         planner.size = cut_size(job.runtime, 1 << 30)  # as of a large input
-        units = [unit for added in planner.extend(survey.listing.sources) for unit in added]
-        context = survey.context()
+        units = [unit for added in planner.extend(preflight.listing.sources) for unit in added]
+        context = preflight.context()
         worker = ModelWorker(context.spec, job.model, "cpu", 1, {}, False)
         worker.settle(make_probe(context))
         for number, unit in enumerate(units[: max(int(4 * fraction), 2)]):
@@ -66,14 +66,14 @@ def stages(report: Report, scratch: Path, fraction: float) -> None:
             scored = worker.score(prepared.tokens, 0, prepared.rows)
             times.append(time.perf_counter())
             requests.clear()
-            commit(context, unit, prepared.aside, [], [scored])
+            commit(context, unit, prepared.passthrough, [], [scored])
             times.append(time.perf_counter())
             if not number:  # connections are made, caches filled
                 continue
             asked["read and tokenize"].update(reading)
             asked["commit"].update(requests)
-            part = survey.output.store.info(survey.output.at(unit.part)).size
-            moved = [_bytes(value) for value in (prepared.tokens, prepared.aside, scored)]
+            part = preflight.output.store.info(preflight.output.at(unit.part)).size
+            moved = [_bytes(value) for value in (prepared.tokens, prepared.passthrough, scored)]
             megabytes = [size / 1e6 for size in (unit.bytes, *moved, part)]
             values = (len(prepared.tokens.ids), *np.diff(times), *megabytes)
             for name, value in zip(found, values, strict=True):

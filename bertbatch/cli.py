@@ -113,15 +113,16 @@ def plan(
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
     def show() -> int:
-        from bertbatch.display.terminal import show_plan
-        from bertbatch.runtime.run import survey
+        from bertbatch.checks.estimate import estimate
+        from bertbatch.display.plan import show_plan
+        from bertbatch.runtime.run import preflight
         from bertbatch.runtime.source_changes import find_changes
 
-        found = survey(Job.load(job, _changes(set, date, name)))
+        found = preflight(Job.load(job, _changes(set, date, name)))
         changes = find_changes(found)
         if found.work():
             found.output.check_access()
-        show_plan(found, changes)
+        show_plan(estimate(found, changes))
         return 0
 
     sys.exit(_guard(show))
@@ -147,11 +148,11 @@ def submit(
     """Run a job file on a Ray cluster, show what it says, and exit with its code."""
 
     def go() -> int:
-        from bertbatch.display.terminal import ask_to_stop, make_watcher
+        from bertbatch.display.progress import ask_to_stop, make_listener
         from bertbatch.runtime.submit import Submission, submit
 
         changes = _changes(set, date, name)
-        with closing(make_watcher("plain")):
+        with closing(make_listener("plain")):
             return submit(
                 Submission(job, changes, address, id, package, retries),
                 detach,
@@ -171,7 +172,7 @@ def status(
 
     def show() -> int:
         from bertbatch.checks.status import read_status
-        from bertbatch.display.terminal import show_status
+        from bertbatch.display.status import show_status
         from bertbatch.output.folder import open_output
 
         show_status(read_status(open_output(output), last))
@@ -197,7 +198,7 @@ def verify(
 
     def check() -> int:
         from bertbatch.checks.verify import verify
-        from bertbatch.display.terminal import show_verdict
+        from bertbatch.display.verdict import show_verdict
         from bertbatch.output.folder import open_output
 
         if rescore and job is None:
@@ -289,12 +290,12 @@ def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[
 
 def _run(build: Any, log: Style, verbose: bool) -> None:
     def go() -> int:
-        from bertbatch.display.terminal import make_watcher
+        from bertbatch.display.progress import make_listener
         from bertbatch.runtime.run import run as run_job
 
         job = build()
-        with closing(make_watcher(log)) as watcher:
-            return run_job(job, watcher, verbose).exit_code
+        with closing(make_listener(log)) as listener:
+            return run_job(job, listener, verbose).exit_code
 
     sys.exit(_guard(go))
 

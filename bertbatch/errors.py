@@ -38,7 +38,7 @@ class OutOfMemory(Exception):
 
 
 class DeviceLost(Exception):
-    """The process can use its GPU no more: every further call fails as the one before did.
+    """The process can no longer use its GPU: every further call fails as the one before did.
 
     An index out of range on the device does that, an illegal address, or memory that is
     broken. A fresh process can use the GPU again, if the GPU itself is sound.

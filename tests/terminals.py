@@ -17,7 +17,7 @@ IMPORTED = (
         "pandas",
         "transformers.models.bert.modeling_bert",
         "bertbatch.runtime.run",
-        "bertbatch.display.terminal",
+        "bertbatch.display.progress",
     ),
     *(
         "bertbatch.checks.verify",

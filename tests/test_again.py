@@ -116,10 +116,10 @@ def test_rows_of_a_source_that_is_gone_stay(place, tiny_model, fault, planned):
     fault.clear()
     if planned:  # and the file goes before they are scored
         from bertbatch.plan import revisions
-        from bertbatch.runtime.preflight import make_survey
+        from bertbatch.runtime.preflight import check_job
 
-        survey = make_survey(job(place, tiny_model, **keys))
-        revisions.plan_again(survey.plan, survey.output, survey.schema, survey.listed)
+        preflight = check_job(job(place, tiny_model, **keys))
+        revisions.plan_again(preflight.plan, preflight.output, preflight.schema, preflight.listed)
     (place / "in" / "a.parquet").unlink()
     for _ in range(2):
         again = run(job(place, tiny_model, **keys, **RETRY))
@@ -137,9 +137,9 @@ def test_two_runs_plan_the_same_rows_once(place, tiny_model, fault):
     run(job(place, tiny_model))
     fault.clear()
     from bertbatch.plan import revisions
-    from bertbatch.runtime.preflight import make_survey
+    from bertbatch.runtime.preflight import check_job
 
-    one, other = (make_survey(job(place, tiny_model, **RETRY)) for _ in range(2))
+    one, other = (check_job(job(place, tiny_model, **RETRY)) for _ in range(2))
     for each in (one, other):
         revisions.plan_again(each.plan, each.output, each.schema, each.listed)
     assert one.plan.units.keys() == other.plan.units.keys()
@@ -193,10 +193,10 @@ def test_a_source_that_is_mended_is_planned_anew_with_what_was_tried_again(
     fault.clear()
     run(job(place, tiny_model, **RETRY))
     from bertbatch.plan import revisions
-    from bertbatch.runtime.preflight import make_survey
+    from bertbatch.runtime.preflight import check_job
 
-    survey = make_survey(first)
-    revisions.withdraw(survey.plan, survey.output, survey.schema, {"a.parquet"})
+    preflight = check_job(first)
+    revisions.withdraw(preflight.plan, preflight.output, preflight.schema, {"a.parquet"})
     result = run(first)
     assert result.totals["rows_in"] == 100
     assert sorted(pd.read_parquet(place / "out")["id"]) == sorted(set(range(100)) - {10, 70})

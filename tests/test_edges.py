@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 from bertbatch import JobError, run
-from bertbatch.display.terminal import show_summary
+from bertbatch.display.summary import show_summary
 from tests.conftest import make_job, write_parquet
 from tests.test_bad_input import spoil_a_page
 from tests.tiny import make_model, make_texts

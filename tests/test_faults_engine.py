@@ -61,7 +61,7 @@ def test_a_lost_gpu_ends_an_inline_run(tmp_path, tiny_model):
     faults = {"FAULT_POISON": poison, "FAULT_DEATH": "gpu"}
     code, text = finish(start(tiny_model, tmp_path / "in.parquet", out, *options, **faults))
     assert code == 3, text
-    assert "can use its GPU no more (CUDA error: device-side assert triggered)" in text
+    assert "can no longer use its GPU (CUDA error: device-side assert triggered)" in text
     assert "runtime.runner: ray" in text
     assert "Traceback" not in text
     assert not list((out / "_bertbatch" / "quarantine").glob("*"))

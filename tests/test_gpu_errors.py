@@ -160,15 +160,15 @@ def test_ids_that_the_model_has_not_stay_with_their_rows(tiny_model, files, bad,
         mistake(patch, {TEXTS[row]: id_ for row, id_ in bad.items()})
         (prepared,) = read_and_tokenize(context, [unit])
     kept = [row for row in range(60) if row not in bad]
-    assert prepared.aside.carried["id"].to_pylist() == kept
-    assert (20 * prepared.aside.source + prepared.aside.row).tolist() == kept
+    assert prepared.passthrough.carried["id"].to_pylist() == kept
+    assert (20 * prepared.passthrough.source + prepared.passthrough.row).tolist() == kept
     assert prepared.rows == len(kept) == len(prepared.tokens.lengths)
     assert ((prepared.tokens.ids >= 0) & (prepared.tokens.ids < 84)).all()
     wanted = {
         row: f"the tokenizer gives the token id {id_}, the model has 84 tokens"
         for row, id_ in bad.items()
     }
-    table = prepared.aside.bad.to_pylist()
+    table = prepared.passthrough.bad.to_pylist()
     assert {row["id"]: row["reason"] for row in table} == wanted
     assert all(int(row["source"][0]) * 20 + row["row"] == row["id"] for row in table)
 

@@ -12,7 +12,7 @@ import pytest
 from bertbatch import JobError, run
 from bertbatch.output import lease
 from bertbatch.output.folder import Output, open_output
-from bertbatch.runtime.result import Watcher
+from bertbatch.runtime.result import ProgressListener
 from tests.conftest import make_job
 
 
@@ -112,7 +112,7 @@ def test_waits_for_one_that_began_while_the_model_was_loaded(
 def test_a_run_that_lost_its_lease_stops(corpus, tmp_path, tiny_model, quick):
     out = tmp_path / "out"
 
-    class Thief(Watcher):
+    class Thief(ProgressListener):
         def progressed(self, totals, unit=None):
             if totals.units == 2:
                 path = out / "_bertbatch" / "lease.json"

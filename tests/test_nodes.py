@@ -144,7 +144,7 @@ def test_an_output_on_each_node_of_its_own_is_refused(cluster, corpus, tmp_path,
                 break
         code, said = finish(run_there(cluster, tiny_model, corpus, out))
         assert code == 2, said
-        assert "not the same on every node" in said
+        assert "is not the same folder on every node" in said
         assert not list(out.glob("*.parquet"))
         assert not (out / "_bertbatch" / "lease.json").exists()
     finally:

@@ -22,7 +22,8 @@ import yaml
 from bertbatch import JobError
 from bertbatch.checks.status import read_status
 from bertbatch.checks.verify import verify
-from bertbatch.display.terminal import show_status, show_verdict
+from bertbatch.display.status import show_status
+from bertbatch.display.verdict import show_verdict
 from bertbatch.storage.stores import Store, connect
 from tests.conftest import make_job
 from tests.seaweed import BUCKET, KEY, SECRET, seaweed

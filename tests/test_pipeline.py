@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from bertbatch.errors import DeviceLost, RunError, SourceError
 from bertbatch.runtime import scheduler
+from bertbatch.runtime.counts import Counts, Record
 from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
-from bertbatch.runtime.scheduler import Pipeline
-from bertbatch.runtime.stages import Counts, Record
+from bertbatch.runtime.scheduler import Scheduler
 from bertbatch.units import Cut, Source, Span, Unit
 
 
@@ -67,7 +67,7 @@ class Simulation:
         self.deepest = max(self.deepest, len(self._queues[worker]))
         return handle
 
-    def commit(self, unit: Unit, aside: Any, poison: Any, pieces: Any) -> Hashable:
+    def commit(self, unit: Unit, passthrough: Any, poison: Any, pieces: Any) -> Hashable:
         return self._begin("commit", unit, poison, pieces)
 
     def replace(self, worker: int) -> None:
@@ -129,7 +129,7 @@ def test_every_row_once_whatever_dies(seed):
     faults = rng.choice([0.0, 0.02, 0.1])
     simulation = Simulation(seed, rng.randint(1, 4), faults, poison)
     records: Counter[str] = Counter()
-    loop = Pipeline(simulation, lambda r: records.update([r.unit]), lambda: False)
+    loop = Scheduler(simulation, lambda r: records.update([r.unit]), lambda: False)
     outcome = loop.run(iter([[unit] for unit in units]))
     assert not outcome.failed_units
     assert records == Counter(unit.id for unit in units)
@@ -173,7 +173,7 @@ class Nodes(Simulation):
 def test_nodes_that_come_and_go_cost_no_row(seed):
     units = make_units(12, 300)
     simulation = Nodes(seed, 1 + seed % 3, 0.0, set())
-    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert not outcome.failed_units
     assert simulation.committed == {unit.id: (list(range(300)), []) for unit in units}
 
@@ -192,7 +192,7 @@ def test_a_unit_that_takes_its_nodes_along_is_found_out():
 
     units = make_units(4, 40)
     simulation = Hungry(0, 2, 0.0, set())
-    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert not outcome.failed_units
     assert simulation.committed["u1"][1] == [7]
     assert outcome.worker_deaths < 20
@@ -213,7 +213,7 @@ def test_lost_data_whose_source_is_gone_fails_its_source(stage):
 
     units = make_units(4, 10)
     simulation = Lost(0, 2, 0.0, set())
-    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert outcome.failed_sources == {"a": "has changed since it was planned"}
     assert list(outcome.failed_units) == ["u1"]
     assert set(simulation.committed) == {"u0", "u2", "u3"}
@@ -232,7 +232,7 @@ def test_workers_that_join_are_used():
 
     used: set[int] = set()
     units = make_units(40, 10)
-    Pipeline(Joining(0, 1, 0.0, set()), lambda r: None, lambda: False).run(
+    Scheduler(Joining(0, 1, 0.0, set()), lambda r: None, lambda: False).run(
         iter([[u] for u in units])
     )
     assert used == {0, 1, 2}
@@ -250,7 +250,7 @@ def test_a_unit_whose_reader_always_dies_fails_alone():
     deaths: list[int] = []
     units = make_units(4, 10)
     simulation = Deadly(0, 2, 0.0, set())
-    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert list(outcome.failed_units) == ["u1"]
     assert len(deaths) == 6
     assert set(simulation.committed) == {"u0", "u2", "u3"}
@@ -284,7 +284,7 @@ def test_a_storage_that_takes_no_unit_any_more_ends_the_run(error, refused, give
     units = make_units(40, 10)
     simulation = Full(1, 1, 0.0, set())
     simulation.wait = lambda handles, timeout: Simulation.wait(simulation, [min(handles)], timeout)
-    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     # Each once: the commit itself has tried what the storage refuses again.
     assert len(tries) == len(set(tries)) * (1 if isinstance(error, OSError) else 3)
     assert given_up <= len(outcome.failed_units) <= given_up + 2  # those under way may fail, too
@@ -300,7 +300,7 @@ def test_the_last_units_wait_for_workers_that_still_load():
             return worker == 0 or bool(self.committed)
 
     simulation = Late(1, 2, 0.0, set())
-    Pipeline(simulation, lambda r: None, lambda: False).run(iter([make_units(2, 10)]))
+    Scheduler(simulation, lambda r: None, lambda: False).run(iter([make_units(2, 10)]))
     assert len(simulation.committed) == 2
     assert simulation.deepest == 1
 
@@ -314,7 +314,7 @@ def test_the_first_read_task_is_alone():
             return super().wait(handles, timeout)
 
     units = make_units(30, 10)
-    Pipeline(Watched(1, 4, 0.0, set()), lambda r: None, lambda: False).run(
+    Scheduler(Watched(1, 4, 0.0, set()), lambda r: None, lambda: False).run(
         iter([[unit] for unit in units])
     )
     assert reading[0] == 1
@@ -326,14 +326,14 @@ def test_one_wholly_poisonous_unit_fails_alone(workers):
     units = make_units(6, 200)
     poison = {("u2", row) for row in range(200)}
     simulation = Simulation(1, workers, 0.0, poison)
-    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert set(simulation.committed) == {unit.id for unit in units} - set(outcome.failed_units)
     assert set(outcome.failed_units) <= {"u2"}
 
 
 def test_workers_that_never_succeed_stop_the_run():
     with pytest.raises(RunError, match="times in a row"):
-        Pipeline(Simulation(1, 2, 1.0, set()), lambda r: None, lambda: False).run(
+        Scheduler(Simulation(1, 2, 1.0, set()), lambda r: None, lambda: False).run(
             iter([[unit] for unit in make_units(6, 200)])
         )
 
@@ -388,7 +388,7 @@ class Gpus(Simulation):
 
 def run_on_gpus(simulation: Gpus, units: list[Unit]) -> dict[str, list[int]]:
     """The rows in quarantine, of each unit; all others were scored once and in order."""
-    outcome = Pipeline(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
     assert not outcome.failed_units
     assert outcome.worker_deaths == simulation.fresh
     for unit in units:
@@ -429,7 +429,7 @@ def test_a_suspect_does_not_wait_until_all_else_is_done():
 
 def test_a_single_gpu_that_fails_always_ends_the_run():
     with pytest.raises(RunError, match=r"times in a row .*CUDA error"):
-        Pipeline(Gpus(0, 1, set(), sick=0), lambda r: None, lambda: False).run(
+        Scheduler(Gpus(0, 1, set(), sick=0), lambda r: None, lambda: False).run(
             iter([[unit] for unit in make_units(6, 200)])
         )
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertbatch import run
-from bertbatch.runtime.preflight import make_survey
+from bertbatch.runtime.preflight import check_job
 from tests.conftest import make_job, write_parquet
 from tests.tiny import make_model, make_texts
 
@@ -71,7 +71,7 @@ def test_a_small_input_is_cut_finer(megabytes, unit_mib, least, most, tmp_path, 
     texts = [noise[i : i + 1000].tobytes().decode() for i in range(0, len(noise), 1000)]
     write_parquet(tmp_path / "in.parquet", texts, compression="none", use_dictionary=False)
     size = {"runtime.unit_mib": unit_mib}
-    found = make_survey(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **size))
+    found = check_job(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **size))
     units = [u for us in found.planner(False).extend(found.listing.sources) for u in us]
     assert least <= len(units) <= most
     assert sum(unit.rows for unit in units) == len(texts)

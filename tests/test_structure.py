@@ -13,7 +13,7 @@ PACKAGE = ROOT / "bertbatch"
 
 # Who may import whom: a file imports only from its own folder and from lines above its own.
 ORDER = [
-    ["errors", "registry", "units"],
+    ["errors", "registry", "units", "wording"],
     ["statistics"],
     ["job", "storage"],
     ["inputs", "model"],

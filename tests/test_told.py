@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bertbatch import Job, JobError, load_attention, run
-from bertbatch.display.terminal import show_summary
+from bertbatch.display.summary import show_summary
 from tests.conftest import make_job, write_parquet
 from tests.test_command_line import invoke
 from tests.tiny import make_model, make_texts

@@ -13,7 +13,7 @@ from bertbatch.job.schema import Job
 from bertbatch.output.folder import open_output
 from bertbatch.runtime import stages
 from bertbatch.runtime.executors.cpus import available_cores
-from bertbatch.runtime.preflight import make_survey
+from bertbatch.runtime.preflight import check_job
 from bertbatch.runtime.worker import ModelWorker
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
@@ -28,10 +28,10 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     """
     if open_output(output).path != open_output(job.output.path).path:
         raise JobError(f"--job writes to {job.output.path}, not to {output}")
-    survey = make_survey(job)
-    done = [u for u in survey.plan.units.values() if u.id in survey.committed]
+    preflight = check_job(job)
+    done = [u for u in preflight.plan.units.values() if u.id in preflight.committed]
     chosen = random.sample(done, min(len(done), max(count // 10, 1)))
-    context = survey.context()  # without statistics, which answers do not depend on
+    context = preflight.context()  # without statistics, which answers do not depend on
     context = replace(context, job=context.job.model_copy(update={"attention": None}))
     worker = ModelWorker(
         *(context.spec, job.model, "cpu", available_cores(), context.known, False),
@@ -42,7 +42,7 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     names = [field.name for field in task.fields]
     each = -(-count // max(len(chosen), 1))
     for unit in chosen:
-        _, part = survey.output.part(unit.part)
+        _, part = preflight.output.part(unit.part)
         rows = random.sample(range(part.num_rows), min(each, part.num_rows))
         try:
             (prepared,) = stages.read_and_tokenize(context, [unit])
@@ -52,7 +52,7 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
         at = {
             (unit.spans[source].source.id, int(row)): i
             for i, (source, row) in enumerate(
-                zip(prepared.aside.source, prepared.aside.row, strict=True)
+                zip(prepared.passthrough.source, prepared.passthrough.row, strict=True)
             )
         }
         for index in rows[: count - verdict.rescored]:

@@ -34,12 +34,31 @@ class Status:
             return "running"
         return "complete" if self.complete else "stopped"
 
+    @property
+    def share_done(self) -> float:
+        """The share of the planned rows that is committed; 1 if none is planned."""
+        return self.rows_done / self.rows_planned if self.rows_planned else 1.0
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Of the run at work; None if none is, or it has committed nothing yet."""
+        if self.holder is None or self.state != "running":
+            return None
+        seconds = self.holder.progress.get("seconds")
+        return self.holder.progress.get("rows", 0) / seconds if seconds else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the run at work is done, at the rate so far."""
+        rate = self.rows_per_second
+        return (self.rows_planned - self.rows_done) / rate if rate else None
+
 
 def read_status(output: Output, last_runs: int) -> Status:
     """Raises JobError if there is no output of bertbatch's at the path."""
     contract = output.contract()
     if contract is None:
-        raise JobError(f"{output.path} is no output of bertbatch, or not begun yet")
+        raise JobError(f"{output.path}: no output of bertbatch, or no run has written to it yet")
     plan = stored_plan(output, contract)
     committed = output.committed()
     done = [unit for unit in plan.units.values() if unit.id in committed]

@@ -6,7 +6,7 @@ from typing import Any
 
 from bertbatch.job.schema import Alarms, Job
 from bertbatch.output.folder import Output
-from bertbatch.runtime.stages import Counts
+from bertbatch.runtime.counts import Counts
 
 log = logging.getLogger("bertbatch")
 
@@ -14,7 +14,7 @@ ENOUGH_ROWS = 100  # of which a share says something
 LOOKED_BACK = 100  # runs, for one that scored enough rows to compare with
 
 
-def go_off(
+def evaluate(
     job: Job, output: Output, before: Output | None, counts: Counts, empty: bool
 ) -> list[str]:
     """What to say of each alarm of a job that its run sets off; also logged.

@@ -28,7 +28,8 @@ from bertbatch.output.folder import (
     stored_schema,
 )
 from bertbatch.plan.planner import PlanLog, Planner, cut_size
-from bertbatch.runtime.stages import Context, output_schema
+from bertbatch.runtime.context import Context
+from bertbatch.runtime.stages import output_schema
 from bertbatch.storage import stores
 from bertbatch.units import Source, Unit
 
@@ -40,7 +41,7 @@ PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with
 
 
 @dataclass
-class Survey:
+class Preflight:
     """Everything that is known of a job before it starts."""
 
     job: Job
@@ -130,7 +131,7 @@ class Survey:
             yield task
 
 
-def make_survey(job: Job) -> Survey:
+def check_job(job: Job) -> Preflight:
     """Checks a job against its model, its input and its output. Raises JobError."""
     output = Output.of(job)
     if job.runtime.runner == "ray" and output.store.protocol == "memory":
@@ -154,7 +155,7 @@ def make_survey(job: Job) -> Survey:
     _check_group(job, schema)
     committed = output.committed() if contract else {}
     _tell_of_raw(job, listing, rules)
-    return Survey(
+    return Preflight(
         *(job, spec, listing, reader, output, schema, contract is None, plan, committed, rules)
     )
 

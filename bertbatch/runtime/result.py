@@ -12,7 +12,8 @@ from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output, open_output
-from bertbatch.runtime.stages import Counts
+from bertbatch.runtime.alarms import label_shares
+from bertbatch.runtime.counts import Counts
 from bertbatch.units import Unit
 
 if TYPE_CHECKING:
@@ -31,9 +32,29 @@ class Totals(Counts):
     rows_again: int = 0  # of `rows`, those that had been in quarantine
     quarantined_again: int = 0
 
+    @property
+    def label_shares(self) -> dict[str, float]:
+        """Each label's share of the rows that this run scored."""
+        return label_shares(self.labels, self.rows_scored)
 
-class Watcher:
-    """Hears what a run does; this one keeps silent."""
+    def progress(self, seconds: float) -> dict[str, Any]:
+        """How far the output is, after so many seconds of scoring in this run."""
+        rate = self.rows / max(seconds, 1e-9)
+        left = self.rows_planned - self.rows_before - self.rows
+        return {
+            "units": self.units_before + self.units,
+            "units_planned": self.units_planned,
+            "rows": self.rows_before + self.rows,
+            "rows_planned": self.rows_planned,
+            "rows_per_second": round(rate, 1),
+            "tokens_per_second": round(self.tokens / max(seconds, 1e-9)),
+            "quarantined": self.rows_quarantined,
+            "eta_seconds": round(left / rate) if rate else None,
+        }
+
+
+class ProgressListener:
+    """Is told what a run does; this one does nothing with it."""
 
     def began(self, run: str) -> None: ...
 

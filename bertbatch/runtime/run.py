@@ -19,18 +19,20 @@ from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.output.folder import Output, make_contract, open_output, scoring_fingerprint
 from bertbatch.output.lease import Lease
 from bertbatch.plan import revisions
-from bertbatch.runtime.alarms import ENOUGH_ROWS, go_off
-from bertbatch.runtime.preflight import Survey, make_survey
-from bertbatch.runtime.result import Result, Totals, Watcher
-from bertbatch.runtime.scheduler import Outcome, Pipeline
-from bertbatch.runtime.source_changes import few, find_changes
-from bertbatch.runtime.stages import Context, Record
+from bertbatch.runtime.alarms import ENOUGH_ROWS, evaluate
+from bertbatch.runtime.context import Context
+from bertbatch.runtime.counts import Record
+from bertbatch.runtime.preflight import Preflight, check_job
+from bertbatch.runtime.result import ProgressListener, Result, Totals
+from bertbatch.runtime.scheduler import Outcome, Scheduler
+from bertbatch.runtime.source_changes import find_changes
 from bertbatch.units import Unit, digest
+from bertbatch.wording import shorten
 
 log = logging.getLogger("bertbatch")
 
 
-def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Result:
+def run(job: Job, listener: ProgressListener | None = None, verbose: bool = False) -> Result:
     """Runs a job to its end; the same job again resumes, or scores only what is new.
 
     Raises JobError if the job cannot start, Alarm if its input is empty and it says that this is
@@ -38,17 +40,17 @@ def run(job: Job, watcher: Watcher | None = None, verbose: bool = False) -> Resu
     """
     try:
         with _empty(job):
-            return _Run(job, watcher or Watcher(), verbose).run()
+            return _Run(job, listener or ProgressListener(), verbose).run()
     except OSError as error:  # of the plan, the records: parts have retries of their own
         raise RunError(f"the storage failed: {error}") from error
 
 
-def survey(job: Job) -> Survey:
+def preflight(job: Job) -> Preflight:
     """What a run of the job would find. Raises what it would raise before it begins."""
     if job.alarms.against is not None:
         open_output(job.alarms.against, job.output.storage_options)
     with _empty(job):
-        return make_survey(job)
+        return check_job(job)
 
 
 @contextmanager
@@ -61,9 +63,9 @@ def _empty(job: Job) -> Iterator[None]:
 
 
 class _Run:
-    def __init__(self, job: Job, watcher: Watcher, verbose: bool):
+    def __init__(self, job: Job, listener: ProgressListener, verbose: bool):
         self._job = job
-        self._watcher = watcher
+        self._listener = listener
         self._verbose = verbose
         self._began = time.monotonic()
         self._began_at = datetime.now(UTC)
@@ -84,40 +86,42 @@ class _Run:
         self._begun_now = False  # whether this run has begun to write
 
     def run(self) -> Result:
-        self._watcher.began(self._id)
+        self._listener.began(self._id)
         # What another run has done while this one waited for it is there already.
         while (something := self._look()) and self._lease.wait():
             pass
-        survey_ = self._survey
+        preflight = self._preflight
         self._tell()
         if not something:
             return self._close(Outcome())
-        survey_.output.try_out()
-        executor = self._start(survey_.context())
+        preflight.output.try_out()
+        executor = self._start(preflight.context())
         # To the end: what comes while the books are closed must not leave them half written.
         with self._stop_on_signals():
             try:
-                contract = make_contract(self._job, survey_.spec, survey_.schema, survey_.rules)
-                if not survey_.output.agree(contract):
+                contract = make_contract(
+                    self._job, preflight.spec, preflight.schema, preflight.rules
+                )
+                if not preflight.output.agree(contract):
                     log.warning(
                         "%s: this store does not create a file only if it is absent: two runs at "
                         "once on this output could both write a unit; run one at a time",
                         self._job.output.path,
                     )
                 if self._lease.take():  # another run was at work while the model was loaded
-                    survey_.committed = survey_.output.committed()
-                    survey_.plan.refresh()
+                    preflight.committed = preflight.output.committed()
+                    preflight.plan.refresh()
                 self._check_shared(executor)
                 self._begun = self._begun_now = True
-                survey_.output.clear_success()
+                preflight.output.clear_success()
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
                     revisions.plan_again(
-                        survey_.plan, survey_.output, survey_.schema, survey_.listed
+                        preflight.plan, preflight.output, preflight.schema, preflight.listed
                     )
-                self._watcher.started(self._totals, executor.workers, executor.kinds)
+                self._listener.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
-                pipeline = Pipeline(executor, self._observe, self._should_stop)
+                pipeline = Scheduler(executor, self._observe, self._should_stop)
                 outcome = pipeline.run(self._tasks())
                 while not outcome.stopped and (tasks := self._salvaged(outcome)):
                     outcome = pipeline.run(iter(tasks))
@@ -131,53 +135,54 @@ class _Run:
 
     def _look(self) -> bool:
         """Surveys the job; whether there is anything to do."""
-        self._survey = survey_ = make_survey(self._job)
-        self._begun = not survey_.is_new
-        self._planner = survey_.planner(store_entries=True)
-        changes = find_changes(survey_)
+        self._preflight = preflight = check_job(self._job)
+        self._begun = not preflight.is_new
+        self._planner = preflight.planner(store_entries=True)
+        changes = find_changes(preflight)
         self._to_withdraw = changes.withdraw
         self._planner.failed.update(changes.failed)
-        pending = survey_.pending(survey_.plan.units.values())
-        if pending or self._to_withdraw or survey_.fresh():
+        pending = preflight.pending(preflight.plan.units.values())
+        if pending or self._to_withdraw or preflight.fresh():
             return True
         if not self._job.runtime.retry_quarantined:
             return False
-        again = revisions.to_score_again(survey_.plan, survey_.output, survey_.listed)
+        again = revisions.to_score_again(preflight.plan, preflight.output, preflight.listed)
         return next(again, None) is not None
 
     def _tell(self) -> None:
         """Logs what is worth knowing before the work begins, and counts what is there."""
-        survey_ = self._survey
-        for reason, count in survey_.listing.left_out.items():
+        preflight = self._preflight
+        for reason, count in preflight.listing.left_out.items():
             log.info("left out %d files: %s", count, reason)
-        if survey_.spec.quantization:
+        if preflight.spec.quantization:
             log.warning(
                 "model.dtype %s changes answers: some labels will not be those of float32",
-                survey_.spec.quantization,
+                preflight.spec.quantization,
             )
         if self._job.attention:
             log.info(
                 "attention statistics: the torch engine computes them, in about 1.3 times the time "
                 "of long texts without; others are not considered"
             )
-        done = [u for u in survey_.plan.units.values() if u.id in survey_.committed]
+        done = [u for u in preflight.plan.units.values() if u.id in preflight.committed]
         self._totals.units_before = len(done)
         self._totals.rows_before = sum(unit.new_rows for unit in done)
-        self._count_planned(survey_.plan.units.values())
+        self._count_planned(preflight.plan.units.values())
         if done:
             log.info(
                 "%d of %d planned units were already there (%d rows)",
-                *(len(done), len(survey_.plan.units), self._totals.rows_before),
+                *(len(done), len(preflight.plan.units), self._totals.rows_before),
             )
 
     def _check_shared(self, executor: Any) -> None:
         """Raises JobError if the output is a local path that is another disk on another node."""
-        if not (self._survey.output.store.is_local and self._lease.held):
+        if not (self._preflight.output.store.is_local and self._lease.held):
             return
         if blind := executor.blind_nodes(self._lease.path, self._id):
             raise JobError(
-                f"output.path {self._job.output.path}: not the same on every node: {few(blind)} "
-                "cannot see what was written there; name a folder that all nodes share, or a URL"
+                f"output.path {self._job.output.path} is not the same folder on every node: "
+                f"{shorten(blind)} cannot see what was written there; name a folder that all "
+                "nodes share, or a URL"
             )
 
     def _start(self, context: Context) -> Any:
@@ -191,45 +196,49 @@ class _Run:
 
     def _tasks(self) -> Iterator[list[Unit]]:
         """Every read task: of units planned earlier, then of new ones as they are planned."""
-        survey_ = self._survey
+        preflight = self._preflight
         self._settle()
-        yield from survey_.tasks(list(survey_.plan.units.values()))
-        for units in self._planner.extend(survey_.listing.sources):
-            survey_.output.clear_success()  # again: another run may have ended before this entry
+        yield from preflight.tasks(list(preflight.plan.units.values()))
+        for units in self._planner.extend(preflight.listing.sources):
+            preflight.output.clear_success()  # again: another run may have ended before this entry
             self._settle()
             self._count_planned(units)
-            yield from survey_.tasks(units)
-        while units := survey_.plan.refresh():  # what another run has planned meanwhile
+            yield from preflight.tasks(units)
+        while units := preflight.plan.refresh():  # what another run has planned meanwhile
             self._settle()
             self._count_planned(units)
-            yield from survey_.tasks(units)
+            yield from preflight.tasks(units)
 
     def _withdraw(self) -> None:
         """Takes sources out of the plan that changed or vanished; see `find_changes`."""
-        survey_ = self._survey
+        preflight = self._preflight
         if self._to_withdraw:
-            revisions.withdraw(survey_.plan, survey_.output, survey_.schema, self._to_withdraw)
+            revisions.withdraw(
+                preflight.plan, preflight.output, preflight.schema, self._to_withdraw
+            )
             self._totals.units_planned = self._totals.rows_planned = 0
-            self._count_planned(survey_.plan.units.values())
+            self._count_planned(preflight.plan.units.values())
 
     def _settle(self) -> None:
         """Before any unit runs that takes the place of one out of force."""
-        revisions.settle(self._survey.plan, self._survey.output, self._survey.schema)
+        revisions.settle(self._preflight.plan, self._preflight.output, self._preflight.schema)
 
     def _salvaged(self, outcome: Outcome) -> list[list[Unit]]:
         """Read tasks for the good sources of units that failed by one bad source among them."""
-        survey_ = self._survey
+        preflight = self._preflight
         tasks = []
         for id_ in list(outcome.failed_units):
-            unit = survey_.plan.units.get(id_)
+            unit = preflight.plan.units.get(id_)
             if unit is None or unit.again or len(unit.spans) == 1:
                 continue
             rest = [s for s in unit.spans if s.source.id not in outcome.failed_sources]
             if rest and len(rest) < len(unit.spans):
-                units = revisions.regroup(survey_.plan, survey_.output, survey_.schema, unit, rest)
+                units = revisions.regroup(
+                    preflight.plan, preflight.output, preflight.schema, unit, rest
+                )
                 del outcome.failed_units[id_]
                 self._count_planned(units)
-                if id_ not in survey_.plan.units:
+                if id_ not in preflight.plan.units:
                     self._totals.units_planned -= 1
                     self._totals.rows_planned -= unit.new_rows
                 tasks += [[unit] for unit in units]
@@ -242,7 +251,7 @@ class _Run:
 
     def _observe(self, record: Record) -> None:
         totals = self._totals
-        unit = self._survey.plan.units.get(record.unit)  # None: another run has withdrawn it
+        unit = self._preflight.plan.units.get(record.unit)  # None: another run has withdrawn it
         planned = unit.rows if unit else record.counts.rows
         if record.ours and record.counts.rows != planned:
             raise RuntimeError(
@@ -254,7 +263,7 @@ class _Run:
             totals.rows_again += record.counts.rows
             totals.quarantined_again += record.counts.rows_quarantined
         self._last_commit = time.monotonic()
-        self._watcher.progressed(totals, unit)
+        self._listener.progressed(totals, unit)
         seconds = round(time.monotonic() - (self._scoring_began or 0), 1)
         self._lease.tell({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
         rows = totals.rows - totals.rows_again
@@ -265,7 +274,7 @@ class _Run:
             share = totals.unknown / totals.content
             if share > UNKNOWN_SHARE:
                 self._warned = True
-                log.warning("%s", unknown_words(share, self._survey.spec.name))
+                log.warning("%s", unknown_words(share, self._preflight.spec.name))
 
     def _should_stop(self) -> bool:
         return bool(self._signal) or self._too_bad or self._lease.lost
@@ -292,7 +301,7 @@ class _Run:
 
     def _close(self, outcome: Outcome) -> Result:
         """The run's record, and `_SUCCESS.json` if every planned unit is committed."""
-        survey_ = self._survey
+        preflight = self._preflight
         code, advice = 0, ""
         totals: dict[str, Any] = {}
 
@@ -302,16 +311,16 @@ class _Run:
             if code or not self._begun:
                 return None
             # If nothing was new, the record of the run that finished the plan stays.
-            success = survey_.output.success()
+            success = preflight.output.success()
             return totals if success is None or success["plan"] != totals["plan"] else None
 
-        revisions.conclude(survey_.plan, survey_.output, survey_.schema, judge)
+        revisions.conclude(preflight.plan, preflight.output, preflight.schema, judge)
         failed = {**self._planner.failed, **outcome.failed_sources}
         raised = []
         if not code:
-            spans = (span for unit in survey_.plan.units.values() for span in unit.spans)
-            empty = not any(s.cut.rows and s.source.id in survey_.listed for s in spans)
-            raised = go_off(self._job, survey_.output, self._before, self._totals, empty)
+            spans = (span for unit in preflight.plan.units.values() for span in unit.spans)
+            empty = not any(s.cut.rows and s.source.id in preflight.listed for s in spans)
+            raised = evaluate(self._job, preflight.output, self._before, self._totals, empty)
         if raised:
             code = 4
         if self._begun:
@@ -325,8 +334,8 @@ class _Run:
                 "this_run": vars(self._totals),
                 "failed_sources": {
                     id_: [
-                        survey_.plan.sources[id_].fingerprint
-                        if id_ in survey_.plan.sources
+                        preflight.plan.sources[id_].fingerprint
+                        if id_ in preflight.plan.sources
                         else "",
                         why,
                     ]
@@ -335,18 +344,18 @@ class _Run:
                 "failed_units": outcome.failed_units,
                 "worker_deaths": outcome.worker_deaths,
             }
-            survey_.output.write_run(self._id, record)
+            preflight.output.write_run(self._id, record)
         result = Result(
-            *(code, totals, self._totals, failed, outcome.failed_units, survey_.output, advice),
+            *(code, totals, self._totals, failed, outcome.failed_units, preflight.output, advice),
             raised,
         )
-        self._watcher.finished(result)
+        self._listener.finished(result)
         return result
 
     def _judge(self, outcome: Outcome) -> tuple[int, str, dict[str, Any]]:
         """The exit code, what to do next, and the output's totals, for the plan as it is."""
-        survey_, run_totals = self._survey, self._totals
-        output, units = survey_.output, survey_.plan.units
+        preflight, run_totals = self._preflight, self._totals
+        output, units = preflight.output, preflight.plan.units
         failed = {**self._planner.failed, **outcome.failed_sources}
         committed = output.committed()
         done = [unit for unit in units.values() if unit.id in committed]
@@ -365,8 +374,8 @@ class _Run:
             "rows_per_second": round(run_totals.rows / scoring, 2) if scoring else 0.0,
             "run": self._id,
             "plan": plan_id,
-            "scoring_fingerprint": scoring_fingerprint(survey_.spec),
-            "sources": len(survey_.plan.sources),
+            "scoring_fingerprint": scoring_fingerprint(preflight.spec),
+            "sources": len(preflight.plan.sources),
         }
         self._check_books(run_totals, done, quarantined)
         share = quarantined / rows_in if rows_in >= ENOUGH_ROWS else 0.0
@@ -375,7 +384,7 @@ class _Run:
         missing = [
             unit
             for unit in units.values()
-            if unit.id not in committed and (not unit.again or survey_.as_planned(unit))
+            if unit.id not in committed and (not unit.again or preflight.as_planned(unit))
         ]
         complete = not missing and not failed and not outcome.failed_units
         advice = ""
@@ -402,7 +411,7 @@ class _Run:
     def _check_books(self, run: Totals, done: Sequence[Unit], quarantined: int) -> None:
         """Rows in = rows scored + rows quarantined, over this run and over the output."""
         rows = sum(unit.new_rows for unit in done)
-        if self._survey.plan.withdrawn:  # then rows may be gone that came, or were there
+        if self._preflight.plan.withdrawn:  # then rows may be gone that came, or were there
             return
         came = run.rows - run.rows_again
         if came + run.rows_before > rows:

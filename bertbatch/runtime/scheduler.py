@@ -1,8 +1,8 @@
-"""The pipeline: units flow from readers to model workers to commits, under one bounded loop.
+"""The scheduler: one bounded loop takes units from readers to model workers to commits.
 
-The loop below is the whole schedule, and the only place that decides what to do when
-something fails. Where work runs is the executor's business; `runners/` has one for Ray and
-one for a single process.
+This loop is the whole schedule. It alone decides what happens when something fails. It knows
+handles, not data: where work runs is decided in `executors/`, which has one for Ray and one for
+a single process.
 """
 
 import errno
@@ -11,12 +11,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
 
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError, SourceError
+from bertbatch.runtime.counts import Record
 from bertbatch.runtime.executors.executor import DataLost, Executor, NodeGone, WorkerDied
-from bertbatch.runtime.stages import Record
+from bertbatch.runtime.work import Work, where
 from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")
@@ -25,7 +24,6 @@ log = logging.getLogger("bertbatch")
 # whichever is more. Nodes bring object stores along with their workers.
 AHEAD_BYTES = 512 << 20
 AHEAD_BYTES_EACH = 64 << 20
-PIECES = 16  # a range of rows that kills its worker is split into so many
 FAILURES_IN_A_ROW = 40  # without a success between: a unit is given up, after two the run
 NODES_FORGIVEN = 3  # nodes that may go under a unit before it is a suspect
 ELSEWHERE_SECONDS = 60  # that a suspect waits for another worker than the one where it failed
@@ -44,27 +42,7 @@ class Outcome:
     worker_deaths: int = 0
 
 
-@dataclass(eq=False)
-class _Work:
-    """A unit between its reading and its commit."""
-
-    unit: Unit
-    tokens: Any
-    aside: Any
-    todo: deque[tuple[int, int]]  # ranges of rows not yet scored
-    pieces: dict[int, Any] = field(default_factory=dict)  # first row → scored range
-    poison: list[tuple[int, str]] = field(default_factory=list)
-    tries: dict[tuple[int, int], int] = field(default_factory=dict)
-    failed_on: int | None = None  # the worker where a range of it failed last,
-    failed_at: float = 0.0  # and when
-    nodes_gone: int = 0  # while it was scored on them
-
-    @property
-    def suspect(self) -> bool:
-        return bool(self.tries)
-
-
-class Pipeline:
+class Scheduler:
     """One run's loop over an executor.
 
     `observe` is called with each unit's record, `should_stop` before anything more is begun.
@@ -76,17 +54,15 @@ class Pipeline:
         observe: Callable[[Record], None],
         should_stop: Callable[[], bool],
     ):
-        self._on = executor
-        self._observe = observe
-        self._should_stop = should_stop
+        self._on, self._observe, self._should_stop = executor, observe, should_stop
         self.outcome = Outcome()
         self._reading: dict[Hashable, Sequence[Unit]] = {}
-        self._ready: deque[_Work] = deque()
-        self._suspects: deque[_Work] = deque()
-        self._queues: list[deque[tuple[Hashable, _Work, tuple[int, int]]]] = [
+        self._ready: deque[Work] = deque()
+        self._suspects: deque[Work] = deque()
+        self._queues: list[deque[tuple[Hashable, Work, tuple[int, int]]]] = [
             deque() for _ in range(executor.workers)
         ]
-        self._committing: dict[Hashable, tuple[_Work, int]] = {}
+        self._committing: dict[Hashable, tuple[Work, int]] = {}
         self._been_ready: set[int] = set()  # workers
         self._failures = [0] * executor.workers  # in a row, of each worker
         self._failures_in_a_row = 0
@@ -110,7 +86,7 @@ class Pipeline:
             while len(self._queues) < self._on.workers:
                 self._queues.append(deque())
                 self._failures.append(0)
-            while self._more and self._room():
+            while self._more and self._has_capacity():
                 task = next(tasks, None)
                 self._more = task is not None
                 if task:
@@ -129,7 +105,7 @@ class Pipeline:
         scoring = [handle for queue in self._queues for handle, _, _ in queue]
         return [*self._reading, *scoring, *self._committing]
 
-    def _room(self) -> bool:
+    def _has_capacity(self) -> bool:
         """Whether to read on: two units ready for each worker, within a bound of bytes.
 
         The first read task is alone: a second one beside it would only make another process
@@ -169,13 +145,13 @@ class Pipeline:
                 if self._ready and len(queue) == depth and not alone:
                     self._score(worker, self._ready.popleft())
 
-    def _may_judge(self, worker: int, suspect: _Work) -> bool:
+    def _may_judge(self, worker: int, suspect: Work) -> bool:
         """Whether a suspect may run there: where it failed the GPU itself may be at fault."""
         others = self._been_ready - {worker}
         late = time.monotonic() - suspect.failed_at > ELSEWHERE_SECONDS
         return suspect.failed_on != worker or not others or late
 
-    def _score(self, worker: int, work: _Work) -> None:
+    def _score(self, worker: int, work: Work) -> None:
         first, stop = work.todo.popleft()
         handle = self._on.score(worker, work.tokens, first, stop)
         self._queues[worker].append((handle, work, (first, stop)))
@@ -207,8 +183,8 @@ class Pipeline:
             for unit in units:
                 self._fail_unit(unit, f"reading failed: {_reason(error)}")
             return
-        for unit, (tokens, aside, rows) in zip(units, prepared, strict=True):
-            work = _Work(unit, tokens, aside, deque([(0, rows)] if rows else []))
+        for unit, (tokens, passthrough, rows) in zip(units, prepared, strict=True):
+            work = Work(unit, tokens, passthrough, deque([(0, rows)] if rows else []))
             if rows:
                 self._ready.append(work)
             else:
@@ -283,26 +259,24 @@ class Pipeline:
         log.warning("a model worker %s; a fresh one takes its place", what)
         self._suspect(worker, work, rows, f"its model worker {what} each time")
 
-    def _put_back(self, work: _Work, rows: tuple[int, int]) -> None:
+    def _put_back(self, work: Work, rows: tuple[int, int]) -> None:
         """Has rows scored again, first of all, that nobody is to blame for."""
         work.todo.appendleft(rows)
         (self._suspects if work.suspect else self._ready).appendleft(work)
 
     @staticmethod
     def _take(
-        queue: deque[tuple[Hashable, _Work, tuple[int, int]]], handle: Hashable
-    ) -> tuple[Hashable, _Work, tuple[int, int]]:
+        queue: deque[tuple[Hashable, Work, tuple[int, int]]], handle: Hashable
+    ) -> tuple[Hashable, Work, tuple[int, int]]:
         entry = next(entry for entry in queue if entry[0] == handle)
         queue.remove(entry)
         return entry
 
-    def _suspect(self, worker: int, work: _Work, rows: tuple[int, int], reason: str) -> None:
+    def _suspect(self, worker: int, work: Work, rows: tuple[int, int], reason: str) -> None:
         """Runs a range that failed again, alone; then splits it, down to the poison rows."""
-        work.failed_on, work.failed_at = worker, time.monotonic()
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= FAILURES_IN_A_ROW:
-            self._failures_in_a_row = 0
-            self._given_up += 1
+            self._failures_in_a_row, self._given_up = 0, self._given_up + 1
             if self._given_up > 1:
                 raise RunError(
                     f"scoring failed {2 * FAILURES_IN_A_ROW} times in a row ({reason}): it is not "
@@ -310,39 +284,21 @@ class Pipeline:
                 )
             self._fail_unit(work.unit, f"{FAILURES_IN_A_ROW} failures in a row: {reason}")
             return
-        first, stop = rows
-        tries = work.tries.get(rows, 0) + 1
-        work.tries[rows] = tries
-        if tries < 2:
-            work.todo.appendleft(rows)
-        elif stop - first == 1:
-            work.poison.append((first, reason))
-            log.warning(
-                *("%s: one row goes to quarantine: %s", work.unit.part, reason),
-                extra=_where(work.unit),
-            )
-        else:
-            count = min(PIECES, stop - first)
-            bounds = [first + (stop - first) * i // count for i in range(count + 1)]
-            pieces = list(pairwise(bounds))
-            work.todo.extendleft(reversed(pieces))
-            # One failure is known of each piece: that of the whole. A single row has to fail
-            # twice itself, on two workers if there are so many, before it is given up.
-            work.tries |= {piece: int(piece[1] - piece[0] > 1) for piece in pieces}
+        work.blame(worker, rows, reason)
         self._go_on(work)
 
-    def _go_on(self, work: _Work) -> None:
+    def _go_on(self, work: Work) -> None:
         if work.todo:
             self._suspects.append(work)
         else:
             self._commit(work)
 
-    def _commit(self, work: _Work, tries: int = 1) -> None:
+    def _commit(self, work: Work, tries: int = 1) -> None:
         pieces = [work.pieces[first] for first in sorted(work.pieces)]
-        handle = self._on.commit(work.unit, work.aside, work.poison, pieces)
+        handle = self._on.commit(work.unit, work.passthrough, work.poison, pieces)
         self._committing[handle] = (work, tries)
 
-    def _after_commit(self, handle: Hashable, work: _Work, tries: int) -> None:
+    def _after_commit(self, handle: Hashable, work: Work, tries: int) -> None:
         try:
             record = self._on.result(handle)
         except DataLost as error:
@@ -362,7 +318,9 @@ class Pipeline:
             away = isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG
             self._uncommitted += away
             if away and self._uncommitted == UNCOMMITTED_IN_A_ROW:
-                log.warning("%d units in a row: the run ends here", self._uncommitted)
+                log.warning(
+                    "%d units in a row could not be committed: the run stops", self._uncommitted
+                )
             return
         self._uncommitted = 0
         self._observe(record)
@@ -375,7 +333,7 @@ class Pipeline:
             self.outcome.failed_units[unit.id] = str(error)
 
     def _fail_unit(self, unit: Unit, reason: str) -> None:
-        log.warning("unit failed: %s (%s)", unit.part, reason, extra=_where(unit))
+        log.warning("unit failed: %s (%s)", unit.part, reason, extra=where(unit))
         self.outcome.failed_units[unit.id] = reason
 
     def _wind_down(self) -> None:
@@ -385,11 +343,6 @@ class Pipeline:
         while self._committing and time.monotonic() < deadline:
             for handle in self._on.wait(list(self._committing), timeout=0.2):
                 self._after_commit(handle, *self._committing.pop(handle))
-
-
-def _where(unit: Unit) -> dict[str, str]:
-    """What structured logs say of a unit."""
-    return {"unit": unit.id, "source": unit.spans[0].source.id}
 
 
 def _reason(error: BaseException) -> str:

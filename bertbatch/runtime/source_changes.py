@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bertbatch.errors import JobError
-from bertbatch.runtime.preflight import Survey
+from bertbatch.runtime.preflight import Preflight
 from bertbatch.units import Source, Unit
+from bertbatch.wording import counted, shorten
 
 log = logging.getLogger("bertbatch")
 
@@ -19,13 +20,13 @@ class Changes:
     failed: dict[str, str]
 
 
-def find_changes(survey: Survey) -> Changes:
+def find_changes(preflight: Preflight) -> Changes:
     """Sources that changed or vanished after they were planned.
 
     Raises JobError if the job says to fail then.
     """
-    options, listed = survey.job.input, survey.listed
-    planned = survey.plan.sources.values()
+    options, listed = preflight.job.input, preflight.listed
+    planned = preflight.plan.sources.values()
     gone = [s for s in planned if s.id not in listed]
     changed = [s for s in planned if s.id in listed and listed[s.id] != s]
     if gone and options.on_removed_source == "fail":
@@ -33,7 +34,7 @@ def find_changes(survey: Survey) -> Changes:
             f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
             "input.on_removed_source: keep to keep what is scored of them"
         )
-    mended = _mended(survey, changed)
+    mended = _mended(preflight, changed)
     others = [source for source in changed if source.id not in mended]
     if others and options.on_changed_source == "fail":
         raise JobError(
@@ -42,14 +43,14 @@ def find_changes(survey: Survey) -> Changes:
             "input.on_changed_source: keep to keep what is scored of the old content"
         )
     units_of: dict[str, list[Unit]] = {source.id: [] for source in (*gone, *others)}
-    for unit in survey.plan.units.values():
+    for unit in preflight.plan.units.values():
         for span in unit.spans if not unit.again else ():
             if span.source.id in units_of:
                 units_of[span.source.id].append(unit)
     found = Changes(mended, {})
     kept: list[str] = []
     for id_, units in units_of.items():
-        scored = [unit.id in survey.committed for unit in units]
+        scored = [unit.id in preflight.committed for unit in units]
         what = "changed" if id_ in listed else "is gone"
         if units and not any(scored):
             log.info("%s %s before anything of it was scored: the plan goes on without", id_, what)
@@ -59,11 +60,11 @@ def find_changes(survey: Survey) -> Changes:
         elif units and id_ in listed:
             kept.append(id_)
     if kept:
-        log.info("changed after being scored, the old answers are kept: %s", few(kept))
+        log.info("changed after being scored, the old answers are kept: %s", shorten(kept))
     return found
 
 
-def _mended(survey: Survey, changed: list[Source]) -> set[str]:
+def _mended(preflight: Preflight, changed: list[Source]) -> set[str]:
     """Changed sources that an earlier run found broken, and that were never wholly scored.
 
     What had been scored of them will be withdrawn: it is not known whether the mended
@@ -72,15 +73,15 @@ def _mended(survey: Survey, changed: list[Source]) -> set[str]:
     if not changed:
         return set()
     broken: dict[str, str] = {}
-    for record in survey.output.runs():
+    for record in preflight.output.runs():
         broken |= {id_: mark for id_, (mark, _) in record["failed_sources"].items()}
     unfinished = {
         span.source.id
-        for unit in survey.plan.units.values()
+        for unit in preflight.plan.units.values()
         for span in unit.spans
-        if unit.id not in survey.committed
+        if unit.id not in preflight.committed
     }
-    planned = survey.plan.sources
+    planned = preflight.plan.sources
     return {
         s.id
         for s in changed
@@ -88,11 +89,5 @@ def _mended(survey: Survey, changed: list[Source]) -> set[str]:
     }
 
 
-def few(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _some(sources: Sequence[Source]) -> str:
-    shown = few([source.id for source in sources])
-    return f"{len(sources)} source{'s' if len(sources) > 1 else ''} ({shown})"
+    return f"{counted(len(sources), 'source')} ({shorten([source.id for source in sources])})"

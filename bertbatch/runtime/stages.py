@@ -1,13 +1,12 @@
-"""What happens to every unit before and after the model: read and tokenize, commit.
+"""The stages of a unit around the model: reading with tokenizing, then the commit.
 
-Each is a plain function of its arguments and a `Context`; both runners call these and add
-nothing but where they run.
+Each is a plain function of its arguments with a `Context`. Executors call them, and decide only
+where they run.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -28,37 +27,23 @@ from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
 from bertbatch.inputs import rows
 from bertbatch.inputs.formats.reader import reader_of
-from bertbatch.job.schema import Attention, Job
+from bertbatch.job.schema import Attention
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output import commit as protocol
-from bertbatch.output.folder import Output
+from bertbatch.runtime.context import Context
+from bertbatch.runtime.counts import Counts, Record
 from bertbatch.statistics.statistic import make_statistics
 from bertbatch.storage.stores import retried
 from bertbatch.tasks.task import task_of
-from bertbatch.units import Source, Unit
+from bertbatch.units import Unit
 
 SAMPLED_ROWS = 256  # looked at for texts that a quantized model is compared on
 
 
-@dataclass(frozen=True)
-class Context:
-    """What every stage needs to know of the run; sent to each worker once."""
-
-    job: Job
-    spec: ModelSpec
-    output: Output
-    format: str
-    schema: pa.Schema  # of the output
-    rules: Mapping[str, int]  # of the output, see folder.py
-    known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
-    large: bool  # whether there is so much input that calibrating pays
-    first: Source | None = None  # of the input
-
-
 @dataclass
-class Aside:
+class Passthrough:
     """What of a unit need not pass the model, and goes from the reader to the commit.
 
     Arrays and `carried` have an entry for each row to score, `bad` one for each other row.
@@ -80,52 +65,12 @@ class Prepared:
 
     unit: Unit
     tokens: Tokens
-    aside: Aside
+    passthrough: Passthrough
 
     @property
     def rows(self) -> int:
         """Rows to score."""
-        return len(self.aside.row)
-
-
-@dataclass
-class Counts:
-    """What can be counted of scored and quarantined rows.
-
-    `real_tokens` and `computed_tokens`: of the forward passes, without and with padding.
-    `unknown` and `content`: tokens outside the vocabulary, and all that are not special.
-    """
-
-    rows_scored: int = 0
-    rows_quarantined: int = 0
-    tokens: int = 0
-    real_tokens: int = 0
-    computed_tokens: int = 0
-    truncated: int = 0
-    unknown: int = 0
-    content: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def rows(self) -> int:
-        return self.rows_scored + self.rows_quarantined
-
-    def add(self, other: "Counts") -> None:
-        for name in Counts.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-@dataclass
-class Record:
-    """What became of a unit: the only thing about it that reaches the driver.
-
-    `ours` is false if another run had committed it first; then only its rows are counted.
-    """
-
-    unit: str
-    ours: bool
-    counts: Counts
+        return len(self.passthrough.row)
 
 
 def make_probe(context: Context) -> Probe:
@@ -154,7 +99,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
         if attention := context.job.attention:
             ids = [span.source.id for span in unit.spans]
             tokens = replace(tokens, watched=sampled(ids, source, row, attention.sample))
-        aside = Aside(
+        passthrough = Passthrough(
             source=source,
             row=row,
             n_tokens=tokens.lengths.astype(np.int32),
@@ -164,7 +109,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
             carried=pa.concat_tables([chunk.carried for chunk in chunks]),
             bad=pa.concat_tables([chunk.bad for chunk in chunks]),
         )
-        prepared.append(Prepared(unit, tokens, aside))
+        prepared.append(Prepared(unit, tokens, passthrough))
     return prepared
 
 
@@ -209,7 +154,7 @@ def _outside(tokens: Tokens, vocabulary: int | None) -> dict[int, str]:
 def commit(
     context: Context,
     unit: Unit,
-    aside: Aside,
+    passthrough: Passthrough,
     poison: Sequence[tuple[int, str]],
     pieces: Sequence[Scored],
 ) -> Record:
@@ -222,55 +167,36 @@ def commit(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"
         )
-    task = task_of(context.spec)
-    attention, heads = context.job.attention, context.spec.layers * context.spec.heads
-    kept = np.ones(len(aside.row), bool)
+    task, attention = task_of(context.spec), context.job.attention
     reasons = dict(poison)
+    kept = np.ones(len(passthrough.row), bool)
     kept[list(reasons)] = False
-    logits = np.zeros((len(kept), len(context.spec.labels)), np.float32)
-    if pieces:
-        filled = [piece.logits for piece in pieces if len(piece.logits)]
-        if filled:
-            logits[kept] = np.concatenate(filled)
     statistics = None
     if attention:
+        heads = context.spec.layers * context.spec.heads
         statistics = of_pieces(pieces, kept, (len(attention.statistics), heads))
-    for index in np.flatnonzero(kept & ~np.isfinite(logits).all(axis=1)):
+    none = np.empty((0, *task.shape), np.float32)
+    answers = np.concatenate([none, *(piece.logits for piece in pieces if len(piece.logits))])
+    finite = np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))
+    for index in np.flatnonzero(kept)[~finite]:
         reasons[int(index)] = "the model's output is not a finite number"
     kept[list(reasons)] = False
-    bad = pa.concat_tables([aside.bad, _poisoned(unit, aside, reasons)])
+    bad = pa.concat_tables([passthrough.bad, _poisoned(unit, passthrough, reasons)])
 
-    ids = [span.source.id for span in unit.spans]
-    answers = task.columns(logits[kept])
-    labelled = task.labelled(answers)
-    columns = [
-        pa.DictionaryArray.from_arrays(aside.source[kept], pa.array(ids, pa.string())),
-        pa.array(aside.row[kept]),
-        *[column.filter(pa.array(kept)) for column in aside.carried.columns],
-        *answers,
-        pa.array(aside.n_tokens[kept]),
-        pa.array(aside.truncated[kept]),
-        pa.array((aside.unknown[kept] / np.maximum(aside.content[kept], 1)).astype(np.float32)),
-    ]
+    answered = task.columns(answers[finite])
+    labelled = task.labelled(answered)
+    columns = _columns(unit, passthrough, kept, answered)
     cells = None
     if attention and statistics:
         statistics = replace(statistics, text=statistics.text[kept])
         columns += attention_columns(attention_fields(attention, context.spec), statistics)
-        groups = _groups(aside, kept, labelled, attention.group_by)
+        groups = _groups(passthrough, kept, labelled, attention.group_by)
         tops = [s.most(context.spec.max_length) for s in make_statistics(attention.statistics)]
         cells = aggregate(attention.statistics, tops, statistics, groups)
     predictions = pa.table(columns, schema=context.schema)
-    counts = Counts(
-        rows_scored=predictions.num_rows,
-        rows_quarantined=bad.num_rows,
-        tokens=int(aside.n_tokens[kept].sum()),
-        real_tokens=sum(piece.real_tokens for piece in pieces),
-        computed_tokens=sum(piece.computed_tokens for piece in pieces),
-        truncated=int(aside.truncated[kept].sum()),
-        unknown=int(aside.unknown[kept].sum()),
-        content=int(aside.content[kept].sum()),
-        reasons=Counter(bad.column("reason").to_pylist()),
-    )
+    counts = _count(passthrough, kept, pieces)
+    counts.rows_quarantined = bad.num_rows
+    counts.reasons = Counter(bad.column("reason").to_pylist())
     if labelled:
         for item in labelled[1].value_counts().to_pylist():
             counts.labels[item["values"]] += item["counts"]
@@ -280,6 +206,36 @@ def commit(
         theirs = result.footer
         counts = Counts(theirs["rows_scored"], theirs["rows_quarantined"])
     return Record(unit.id, result.ours, counts)
+
+
+def _columns(
+    unit: Unit, passthrough: Passthrough, kept: np.ndarray, answered: Sequence[pa.Array]
+) -> list[pa.Array]:
+    """The columns of the kept rows, in the order of `output_schema`, without the attention's."""
+    ids = [span.source.id for span in unit.spans]
+    unknown = passthrough.unknown[kept] / np.maximum(passthrough.content[kept], 1)
+    return [
+        pa.DictionaryArray.from_arrays(passthrough.source[kept], pa.array(ids, pa.string())),
+        pa.array(passthrough.row[kept]),
+        *[column.filter(pa.array(kept)) for column in passthrough.carried.columns],
+        *answered,
+        pa.array(passthrough.n_tokens[kept]),
+        pa.array(passthrough.truncated[kept]),
+        pa.array(unknown.astype(np.float32)),
+    ]
+
+
+def _count(passthrough: Passthrough, kept: np.ndarray, pieces: Sequence[Scored]) -> Counts:
+    """The kept rows' counts."""
+    return Counts(
+        rows_scored=int(kept.sum()),
+        tokens=int(passthrough.n_tokens[kept].sum()),
+        real_tokens=sum(piece.real_tokens for piece in pieces),
+        computed_tokens=sum(piece.computed_tokens for piece in pieces),
+        truncated=int(passthrough.truncated[kept].sum()),
+        unknown=int(passthrough.unknown[kept].sum()),
+        content=int(passthrough.content[kept].sum()),
+    )
 
 
 def output_schema(spec: ModelSpec, carried: pa.Schema, attention: Attention | None) -> pa.Schema:
@@ -299,25 +255,28 @@ def output_schema(spec: ModelSpec, carried: pa.Schema, attention: Attention | No
 
 
 def _groups(
-    aside: Aside, kept: np.ndarray, labelled: tuple[np.ndarray, pa.Array] | None, by: str | None
+    passthrough: Passthrough,
+    kept: np.ndarray,
+    labelled: tuple[np.ndarray, pa.Array] | None,
+    by: str | None,
 ) -> list[Group]:
     """The groups that kept rows are in: all, by length, by label, by a carried column."""
     count = int(kept.sum())
-    groups = [Group(ALL, "", np.ones(count, bool)), *length_groups(aside.n_tokens[kept])]
+    groups = [Group(ALL, "", np.ones(count, bool)), *length_groups(passthrough.n_tokens[kept])]
     if labelled:
         groups += value_groups(LABEL, *labelled, count)
     if by is not None:
-        values = aside.carried.column(by).filter(pa.array(kept))
+        values = passthrough.carried.column(by).filter(pa.array(kept))
         groups += value_groups(COLUMN, np.arange(count), values, count)
     return groups
 
 
-def _poisoned(unit: Unit, aside: Aside, reasons: dict[int, str]) -> pa.Table:
+def _poisoned(unit: Unit, passthrough: Passthrough, reasons: dict[int, str]) -> pa.Table:
     """The quarantine rows of those that the model could not answer."""
     order = sorted(reasons)
     return rows.quarantine(
-        [unit.spans[aside.source[i]].source.id for i in order],
-        aside.row[order],
+        [unit.spans[passthrough.source[i]].source.id for i in order],
+        passthrough.row[order],
         [reasons[i] for i in order],
-        aside.carried.take(pa.array(order, pa.int64())),
+        passthrough.carried.take(pa.array(order, pa.int64())),
     )

@@ -163,7 +163,7 @@ def find_device() -> Literal["cuda", "cpu"]:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def note(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[str, Any]:
+def record_choice(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[str, Any]:
     """Adds what a worker says of itself to what is known of each kind of worker, and tells it."""
     choice = dict(description)
     kind = choice.pop("kind")

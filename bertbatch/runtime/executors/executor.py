@@ -1,4 +1,8 @@
-"""What the pipeline asks of a runner: to start work, to tell what is done, and how it failed."""
+"""What an executor is: where the stages of a run are done.
+
+A new executor is one file with one class that follows `Executor`, and one line in
+`runtime/run.py`.
+"""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
@@ -19,9 +23,14 @@ class DataLost(Exception):
 
 
 class Executor(Protocol):
-    """Where the stages run. Handles stand for work under way; `wait` tells which is done."""
+    """Where the stages run. Handles stand for work under way; `wait` tells which is done.
 
-    workers: int  # may grow
+    `workers` is how many there are, and may grow. `kinds` is what each kind of worker chose, for
+    the log and the run's record.
+    """
+
+    workers: int
+    kinds: dict[str, dict[str, Any]]
 
     def adapt(self) -> None:
         """Takes up nodes that have joined; called again and again."""
@@ -30,13 +39,16 @@ class Executor(Protocol):
         """Whether a worker has its model. Raises JobError if it cannot have it."""
 
     def read(self, units: Sequence[Unit]) -> Hashable:
-        """Starts a read task. Its result: a list of (tokens, aside, rows to score)."""
+        """Starts a read task. Its result: a list of (tokens, passthrough, rows to score).
+
+        Both stay opaque to the scheduler.
+        """
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
         """Starts scoring rows on one worker, behind what it has. Its result stays opaque."""
 
     def commit(
-        self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
+        self, unit: Unit, passthrough: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
     ) -> Hashable:
         """Starts a commit. Its result: the Record."""
 
@@ -51,3 +63,9 @@ class Executor(Protocol):
 
     def replace(self, worker: int) -> None:
         """Puts a fresh worker in the place of a dead or a failing one."""
+
+    def blind_nodes(self, path: str, content: str) -> list[str]:
+        """The nodes on which a local file is not there, or has not this content."""
+
+    def close(self) -> None:
+        """Ends all work at once; what is not committed is lost."""

@@ -11,18 +11,24 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
-from bertbatch.engines.scoring import Scored
 from bertbatch.errors import DeviceLost, RunError
 from bertbatch.model.tokens import Tokens
 from bertbatch.runtime import stages
+from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
-from bertbatch.runtime.stages import Context
-from bertbatch.runtime.worker import ModelWorker, find_device, note
+from bertbatch.runtime.worker import ModelWorker, find_device, record_choice
 from bertbatch.units import Unit
 
 
 class Stopped(Exception):
     """The run is winding down; the unit is left for the next run."""
+
+
+class _Held:
+    """What a stage has made, opaque to the scheduler as a reference is on Ray."""
+
+    def __init__(self, value: Any):
+        self.value = value
 
 
 class InlineExecutor:
@@ -38,10 +44,16 @@ class InlineExecutor:
         threads = available_cores()
         with _gpu():
             self._worker = ModelWorker(
-                *(context.spec, context.job.model, device, threads, context.known, context.large),
-                *(context.job.attention, context.rules),
+                spec=context.spec,
+                settings=context.job.model,
+                device=device,
+                threads=threads,
+                known=context.known,
+                large=context.large,
+                attention=context.job.attention,
+                rules=context.rules,
             )
-            self.kinds = note({}, self._worker.settle(stages.make_probe(context)))
+            self.kinds = record_choice({}, self._worker.settle(stages.make_probe(context)))
 
     def adapt(self) -> None:
         """There is only this process."""
@@ -57,25 +69,28 @@ class InlineExecutor:
 
     def _read(self, units: Sequence[Unit]) -> list[tuple[Any, Any, int]]:
         prepared = stages.read_and_tokenize(self._context, units)
-        return [(unit.tokens, unit.aside, unit.rows) for unit in prepared]
+        return [(_Held(unit.tokens), _Held(unit.passthrough), unit.rows) for unit in prepared]
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
-        return self._scorer.submit(self._score, tokens, first, stop)
+        return self._scorer.submit(self._score, tokens.value, first, stop)
 
-    def _score(self, tokens: Tokens, first: int, stop: int) -> Scored:
+    def _score(self, tokens: Tokens, first: int, stop: int) -> _Held:
         with _gpu():
-            scored = self._worker.score(tokens, first, stop, self._go_on)
-        note(self.kinds, self._worker.describe())
-        return scored
+            scored = self._worker.score(tokens, first, stop, self._check_stopped)
+        record_choice(self.kinds, self._worker.describe())
+        return _Held(scored)
 
-    def _go_on(self) -> None:
+    def _check_stopped(self) -> None:
         if self._stop.is_set():
             raise Stopped
 
     def commit(
-        self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
+        self, unit: Unit, passthrough: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
     ) -> Hashable:
-        return self._committer.submit(stages.commit, self._context, unit, aside, poison, pieces)
+        scored = [piece.value for piece in pieces]
+        return self._committer.submit(
+            stages.commit, self._context, unit, passthrough.value, poison, scored
+        )
 
     def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
         return list(wait(handles, timeout, FIRST_COMPLETED).done)
@@ -99,7 +114,7 @@ def _gpu() -> Iterator[None]:
         yield
     except DeviceLost as error:
         raise RunError(
-            f"this process can use its GPU no more ({error}), perhaps because of a row. Set "
-            "runtime.runner: ray and run again: there a fresh worker goes on, and if it is a "
-            "row, it goes to quarantine"
+            f"this process can no longer use its GPU ({error}), perhaps because of one row. Set "
+            "runtime.runner: ray and run again: there a new worker takes over, and if a row is "
+            "the cause, it goes to quarantine"
         ) from None

@@ -23,12 +23,13 @@ from bertbatch.engines.scoring import Scored
 from bertbatch.errors import DeviceLost, JobError
 from bertbatch.model.tokens import Tokens
 from bertbatch.runtime import stages
+from bertbatch.runtime.context import Context
+from bertbatch.runtime.counts import Record
 from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
 from bertbatch.runtime.executors.ray_loading import Loading
 from bertbatch.runtime.executors.ray_scratch import Scratch
 from bertbatch.runtime.executors.ray_start import start_ray
-from bertbatch.runtime.stages import Context, Record
-from bertbatch.runtime.worker import ModelWorker, find_device, note
+from bertbatch.runtime.worker import ModelWorker, find_device, record_choice
 from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")
@@ -181,7 +182,7 @@ class RayExecutor:
             return False
         if chosen is None:
             return False
-        note(self.kinds, chosen)
+        record_choice(self.kinds, chosen)
         self._loads_failed = 0
         return True
 
@@ -195,9 +196,9 @@ class RayExecutor:
         return _Handle(done, (scored,), worker)
 
     def commit(
-        self, unit: Unit, aside: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
+        self, unit: Unit, passthrough: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
     ) -> Hashable:
-        return _Handle(_commit.remote(self._context_ref, unit, list(poison), aside, *pieces))
+        return _Handle(_commit.remote(self._context_ref, unit, list(poison), passthrough, *pieces))
 
     def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
         by_ref = {handle.done: handle for handle in handles}
@@ -211,7 +212,7 @@ class RayExecutor:
             pairs = zip(handle.data[::2], handle.data[1::2], value, strict=True)
             return list(pairs)
         if isinstance(value, dict):  # what the worker that scored has chosen
-            note(self.kinds, value)
+            record_choice(self.kinds, value)
             return handle.data[0]
         return value
 
@@ -293,15 +294,15 @@ def _read(context: Context, units: list[Unit]) -> Any:
     # The tokenizer's threads would take the model workers' cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     prepared = stages.read_and_tokenize(context, units)
-    pairs = [part for unit in prepared for part in (unit.tokens, unit.aside)]
+    pairs = [part for unit in prepared for part in (unit.tokens, unit.passthrough)]
     return [unit.rows for unit in prepared], *pairs
 
 
 @ray.remote(num_cpus=TASK_SHARE, max_retries=2)
 def _commit(
-    context: Context, unit: Unit, poison: list[tuple[int, str]], aside: Any, *pieces: Scored
+    context: Context, unit: Unit, poison: list[tuple[int, str]], passthrough: Any, *pieces: Scored
 ) -> Record:
-    return stages.commit(context, unit, aside, poison, pieces)
+    return stages.commit(context, unit, passthrough, poison, pieces)
 
 
 @ray.remote(num_cpus=TASK_SHARE, max_retries=2)

@@ -1,0 +1,156 @@
+"""Progress of a run: a display, log lines or JSON lines.
+
+Progress and log go to stderr; the summary at the end goes to stdout.
+"""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.prompt import Confirm
+
+from bertbatch.display.summary import show_summary
+from bertbatch.runtime.result import ProgressListener, Result, Totals
+from bertbatch.units import Unit
+from bertbatch.wording import TIME_FORMAT, counted
+
+LINE_SECONDS = 10.0
+
+
+def make_listener(style: str) -> ProgressListener:
+    """The progress listener for this terminal; also sends the log there."""
+    console = Console(stderr=True)
+    if style == "json":
+        return JsonLines()
+    if style == "plain" or not console.is_terminal or not console.encoding.startswith("utf"):
+        handler = logging.StreamHandler()
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(message)s", TIME_FORMAT)
+        )
+        _log_to(handler)
+        return PlainLines()
+    _log_to(RichHandler(console=console, show_path=False, markup=False))
+    return Display(console)
+
+
+def _log_to(handler: logging.Handler) -> None:
+    logger = logging.getLogger("bertbatch")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _Rates(ProgressListener):
+    """Rates over the run so far, for every way of showing them."""
+
+    def started(self, totals: Totals, workers: int, kinds: dict[str, dict[str, Any]]) -> None:
+        self._began = time.monotonic()
+        for kind, choice in kinds.items():
+            logging.getLogger("bertbatch").info(
+                "model ready: %s %s on %s, %s per batch; %s (%s)",
+                choice["engine"],
+                choice["dtype"],
+                choice["device"],
+                counted(choice["tokens_per_batch"], "token"),
+                counted(workers, "worker"),
+                kind,
+            )
+
+    def figures(self, totals: Totals) -> dict[str, Any]:
+        return totals.progress(time.monotonic() - self._began)
+
+
+class JsonLines(_Rates):
+    """Everything as JSON lines, with run, unit and source where there is one."""
+
+    def __init__(self) -> None:
+        self._run = ""
+        handler = logging.Handler()
+        handler.emit = self._log  # type: ignore[method-assign]
+        _log_to(handler)
+
+    def began(self, run: str) -> None:
+        self._run = run
+
+    def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
+        where = {"unit": unit.id, "source": unit.spans[0].source.id} if unit else {}
+        self._line("progress", {**where, **self.figures(totals)})
+
+    def finished(self, result: Result) -> None:
+        ended = {"exit_code": result.exit_code, "alarms": result.alarms, **result.totals}
+        self._line("finished", ended)
+
+    def _log(self, record: logging.LogRecord) -> None:
+        where = {key: getattr(record, key) for key in ("unit", "source") if hasattr(record, key)}
+        said = {"level": record.levelname.lower(), "message": record.getMessage()}
+        self._line("log", {**said, **where})
+
+    def _line(self, event: str, content: dict[str, Any]) -> None:
+        line = {"event": event, "time": round(time.time(), 3), "run": self._run, **content}
+        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+
+
+class PlainLines(_Rates):
+    _last = 0.0
+
+    def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
+        f = self.figures(totals)
+        if time.monotonic() - self._last < LINE_SECONDS and f["rows"] < f["rows_planned"]:
+            return
+        self._last = time.monotonic()
+        logging.getLogger("bertbatch").info("%s", _line(f))
+
+    def finished(self, result: Result) -> None:
+        show_summary(result)
+
+
+class Display(_Rates):
+    def __init__(self, console: Console):
+        self._progress = Progress(
+            SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("starting", total=None)
+        self._progress.start()
+
+    def started(self, totals: Totals, workers: int, kinds: dict[str, dict[str, Any]]) -> None:
+        super().started(totals, workers, kinds)
+        self.progressed(totals)
+
+    def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
+        f = self.figures(totals)
+        self._progress.update(
+            self._task, total=f["rows_planned"], completed=f["rows"], description=_line(f)
+        )
+
+    def finished(self, result: Result) -> None:
+        self.close()
+        show_summary(result)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _line(f: dict[str, Any]) -> str:
+    eta = f", {f['eta_seconds']:,} s left" if f["eta_seconds"] else ""
+    return (
+        f"{f['units']:,}/{counted(f['units_planned'], 'unit')}, "
+        f"{f['rows']:,}/{counted(f['rows_planned'], 'row')}, "
+        f"{f['rows_per_second']:,} rows/s, {f['tokens_per_second']:,} tokens/s, "
+        f"{f['quarantined']:,} quarantined{eta}"
+    )
+
+
+def ask_to_stop() -> bool:
+    """Asks whoever pressed Ctrl-C whether to stop the job on the cluster as well."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return Confirm.ask("Stop the job on the cluster as well?", default=False)
+    except (KeyboardInterrupt, EOFError):
+        return False

@@ -1,0 +1,78 @@
+"""What `bertbatch status` prints."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bertbatch.checks.status import Status
+from bertbatch.runtime.alarms import label_shares
+from bertbatch.wording import counted
+
+COLUMNS = (
+    "began",
+    "date",
+    "exit",
+    "rows",
+    "rows/s",
+    "quarantined",
+    "truncated",
+    "labels",
+    "alarms",
+)
+LABELS = 3  # the most frequent ones of a run
+
+
+def show_status(status: Status) -> None:
+    """How a job stands, and its last runs."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+
+    def row(name: str, text: str) -> None:
+        table.add_row(Text(name), Text(text))
+
+    row("state", status.state)
+    if holder := status.holder:
+        row("run", f"{holder.run} on {holder.host}, last heartbeat {status.silent:.0f} s ago")
+    row(
+        "done",
+        f"{status.units_done:,}/{counted(status.units_planned, 'unit')}, {status.rows_done:,}/"
+        f"{counted(status.rows_planned, 'row')} ({status.share_done:.1%}), "
+        f"{status.quarantined:,} quarantined",
+    )
+    if (rate := status.rows_per_second) is not None:
+        left = f", {status.seconds_left:,.0f} s left" if status.seconds_left is not None else ""
+        row("rate", f"{rate:,.1f} rows/s{left}")
+    row("output", status.path)
+    console = Console()
+    console.print(table, highlight=False, soft_wrap=True)
+    if status.runs:
+        console.print()
+        console.width = 1000  # a line that a terminal wraps reads better than one with holes
+        console.print(_runs(status.runs), highlight=False)
+
+
+def _runs(records: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, no_wrap=True)
+    for record in records:
+        run = record["this_run"]
+        scored, quarantined = run["rows_scored"], run["rows_quarantined"]
+        rows = scored + quarantined
+        shares = sorted(label_shares(run["labels"], scored).items(), key=lambda item: -item[1])
+        cells = (
+            record.get("began", ""),
+            record.get("date", ""),
+            str(record["exit_code"]),
+            f"{rows:,}",
+            f"{record['rows_per_second']:,.1f}",
+            f"{quarantined / rows:.1%}" if rows else "",
+            f"{run['truncated'] / scored:.1%}" if scored else "",
+            ", ".join(f"{label} {share:.1%}" for label, share in shares[:LABELS]),
+            "; ".join(record.get("alarms", [])),
+        )
+        table.add_row(*map(Text, cells))
+    return table

@@ -1,0 +1,71 @@
+"""The summary at the end of a run."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bertbatch.runtime.result import Result
+from bertbatch.wording import counted
+
+LINES = 10  # labels, reasons, failures shown
+
+
+def show_summary(result: Result) -> None:
+    """What this run did, what failed, and what the output holds now."""
+    totals, run = result.totals, result.run
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+
+    def row(name: str, text: str) -> None:
+        # As Text, so that brackets in a path or a reason are no markup.
+        style = "red" if name in ("failed", "alarm") else ""
+        table.add_row(Text(name, style=style), Text(text))
+
+    if run.units_before:
+        row(
+            "done before", f"{counted(run.units_before, 'unit')}, {counted(run.rows_before, 'row')}"
+        )
+    row(
+        "this run",
+        f"{counted(run.units, 'unit')}, {counted(run.rows_scored, 'row')} scored, "
+        f"{run.rows_quarantined:,} quarantined, {counted(run.tokens, 'token')}",
+    )
+    if not totals["rows_in"] and not run.units_planned:
+        row("", "nothing to do: the input has no rows")
+    elif not run.units and not result.exit_code:
+        row("", "nothing new: every row had been scored before")
+    if run.rows_scored:
+        shares = run.label_shares
+        for label, count in run.labels.most_common(LINES):
+            row(f"  {label}", f"{count:,} ({shares[label]:.1%})")
+        row("truncated", f"{run.truncated:,} ({run.truncated / run.rows_scored:.1%})")
+        if run.computed_tokens:
+            row("padding", f"{run.padding:.1%} of the computed tokens")
+        row(
+            "rate",
+            f"{totals['rows_per_second']:,} rows/s over {totals['scoring_seconds']:.1f} s; "
+            f"{totals['seconds']:.1f} s with start-up",
+        )
+    for reason, count in run.reasons.most_common(LINES):
+        row("quarantined", f"{count:,}: {reason}")
+    for source, reason in list(result.failed_sources.items())[:LINES]:
+        row("failed", f"{source}: {reason}")
+    for unit, reason in list(result.failed_units.items())[:LINES]:
+        if not any(reason.startswith(source) for source in result.failed_sources):
+            row("failed", f"unit {unit}: {reason}")
+    for alarm in result.alarms:
+        row("alarm", alarm)
+    rows, planned = f"{totals['rows_in']:,}", max(run.rows_planned, 0)
+    if planned > totals["rows_in"]:  # stopped, or something failed
+        rows += f" of {planned:,} planned"
+    row(
+        "output",
+        f"{rows} rows in = {totals['rows_scored']:,} scored + "
+        f"{totals['rows_quarantined']:,} quarantined, in {counted(totals['units'], 'unit')}",
+    )
+    row("", result.output.path)
+    console = Console()
+    console.print(table, highlight=False, soft_wrap=True)
+    if result.advice:
+        console.print(result.advice, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,37 @@
+"""What `bertbatch verify` prints."""
+
+from rich.console import Console
+from rich.text import Text
+
+from bertbatch.checks.verify import Verdict
+from bertbatch.wording import counted
+
+LINES = 40  # problems shown
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """The account in one line, then each problem, then the verdict."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(Text(text), highlight=False, soft_wrap=True)
+
+    say(
+        f"{counted(verdict.parts, 'part')} of {counted(verdict.units, 'planned unit')}; "
+        f"{counted(verdict.rows_planned, 'row')} planned, {verdict.rows_scored:,} scored + "
+        f"{verdict.rows_quarantined:,} quarantined"
+    )
+    if verdict.rescored:
+        say(f"{counted(verdict.rescored, 'row')} scored again")
+    if verdict.cleaned:
+        say(f"{counted(verdict.cleaned, 'orphaned file')} deleted")
+    if verdict.orphans:
+        say(
+            f"{counted(len(verdict.orphans), 'orphaned file')}: no part names them, and readers "
+            "ignore them; --clean deletes them"
+        )
+    for problem in verdict.problems[:LINES]:
+        say(f"problem: {problem}")
+    if (more := len(verdict.problems) - LINES) > 0:
+        say(f"… and {counted(more, 'more problem')}")
+    say("OK" if verdict.right else counted(len(verdict.problems), "problem"))

@@ -1,0 +1,27 @@
+"""What the stages know of their run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from bertbatch.job.schema import Job
+from bertbatch.model.spec import ModelSpec
+from bertbatch.output.folder import Output
+from bertbatch.units import Source
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage needs to know of the run; sent to each worker once."""
+
+    job: Job
+    spec: ModelSpec
+    output: Output
+    format: str
+    schema: pa.Schema  # of the output
+    rules: Mapping[str, int]  # of the output, see folder.py
+    known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
+    large: bool  # whether there is so much input that calibrating pays
+    first: Source | None = None  # of the input
