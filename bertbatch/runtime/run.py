@@ -207,7 +207,7 @@ class _Run:
             yield from preflight.tasks(units)
 
     def _withdraw(self) -> None:
-        """Takes sources out of the plan that changed or vanished; see `_check_sources`."""
+        """Takes sources out of the plan that changed or vanished; see `find_changes`."""
         preflight = self._preflight
         if self._to_withdraw:
             preflight.revisions.withdraw(self._to_withdraw)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Mass(Statistic):
-    """Σ_j p_ij over the keys j of one kind; see `classes.py` for the kinds.
+    """Σ_j p_ij over the keys j of one kind; see `token_kinds.py` for the kinds.
 
     Clark et al. 2019, https://arxiv.org/abs/1906.04341, section 3.2.
     """

@@ -1,7 +1,7 @@
 """What a statistic sees of attention: the rows' tokens, a tile of weights, what tiles came to.
 
-The engine makes these (`engines/watched.py`). Shapes: R rows of a group, H heads, S tokens of
-its longest row; of a tile, n heads of any row and q queries.
+The engine makes these (`engines/attention_stats.py`). Shapes: R rows of a group, H heads, S
+tokens of its longest row; of a tile, n heads of any row and q queries.
 """
 
 from dataclasses import dataclass

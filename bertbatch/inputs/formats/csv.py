@@ -3,7 +3,7 @@
 A field with nothing between its separators is null, `""` is an empty string, and every
 column is text: types are nobody's business here. A record that can't be used (wrong number
 of fields, bytes that are no text) becomes a bad row and the others go on. What a record is,
-`csv_scan` says, to planning and reading alike.
+`csv_records` says, to planning and reading alike.
 """
 
 import gzip
