@@ -36,7 +36,7 @@ test-faults: .venv/test  ## run every fault (half an hour)
 	$(BIN)/python -m pytest -m faults
 
 test-processors: .venv/test  ## run the engines' tests under lower instruction sets (minutes)
-	$(BIN)/python -m tests.processors
+	$(BIN)/python -m tests.helpers.processors
 
 test-sweeps: .venv/test  ## run every architecture and thousands of odd model folders (minutes)
 	$(BIN)/python -m pytest -m sweep

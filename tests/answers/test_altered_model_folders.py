@@ -25,9 +25,9 @@ from bertbatch.engines.scoring import score
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
-from tests.architectures import one_at_a_time
-from tests.test_models import save_like_bert, save_roberta
-from tests.tiny import make_model, make_texts
+from tests.helpers.architectures import one_at_a_time
+from tests.helpers.classifiers import save_like_bert, save_roberta
+from tests.helpers.tiny import make_model, make_texts
 
 TEXTS = [f"{text} it was [SEP] good, <s> wasn't it?" for text in make_texts(7, seed=9)]
 ODD: list[Any] = [

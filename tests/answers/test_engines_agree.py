@@ -25,9 +25,11 @@ from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.runtime import preflight, worker
-from tests.classifiers import LENGTHS, PACKED, PADDED, one_by_one, save, some_ids
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts, settled
+from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
+from tests.helpers.jobs import make_job
+from tests.helpers.reference import one_by_one
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts, settled
 
 
 @pytest.mark.parametrize("kind", [*PACKED, *PADDED])

@@ -15,11 +15,13 @@ from bertbatch.engines.batching import Batching
 from bertbatch.engines.probe import excess
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
-from tests.architectures import KINDS, UNREADABLE, one_at_a_time, outcome, save
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts, settled
+from tests.helpers.architectures import KINDS, UNREADABLE, one_at_a_time, outcome, save
+from tests.helpers.jobs import make_job
+from tests.helpers.paths import ROOT
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts, settled
 
-DOCS = Path(__file__).parent.parent / "docs" / "models.md"
+DOCS = ROOT / "docs" / "models.md"
 # One of each family: how attention is masked, where positions come from, what the head reads.
 FAMILIES = [
     *("albert", "bart", "big_bird", "canine", "convbert", "deberta-v2", "fnet", "funnel", "gpt2"),

@@ -7,7 +7,6 @@ would spoil the rest comes first, and what ends a process's use of the GPU last.
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,12 @@ from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.runtime.worker import _make_watch
-from tests.classifiers import LENGTHS, PACKED, PADDED, allowed, one_by_one, save, some_ids
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_model, make_texts, settled
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
+from tests.helpers.jobs import make_job
+from tests.helpers.paths import ROOT
+from tests.helpers.reference import allowed, one_by_one
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts, settled
 
 pytestmark = pytest.mark.gpu
 
@@ -191,7 +191,7 @@ import numpy as np
 from bertbatch.errors import DeviceLost
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
-from tests.tiny import settled
+from tests.helpers.tiny import settled
 
 engine = settled(check_model(Model(name=sys.argv[1])), Model(), device="cuda")
 lengths = np.array([20, 10])

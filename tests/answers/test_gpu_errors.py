@@ -25,10 +25,11 @@ from bertbatch.runtime.executors.ray import RayExecutor
 from bertbatch.runtime.stages import read_and_tokenize
 from bertbatch.runtime.worker import ModelWorker
 from bertbatch.units import Cut, Span, Unit
-from tests.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
-from tests.conftest import make_job, write_parquet
-from tests.simulated_gpu import simulated
-from tests.tiny import make_model, settled
+from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
+from tests.helpers.jobs import make_job
+from tests.helpers.simulated_gpu import simulated
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, settled
 
 GPU_ERRORS = [
     "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later",

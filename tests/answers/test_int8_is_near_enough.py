@@ -15,9 +15,10 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
-from tests.classifiers import save
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts, settled
+from tests.helpers.classifiers import save
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts, settled
 
 
 class ByFormula(nn.Module):

@@ -1,6 +1,5 @@
 """Processors and builds of torch that lack an operator take another one, with the same answers."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,12 @@ import torch
 from bertbatch import run
 from bertbatch.engines import fused_linear, precision
 from bertbatch.job.schema import Model
-from tests.conftest import make_job, write_parquet
-from tests.test_engines import LENGTHS, one_by_one, save, some_ids
-from tests.test_run import one_at_a_time
-from tests.tiny import make_texts, settled
+from tests.helpers.classifiers import LENGTHS, save, some_ids
+from tests.helpers.jobs import make_job
+from tests.helpers.paths import ROOT
+from tests.helpers.reference import one_at_a_time, one_by_one
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts, settled
 
 
 @pytest.fixture
@@ -87,6 +88,6 @@ def test_what_is_measured_is_told(monkeypatch):
 
 
 def test_the_platforms_are_documented():
-    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    text = (ROOT / "docs" / "models.md").read_text()
     for name in ("Linux x86-64", "Linux ARM64", "macOS", "Windows"):
         assert f"| {name}" in text

@@ -9,58 +9,15 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from bertbatch import JobError, run
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
-from tests.classifiers import SMALL
-from tests.conftest import make_job, write_parquet
-from tests.test_run import one_at_a_time
-from tests.tiny import make_model, make_texts
-
-
-def save_roberta(folder: Path) -> str:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(make_texts(100), trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", cls_token="<s>",
-        sep_token="</s>", pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
-    ).save_pretrained(folder)  # fmt: skip
-    config = transformers.RobertaConfig(
-        vocab_size=400, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, **SMALL
-    )
-    torch.manual_seed(1)
-    transformers.RobertaForSequenceClassification(config).save_pretrained(folder)
-    return str(folder)
-
-
-def save_like_bert(folder: Path, kind: str) -> str:
-    """DistilBERT or ELECTRA with the tiny BERT's tokenizer."""
-    make_model(folder)
-    if kind == "distilbert":
-        config = transformers.DistilBertConfig(
-            vocab_size=100, max_position_embeddings=64, dim=32, n_layers=2, n_heads=4,
-            hidden_dim=64, initializer_range=0.5, num_labels=3,
-        )  # fmt: skip
-        model: Any = transformers.DistilBertForSequenceClassification(config)
-    else:
-        config = transformers.ElectraConfig(
-            vocab_size=100, max_position_embeddings=64, embedding_size=16, **SMALL
-        )
-        model = transformers.ElectraForSequenceClassification(config)
-    torch.manual_seed(2)
-    model.save_pretrained(folder)
-    return str(folder)
+from tests.helpers.classifiers import JAPANESE, SMALL, save_japanese, save_like_bert, save_roberta
+from tests.helpers.jobs import make_job
+from tests.helpers.reference import one_at_a_time
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
 
 @pytest.mark.parametrize("kind", ["roberta", "distilbert", "electra"])
@@ -77,37 +34,12 @@ def test_architectures_agree_with_transformers(kind, tmp_path):
     assert table["truncated"].any()
 
 
-JAPANESE = [
-    "この映画は本当に素晴らしかった。",
-    "部屋が狭くて、朝食も冷たい。",
-    "また泊まりたいと思います!",
-    "",
-]
-
-
 def test_japanese_tokenizer_in_python(tmp_path):
-    import fugashi
-    import unidic_lite
-
-    tagger = fugashi.Tagger(f"-d {unidic_lite.DICDIR}")
-    words = sorted({str(word) for text in JAPANESE for word in tagger(text)})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    folder = tmp_path / "model"
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary), max_position_embeddings=64, **SMALL
-    )
-    torch.manual_seed(3)
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    settings = {
-        "tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab",
-        "subword_tokenizer_type": "wordpiece", "mecab_kwargs": {"mecab_dic": "unidic_lite"},
-    }  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = save_japanese(tmp_path / "model")
     texts = [*JAPANESE, "素晴らしかった。" * 40]
     write_parquet(tmp_path / "in.parquet", texts)
-    table = run(make_job(str(folder), tmp_path / "in.parquet", tmp_path / "out")).to_pandas()
-    expected = one_at_a_time(str(folder), texts)
+    table = run(make_job(model, tmp_path / "in.parquet", tmp_path / "out")).to_pandas()
+    expected = one_at_a_time(model, texts)
     np.testing.assert_allclose(np.stack(table["scores"]), expected, atol=1e-5)
     assert table["truncated"].tolist() == [False] * 4 + [True]
     assert (table["unk_share"] == 0).all()

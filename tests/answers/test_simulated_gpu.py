@@ -21,9 +21,10 @@ from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.runtime.executors import ray
 from bertbatch.runtime.executors.ray import RayExecutor
 from bertbatch.runtime.worker import _make_watch
-from tests.classifiers import LENGTHS, PACKED, PADDED, allowed, one_by_one, save, some_ids
-from tests.simulated_gpu import SimulatedGpu, simulated
-from tests.tiny import make_model, make_texts, settled
+from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
+from tests.helpers.reference import allowed, one_by_one
+from tests.helpers.simulated_gpu import SimulatedGpu, simulated
+from tests.helpers.tiny import make_model, make_texts, settled
 
 T4, A100, H100 = (7, 5), (8, 0), (9, 0)
 

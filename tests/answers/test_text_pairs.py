@@ -14,9 +14,9 @@ import transformers
 
 from bertbatch import JobError, attention_array, run
 from bertbatch.job.schema import Job
-from tests.conftest import make_job
-from tests.test_models import JAPANESE, save_like_bert, save_roberta
-from tests.tiny import make_model, make_texts
+from tests.helpers.classifiers import JAPANESE, save_japanese, save_like_bert, save_roberta
+from tests.helpers.jobs import make_job
+from tests.helpers.tiny import make_model, make_texts
 
 
 def scores(model: str, pairs: list[tuple[str, str]], attention: bool = False) -> Any:
@@ -105,10 +105,7 @@ def test_how_much_attention_crosses(tmp_path, tiny_model):
 
 
 def test_japanese_pairs_by_a_tokenizer_in_python(tmp_path):
-    from tests.test_models import test_japanese_tokenizer_in_python as make_japanese
-
-    make_japanese(tmp_path)
-    model = str(tmp_path / "model")
+    model = save_japanese(tmp_path / "model")
     pairs = [(a, b) for a in JAPANESE for b in (*JAPANESE, "素晴らしかった。" * 40)]
     source = write(tmp_path / "pairs.parquet", pairs)
     keys = {"input.text": "q", "input.text_pair": "a"}

@@ -21,10 +21,11 @@ from bertbatch.attention.corpus import read_corpus
 from bertbatch.cli import app
 from bertbatch.output.folder import open_output
 from bertbatch.statistics import DEFAULT, STATISTICS
-from tests.classifiers import save
-from tests.conftest import make_job, write_parquet
-from tests.test_faults import finish, start, wait_for_parts
-from tests.tiny import make_model, make_texts
+from tests.helpers.classifiers import save
+from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
 
 def watched_job(model: str, source: Any, out: Path, runner: str = "inline", **keys: Any) -> Any:

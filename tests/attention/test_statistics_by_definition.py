@@ -17,8 +17,8 @@ from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, check_model, locate
 from bertbatch.model.token_kinds import TokenClasses, token_classes
 from bertbatch.statistics import STATISTICS, make_statistics
-from tests.classifiers import LENGTHS, save, some_ids
-from tests.tiny import settled
+from tests.helpers.classifiers import LENGTHS, save, some_ids
+from tests.helpers.tiny import settled
 
 KINDS = ["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
 CLS, SEP, COMMA = 2, 3, 7

@@ -18,7 +18,7 @@ from bertbatch.output.commit import encode_part, encode_side
 from bertbatch.output.folder import FOOTER_KEY, RULES
 from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit
-from tests.conftest import make_job
+from tests.helpers.jobs import make_job
 
 INTS = st.integers(-100, 100)
 MOMENTS = st.integers(-(2**35), 2**35)  # in seconds these are years that Python knows

@@ -24,8 +24,9 @@ from bertbatch.job.schema import Input
 from bertbatch.output.folder import RULES
 from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 

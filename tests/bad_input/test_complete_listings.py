@@ -14,20 +14,12 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from bertbatch import JobError
-from bertbatch.inputs.listing import Listing, list_sources
 from bertbatch.inputs.paths import find
 from bertbatch.storage.stores import connect
-from tests.conftest import make_job, write_parquet
+from tests.helpers.listings import ids, listed
+from tests.helpers.sources import write_parquet
 
 AS_NOBODY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
-
-
-def listed(path: Any) -> Listing:
-    return list_sources(make_job("sentiment-mini", path, "/nowhere/out"))
-
-
-def ids(path: Any) -> list[str]:
-    return [source.id for source in listed(path).sources]
 
 
 def two_folders(folder: Path) -> Path:
@@ -41,7 +33,7 @@ def test_a_folder_that_may_not_be_listed_is_named(how, tmp_path):
     folder = two_folders(tmp_path / "in")
     (folder / "b").chmod(0)
     code = (
-        "import sys; from tests.test_inputs_listing import ids; from bertbatch import JobError\n"
+        "import sys; from tests.helpers.listings import ids; from bertbatch import JobError\n"
         "try: print(ids(sys.argv[1]))\nexcept JobError as error: print('refused', error)"
     )
     try:
@@ -64,7 +56,7 @@ def test_folders_that_no_glob_needs_may_be_shut(tmp_path):
     try:
         done = subprocess.run(
             [*AS_NOBODY, sys.executable, "-c",
-             "import sys, json; from tests.test_inputs_listing import ids\n"
+             "import sys, json; from tests.helpers.listings import ids\n"
              "print(json.dumps([ids(path) for path in sys.argv[1:]]))",
              f"{folder}/a*/*.parquet", f"{folder}/a"],
             capture_output=True, text=True, check=True,
@@ -158,7 +150,7 @@ def test_a_file_that_may_not_be_read_fails_alone_and_is_named(tmp_path, tiny_mod
     folder = two_folders(tmp_path / "in")
     (folder / "b" / "p.parquet").chmod(0)
     code = (
-        "import sys; from bertbatch import run; from tests.conftest import make_job\n"
+        "import sys; from bertbatch import run; from tests.helpers.jobs import make_job\n"
         "r = run(make_job(*sys.argv[1:])); print(r.exit_code, r.failed_sources)"
     )
     done = subprocess.run(

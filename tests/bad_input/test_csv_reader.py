@@ -21,7 +21,7 @@ from bertbatch.inputs.formats.reader import CutSize, Rows
 from bertbatch.job.schema import Csv, Input
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source
-from tests.test_csv_scan import closed
+from tests.helpers.csv_module import closed
 
 Make = Callable[..., Source]
 FIELD = st.text(st.sampled_from(list('"",\r\n a日\0')), max_size=6)

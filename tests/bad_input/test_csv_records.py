@@ -1,7 +1,5 @@
 """The scan agrees with Python's csv module on any bytes, wherever blocks end."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +9,11 @@ from hypothesis import strategies as st
 
 from bertbatch.inputs.formats import csv_records
 from bertbatch.job.schema import Csv
+from tests.helpers.csv_module import closed, expected
 
 HOSTILE = st.text(st.sampled_from(list('""""",,,\r\r\n\n\na b日€\0\ufeff')), max_size=60)
-ORDINARY = "nothing-of-note"  # has no character of any dialect
 BLOCKS = st.integers(1, 9)
 DIALECTS = st.sampled_from([Csv(), Csv(delimiter="\t", quote="'"), Csv(delimiter=" ")])
-
-
-def expected(text: str, dialect: Csv) -> list[list[str]]:
-    lines = io.StringIO(text, newline="")
-    return [
-        row
-        for row in csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote)
-        if row
-    ]
-
-
-def closed(text: str, dialect: Csv) -> str:
-    """The text, with a quote at its end if one is open there."""
-    line = [ORDINARY]
-    return text if expected(f"{text}\n{ORDINARY}", dialect)[-1:] == [line] else text + dialect.quote
 
 
 def found(data: bytes, dialect: Csv) -> list[list[str]]:

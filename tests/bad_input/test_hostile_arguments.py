@@ -1,23 +1,18 @@
 """Whatever is typed, and whatever lies where an output should be: a sentence, never a traceback."""
 
 import gzip
-import io
 import json
-import logging
 import random
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
-import typer
 import yaml
 
-from bertbatch.cli import app
 from bertbatch.runtime import submit
-from tests.conftest import write_parquet
-from tests.tiny import make_texts
+from tests.helpers.command_line import invoke
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
-CODES = {0, 2, 3, 4, 130}
 COMMANDS = {
     "score": ["score", "{}", "{dir}/o1", "--runner", "inline", "--model", "{model}"],
     "score into": ["score", "{in}", "{}", "--runner", "inline", "--model", "{model}"],
@@ -92,23 +87,6 @@ def here(tmp_path_factory, tiny_model):
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     assert invoke("run", str(folder / "job.yaml"))[0] == 0
     return folder
-
-
-def invoke(*words):
-    """A command in this process, on streams such as `make_steady` makes: exit code and output."""
-    said = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
-    try:
-        with redirect_stdout(said), redirect_stderr(said):
-            typer.main.get_command(app).main(list(words), prog_name="bertbatch")
-        code = 0
-    except SystemExit as error:
-        code = error.code or 0
-    finally:
-        logging.getLogger("bertbatch").handlers.clear()  # they hold the streams
-    output = said.buffer.getvalue().decode()
-    assert code in CODES, output
-    assert "Traceback" not in output, output
-    return code, output
 
 
 @pytest.fixture

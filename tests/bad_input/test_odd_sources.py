@@ -10,9 +10,9 @@ import transformers
 
 from bertbatch import JobError, run
 from bertbatch.display.terminal import show_summary
-from tests.conftest import make_job, write_parquet
-from tests.test_bad_input import spoil_a_page
-from tests.tiny import make_model, make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import spoil_a_page, write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
 
 def five_small(folder):

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from bertbatch import Job, JobError, run
 from bertbatch.cli import app
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import spoil_a_page, write_parquet
+from tests.helpers.tiny import make_texts
 
 
 def refused(tmp_path: Path, model: str, input: object, **keys: object) -> str:
@@ -158,16 +159,6 @@ def test_a_truncated_shard_fails_alone_and_can_be_mended(score, corpus, tmp_path
     result = score(corpus, out, runner, **{"input.carry": ["id"]})
     assert result.exit_code == 0
     assert result.to_pandas()["id"].tolist() == list(range(600))
-
-
-def spoil_a_page(path: Path, row_group: int) -> bytes:
-    """Overwrites the text column's data in one row group; the footer stays whole."""
-    good = path.read_bytes()
-    column = pq.read_metadata(path).row_group(row_group).column(1)
-    start = column.dictionary_page_offset or column.data_page_offset
-    size = column.total_compressed_size
-    path.write_bytes(good[:start] + b"\xff" * size + good[start + size :])
-    return good
 
 
 def test_a_corrupt_page_in_one_of_many_units_can_be_mended(score, corpus, tmp_path):

@@ -23,7 +23,7 @@ from bertbatch.output.folder import open_output
 from bertbatch.runtime.executors import ray_start
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, Source, Span, Unit
-from tests.conftest import make_job
+from tests.helpers.jobs import make_job
 
 BASE = "input: {path: a, storage_options: {secret: hunter2}}\noutput: {path: b}\n"
 SECTIONS = [*Job.model_fields, "storage_options", "path", "csv", "limit", "x"]

@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bertbatch.cli import app
-from tests.conftest import make_job, write_parquet
-from tests.test_faults import answers, same_answers, sound
-from tests.test_faults_inputs import CARRY, WRITE, by_id, read_side
-from tests.tiny import make_texts
+from tests.helpers.jobs import CARRY, make_job
+from tests.helpers.outputs import answers, by_id, read_side, same_answers, sound
+from tests.helpers.sources import WRITE, write_parquet
+from tests.helpers.tiny import make_texts
 
 
 def shards(folder: Path, *tables: pa.Table) -> None:

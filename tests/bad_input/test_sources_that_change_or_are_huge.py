@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -16,33 +15,11 @@ from bertbatch import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
-from tests.conftest import write_parquet
-from tests.test_faults import Process, answers, finish, same_answers, sound, start, wait_for_parts
-from tests.tiny import make_texts
-
-CARRY = {"input.carry": ["id"]}
-
-
-def write_csv(path: Path, texts: list[str], first: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("id,text\n" + "".join(f'{first + i},"{t}"\n' for i, t in enumerate(texts)))
-
-
-WRITE: dict[str, Callable[..., None]] = {"parquet": write_parquet, "csv": write_csv}
-
-
-def by_id(out: Path) -> pd.DataFrame:
-    """The answers with numbers for ids, which CSV has as text."""
-    return answers(out).astype({"id": int}).sort_values("id", ignore_index=True)
-
-
-def quarantine(out: Path) -> list[dict]:
-    files = sorted((out / "_bertbatch" / "quarantine").glob("*.arrow"))
-    return [row for file in files for row in read_side(file).to_pylist()]
-
-
-def read_side(file: Path) -> pa.Table:
-    return pa.ipc.open_file(file).read_all()
+from tests.helpers.command_line import Process, finish, start, wait_for_parts
+from tests.helpers.jobs import CARRY
+from tests.helpers.outputs import answers, by_id, quarantine, same_answers, sound
+from tests.helpers.sources import WRITE, write_csv, write_parquet
+from tests.helpers.tiny import make_texts
 
 
 def refused(process: Process, *words: str) -> None:

@@ -21,8 +21,8 @@ from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.job.schema import Input
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.units import Source
-from tests.conftest import make_job
-from tests.tiny import make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.tiny import make_texts
 
 MIB = 1 << 20
 USUAL = CutSize(MIB, 64 * MIB, 1 << 16)

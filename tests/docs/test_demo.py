@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from bertbatch import Job, run
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 

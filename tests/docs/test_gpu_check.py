@@ -4,14 +4,12 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
 
 from recipes import gpu_check
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -85,10 +83,12 @@ given, others = packages_distributions(), set(sys.argv[1].split())
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 import benchmarks.gpu
 import recipes.gpu_check
-import tests.test_gpu
+import tests.answers.test_gpu
+import tests.conftest
 from bertbatch import run
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_model, make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
 folder = Path(tempfile.mkdtemp())
 write_parquet(folder / "in.parquet", make_texts(20))

@@ -17,8 +17,8 @@ from bertbatch.job.schema import Attention
 from bertbatch.statistics import STATISTICS
 from bertbatch.tasks.task import TASKS
 from recipes import docs
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bertbatch"
 README = (ROOT / "README.md").read_text()
 
@@ -43,14 +43,19 @@ def modules() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(("bertbatch", *path.relative_to(PACKAGE).with_suffix("").parts))
-        imported: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-        found[name.removesuffix(".__init__")] = imported
+        found[name.removesuffix(".__init__")] = imports(path)
     return found
+
+
+def imports(path: Path) -> set[str]:
+    """The modules and names that a file imports."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return imported
 
 
 def room(module: str) -> str:
@@ -73,6 +78,13 @@ def test_only_executors_and_submit_import_ray():
     for module, imported in modules().items():
         if any(name == "ray" or name.startswith("ray.") for name in imported):
             assert ".runtime.executors." in module or module == "bertbatch.runtime.submit", module
+
+
+def test_tests_share_by_helpers_alone():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name in imports(path):
+            shared = name.startswith("tests.") and not name.startswith("tests.helpers")
+            assert not shared, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "{job}"]])

@@ -15,7 +15,7 @@ from bertbatch.output.folder import Output
 from bertbatch.plan import revisions
 from bertbatch.plan.planner import PlanLog
 from bertbatch.storage import stores
-from tests.protocol_model import (
+from tests.helpers.protocol_model import (
     ALONE,
     LESS,
     MORE,

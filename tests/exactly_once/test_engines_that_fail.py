@@ -8,11 +8,10 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
-from tests.conftest import write_parquet
-from tests.test_faults import answers, expected, finish, same_answers, sound, start
-from tests.tiny import make_texts
-
-__all__ = ["expected"]  # a fixture
+from tests.helpers.command_line import finish, start
+from tests.helpers.outputs import answers, same_answers, sound
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 
 def in_quarantine(out) -> list[dict]:

@@ -11,8 +11,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertbatch import run
 from bertbatch.runtime.preflight import make_survey
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_model, make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.reference import one_at_a_time
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
 
 def test_every_row_once_in_order_with_transformers_answers(
@@ -36,18 +38,6 @@ def test_every_row_once_in_order_with_transformers_answers(
     assert {k: v == list(range(len(v))) for k, v in counts.items()} == dict.fromkeys(
         ["part-0.parquet", "part-1.parquet", "part-2.parquet"], True
     )
-
-
-def one_at_a_time(folder: str, texts: list[str]) -> np.ndarray:
-    """The plain way: transformers, one text after the other, in fp32."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    rows = []
-    with torch.inference_mode():
-        for text in texts:
-            encoded = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
-            rows.append(model(**encoded).logits.softmax(-1).numpy()[0])
-    return np.stack(rows)
 
 
 def test_equal_workers_agree_bit_for_bit(score, corpus, tmp_path, ray_here, monkeypatch):

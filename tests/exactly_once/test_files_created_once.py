@@ -4,9 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 from fsspec.registry import _registry
@@ -14,6 +12,7 @@ from fsspec.registry import _registry
 from bertbatch.errors import JobError
 from bertbatch.inputs.paths import find
 from bertbatch.storage.stores import Store, connect, refused
+from tests.helpers.racing_writers import race
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -22,23 +21,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Store, str]:
     if request.param == "memory":
         return connect(f"memory://{uuid.uuid4().hex}")
     return connect(str(tmp_path))
-
-
-def race(store: Store, path: str, writers: int = 32, size: int = 100_000) -> list[bytes]:
-    """Lets writers create one path at the same moment; what each of the winners wrote."""
-    barrier = Barrier(writers)
-
-    def write(number: int) -> bytes | None:
-        data = bytes([number]) * size
-        barrier.wait()
-        try:
-            store.create(path, data)
-        except FileExistsError:
-            return None
-        return data
-
-    with ThreadPoolExecutor(writers) as pool:
-        return [data for data in pool.map(write, range(writers)) if data is not None]
 
 
 @pytest.mark.parametrize("round", range(5))

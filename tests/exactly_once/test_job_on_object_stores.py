@@ -24,9 +24,9 @@ from bertbatch.checks.status import read_status
 from bertbatch.checks.verify import verify
 from bertbatch.display.terminal import show_status, show_verdict
 from bertbatch.storage.stores import Store, connect
-from tests.conftest import make_job
-from tests.seaweed import BUCKET, KEY, SECRET, seaweed
-from tests.test_storage import race
+from tests.helpers.jobs import make_job
+from tests.helpers.racing_writers import race
+from tests.helpers.seaweed import BUCKET, KEY, SECRET, seaweed
 
 KEYS = {"input.carry": ["id"], "runtime.unit_rows": 180}
 LABELS = ["source", "row", "id", "label", "score"]

@@ -1,81 +1,15 @@
 """Killed, stopped and poisoned: the same command again ends in the same answers."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import psutil
 import pytest
 
-from bertbatch.checks.verify import verify
-from bertbatch.output.folder import open_output
-from tests.conftest import write_parquet
-from tests.forks import Run
-from tests.tiny import make_texts
-
-ROOT = Path(__file__).parent.parent
-
-Process = Run | subprocess.Popen
-
-
-def start(model: str, input: Path, out: Path, *options: str, **faults: str) -> Process:
-    """The command line in its own process, with faults in all its Python processes."""
-    fixed = ["--set", "model.dtype=float32", "--set", "model.tokens_per_batch=512"]
-    arguments = [
-        *("score", str(input), str(out), "--carry", "id", "--model", model),
-        *("--log", "plain", *fixed, *options),
-    ]
-    if "inline" in options:
-        return Run(arguments, faults)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}:{ROOT}", **faults}
-    return subprocess.Popen(
-        [sys.executable, "-m", "bertbatch", *arguments],
-        cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def finish(process: Process) -> tuple[int, str]:
-    stdout, stderr = process.communicate(timeout=240)
-    return process.returncode, stdout + stderr
-
-
-def wait_for_parts(out: Path, count: int, process: Process) -> None:
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("*.parquet"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def answers(out: Path) -> pd.DataFrame:
-    return pd.read_parquet(out).sort_values("id", ignore_index=True)
-
-
-def sound(out: Path, **known: int) -> None:
-    """Nothing lost, doubled or harmed, and the totals as given."""
-    verdict = verify(open_output(str(out)))
-    assert verdict.problems == []
-    for name, value in known.items():
-        assert getattr(verdict, name) == value, name
-
-
-def same_answers(got: pd.DataFrame, expected: pd.DataFrame) -> None:
-    assert got["id"].tolist() == expected["id"].tolist()
-    assert got["label"].tolist() == expected["label"].tolist()
-    np.testing.assert_allclose(np.stack(got["scores"]), np.stack(expected["scores"]), atol=1e-5)
-
-
-@pytest.fixture
-def expected(score, corpus, tmp_path) -> pd.DataFrame:
-    """The fault-free answers."""
-    score(corpus, tmp_path / "expected", **{"input.carry": ["id"]})
-    return answers(tmp_path / "expected")
+from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.outputs import answers, same_answers, sound
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 
 @pytest.mark.faults

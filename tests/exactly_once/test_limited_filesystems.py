@@ -16,6 +16,7 @@ import pytest
 from bertbatch import JobError
 from bertbatch.storage import local_disk
 from bertbatch.storage.stores import connect, retried
+from tests.helpers import fusermount
 
 NO_LINKS = ("EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK", "EINVAL", "EACCES")
 RACE = """
@@ -227,7 +228,7 @@ def mounted(tmp_path):
             pytest.skip("no fusermount3 here")
         (tmp_path / "bin").mkdir()
         ours = tmp_path / "bin" / "fusermount3"
-        code = (Path(__file__).parent / "fusermount.py").read_text()
+        code = Path(fusermount.__file__).read_text()
         ours.write_text(f"#!{sys.executable}\n{code}")
         ours.chmod(0o755)
         path = f"{ours.parent}:{path}"

@@ -15,9 +15,9 @@ from bertbatch import RunError, run
 from bertbatch.checks.verify import verify
 from bertbatch.errors import JobError
 from bertbatch.output.folder import open_output
-from tests.conftest import make_job
-from tests.proxy import KINDS, failing
-from tests.seaweed import BUCKET, free_ports, seaweed
+from tests.helpers.jobs import make_job
+from tests.helpers.proxy import KINDS, failing
+from tests.helpers.seaweed import BUCKET, free_ports, seaweed
 
 
 @pytest.fixture(scope="module")

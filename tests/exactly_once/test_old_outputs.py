@@ -12,9 +12,9 @@ import yaml
 from bertbatch import Job, JobError, run
 from bertbatch.checks.verify import verify
 from bertbatch.output.folder import open_output
-from tests.architectures import save
-from tests.conftest import write_parquet
-from tests.tiny import make_texts
+from tests.helpers.architectures import save
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 STORED = Path(__file__).parent / "data" / "begun_by_0_1"
 WRITTEN = 1_790_000_000  # when its input was, which is part of the sources' fingerprints

@@ -13,7 +13,7 @@ from bertbatch import JobError, run
 from bertbatch.output import lease
 from bertbatch.output.folder import Output, open_output
 from bertbatch.runtime.result import Watcher
-from tests.conftest import make_job
+from tests.helpers.jobs import make_job
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.output.folder import open_output
 from bertbatch.runtime import worker
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 RETRY = {"runtime.retry_quarantined": True}
 

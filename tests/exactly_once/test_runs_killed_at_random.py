@@ -13,9 +13,8 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from tests.test_faults import answers, expected, finish, same_answers, sound, start, wait_for_parts
-
-__all__ = ["expected"]  # a fixture
+from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.outputs import answers, same_answers, sound
 
 ROUNDS = int(os.environ.get("BERTBATCH_ROUNDS", "200"))
 

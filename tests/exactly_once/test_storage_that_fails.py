@@ -13,9 +13,11 @@ import pytest
 from bertbatch import load_attention, run
 from bertbatch.checks.verify import verify
 from bertbatch.output.folder import Output, open_output
-from tests.conftest import make_job, write_parquet
-from tests.test_faults import answers, finish, same_answers, sound, start, wait_for_parts
-from tests.tiny import make_texts
+from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.jobs import make_job
+from tests.helpers.outputs import answers, same_answers, sound
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 STEPS = [
     ("create", "_bertbatch/job.yaml"),

@@ -17,8 +17,9 @@ from bertbatch.cli import app
 from bertbatch.output import lease
 from bertbatch.output.commit import encode_part
 from bertbatch.output.folder import FOOTER_KEY, open_output
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 
 @pytest.fixture(scope="module")

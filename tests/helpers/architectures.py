@@ -1,6 +1,6 @@
 """Every sequence classifier of transformers, tiny and with random weights: what comes of it.
 
-`python -m tests.architectures` prints the table in docs/models.md.
+`python -m tests.helpers.architectures` prints the table in docs/models.md.
 """
 
 import inspect
@@ -27,7 +27,7 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import UNREADABLE, check_model
 from bertbatch.model.tokenizer import Tokenizer
-from tests.tiny import make_model, make_texts
+from tests.helpers.tiny import make_model, make_texts
 
 KINDS = sorted(NAMES)
 MAX_LENGTH = 60

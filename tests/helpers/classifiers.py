@@ -1,15 +1,17 @@
-"""Tiny classifiers of the architectures, and what transformers itself answers."""
+"""Tiny classifiers of the architectures, with random weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, check_model
-from tests.tiny import make_model
+from tests.helpers.tiny import make_model, make_texts
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -19,6 +21,12 @@ SMALL: dict[str, Any] = {
 PACKED = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"]
 PADDED = ["deberta-v2"]
 LENGTHS = np.array([50, 33, 17, 17, 16, 5, 3, 1])
+JAPANESE = [
+    "この映画は本当に素晴らしかった。",
+    "部屋が狭くて、朝食も冷たい。",
+    "また泊まりたいと思います!",
+    "",
+]
 
 
 def save(folder: Path, kind: str) -> ModelSpec:
@@ -35,40 +43,70 @@ def save(folder: Path, kind: str) -> ModelSpec:
     return check_model(Model(name=str(folder), max_length=60))
 
 
+def save_roberta(folder: Path) -> str:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(make_texts(100), trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", cls_token="<s>",
+        sep_token="</s>", pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
+    ).save_pretrained(folder)  # fmt: skip
+    config = transformers.RobertaConfig(
+        vocab_size=400, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, **SMALL
+    )
+    torch.manual_seed(1)
+    transformers.RobertaForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def save_like_bert(folder: Path, kind: str) -> str:
+    """DistilBERT or ELECTRA with the tiny BERT's tokenizer."""
+    make_model(folder)
+    if kind == "distilbert":
+        config = transformers.DistilBertConfig(
+            vocab_size=100, max_position_embeddings=64, dim=32, n_layers=2, n_heads=4,
+            hidden_dim=64, initializer_range=0.5, num_labels=3,
+        )  # fmt: skip
+        model: Any = transformers.DistilBertForSequenceClassification(config)
+    else:
+        config = transformers.ElectraConfig(
+            vocab_size=100, max_position_embeddings=64, embedding_size=16, **SMALL
+        )
+        model = transformers.ElectraForSequenceClassification(config)
+    torch.manual_seed(2)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def save_japanese(folder: Path) -> str:
+    """A BERT whose tokenizer is in Python, with the words of `JAPANESE`."""
+    import fugashi
+    import unidic_lite
+
+    tagger = fugashi.Tagger(f"-d {unidic_lite.DICDIR}")
+    words = sorted({str(word) for text in JAPANESE for word in tagger(text)})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), max_position_embeddings=64, **SMALL
+    )
+    torch.manual_seed(3)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    settings = {
+        "tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab",
+        "subword_tokenizer_type": "wordpiece", "mecab_kwargs": {"mecab_dic": "unidic_lite"},
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
 def some_ids(lengths: np.ndarray, first: int = 3) -> np.ndarray:
     return np.random.default_rng(1).integers(first, 90, lengths.sum()).astype(np.int32)
-
-
-def one_by_one(
-    spec: ModelSpec,
-    ids: np.ndarray,
-    lengths: np.ndarray,
-    dtype: str = "float32",
-    device: str = "cpu",
-) -> np.ndarray:
-    """What transformers answers, without any padding."""
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        spec.name, dtype=getattr(torch, dtype)
-    )
-    model.to(device).eval()
-    answers = []
-    with torch.inference_mode():
-        for row in np.split(ids.astype(np.int64), np.cumsum(lengths)[:-1]):
-            one = torch.from_numpy(row)[None].to(device)
-            logits = model(input_ids=one, attention_mask=torch.ones_like(one)).logits
-            answers.append(logits.float().cpu().numpy())
-    return np.concatenate(answers)
-
-
-def allowed(
-    spec: ModelSpec, ids: np.ndarray, lengths: np.ndarray, dtype: str, device: str = "cpu"
-) -> float:
-    """How far answers in a precision may be from float32's: thrice as far as the model's own.
-
-    What rounding does differs much by architecture: ALBERT's shared layers add it up.
-    """
-    wanted = one_by_one(spec, ids, lengths)
-    if dtype == "float32":
-        return 1e-4 * max(float(np.abs(wanted).max()), 1.0)
-    own = one_by_one(spec, ids, lengths, dtype, device)
-    return 3 * float(np.abs(own - wanted).max())

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT, WITH_FAULTS
 
 
 class Run:
@@ -62,7 +62,7 @@ def _server() -> "subprocess.Popen[str]":
     server = subprocess.Popen(
         [sys.executable, __file__],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}:{ROOT}"},
+        env={**os.environ, "PYTHONPATH": WITH_FAULTS},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -2,7 +2,7 @@
 
 Every field that a RayCluster and a RayJob may have, and no other: a misspelt one is an error, as
 it is for the operator's own admission. Pods, services and the like are Kubernetes' types, and
-are checked against Kubernetes' schemas by whoever uses these; see test_manifests.py.
+are checked against Kubernetes' schemas by whoever uses these; see test_cluster_manifests.py.
 """
 
 from typing import Any

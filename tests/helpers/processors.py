@@ -1,8 +1,8 @@
 """The tests of engines, models, attention and a whole job on less than this processor can do.
 
-`python -m tests.processors` runs them once for each lower instruction set that can be stood in
-for here, in processes of their own: libraries read these variables when they are loaded. What
-reads the processor's own list of what it can do is patched (`tests/conftest.py`).
+`python -m tests.helpers.processors` runs them once for each lower instruction set that can be
+stood in for here, in processes of their own: libraries read these variables when they are loaded.
+What reads the processor's own list of what it can do is patched (`tests/conftest.py`).
 """
 
 import os
@@ -12,10 +12,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
+
 TESTS = (
-    *("tests/test_engines.py", "tests/test_int8.py", "tests/test_models.py"),
-    *("tests/test_attention.py", "tests/test_platforms.py", "tests/test_old_outputs.py"),
+    "tests/answers/test_engines_agree.py",
+    "tests/answers/test_int8_is_near_enough.py",
+    "tests/answers/test_models_agree_with_transformers.py",
+    "tests/answers/test_missing_operators.py",
+    "tests/attention/test_statistics_by_definition.py",
+    "tests/exactly_once/test_old_outputs.py",
 )
 # OpenVINO and the compiler have no code for so little.
 WITHOUT_AVX = "not openvino and not compiled and not measured and not other_answers and not up_to"

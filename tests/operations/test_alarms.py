@@ -11,8 +11,9 @@ from bertbatch import Job, JobError, run
 from bertbatch.cli import app
 from bertbatch.errors import Alarm
 from bertbatch.output.folder import open_output
-from tests.conftest import make_job, write_parquet
-from tests.tiny import make_texts
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 
 def test_a_label_that_moves(tmp_path, tiny_model):

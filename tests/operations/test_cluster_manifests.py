@@ -17,9 +17,9 @@ import yaml
 import bertbatch
 from bertbatch import Job
 from bertbatch.cli import app
-from tests import kuberay
+from tests.helpers import kuberay
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
 BIN = Path(sys.executable).parent
 KUBERNETES = "1.33"

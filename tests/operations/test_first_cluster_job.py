@@ -24,10 +24,10 @@ from ray._raylet import AuthenticationTokenLoader
 from bertbatch import JobError
 from bertbatch.runtime import submit
 from bertbatch.runtime.executors import ray_start, ray_tokens
-from tests.conftest import write_parquet
-from tests.tiny import make_texts
+from tests.helpers.paths import ROOT
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
-ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 GUIDE = (ROOT / "docs" / "operations.md").read_text().split("## The first job on a cluster")[1]
 

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from bertbatch.output.folder import open_output
-from tests.test_faults import finish, start, wait_for_parts
+from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.paths import WITH_FAULTS
 
 pytestmark = pytest.mark.cluster
 
-FAULTS = Path(__file__).parent / "faults"
 STORE = 100 << 20
 
 
@@ -24,7 +24,7 @@ def cluster(tmp_path, monkeypatch):
     """A head without work; scoring on every node is slow, and each loaded model leaves a line."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", f"{FAULTS}:{FAULTS.parent.parent}")
+    monkeypatch.setenv("PYTHONPATH", WITH_FAULTS)
     monkeypatch.setenv("FAULT_SLEEP", "0.3")
     monkeypatch.setenv("FAULT_LOADS", str(tmp_path / "loads"))
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}

@@ -10,9 +10,10 @@ import yaml
 
 from bertbatch import Job, JobError, load_attention, run
 from bertbatch.display.terminal import show_summary
-from tests.conftest import make_job, write_parquet
-from tests.test_command_line import invoke
-from tests.tiny import make_model, make_texts
+from tests.helpers.command_line import invoke
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
 
 def planned(job: Job, folder) -> tuple[int, str]:

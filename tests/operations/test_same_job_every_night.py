@@ -18,10 +18,9 @@ from typer.testing import CliRunner
 from bertbatch import Job, JobError, run
 from bertbatch.cli import app
 from bertbatch.output.folder import open_output
-from tests.conftest import write_parquet
-from tests.tiny import make_texts
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import WITH_FAULTS
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 
 def records(out):
@@ -111,7 +110,7 @@ def test_nights(tmp_path, tiny_model):
 
     arrives(3, "d", 260, 660)
     command = [sys.executable, "-m", "bertbatch", "run", str(job_file), "--date", "2026-11-23"]
-    faults = {"PYTHONPATH": f"{ROOT / 'tests' / 'faults'}:{ROOT}", "FAULT_SLEEP": "0.3"}
+    faults = {"PYTHONPATH": WITH_FAULTS, "FAULT_SLEEP": "0.3"}
     crashing = subprocess.Popen(
         [*command, "--set", "input.on_changed_source=keep"],
         env={**os.environ, **faults},

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from bertbatch.runtime.executors.ray_scratch import PREFIX, Scratch
-from tests.conftest import write_parquet
-from tests.test_faults import finish, sound, start, wait_for_parts
-from tests.tiny import make_texts
+from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.outputs import sound
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
 
 
 @pytest.fixture

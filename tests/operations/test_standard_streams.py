@@ -4,16 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.conftest import write_parquet
-from tests.tiny import make_model, make_texts
+from tests.helpers import terminals
+from tests.helpers.paths import ROOT
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
-ROOT = Path(__file__).parent.parent
 ALL = ("stdin", "stdout", "stderr")
 TERMINALS = {
     "ascii": ({}, "ascii"),
@@ -38,7 +38,7 @@ SHOWN = {
 @pytest.fixture(scope="module")
 def server():
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "terminals.py")],
+        [sys.executable, terminals.__file__],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

@@ -17,8 +17,8 @@ import yaml
 from bertbatch import Job, JobError, run
 from bertbatch.output.folder import open_output
 from bertbatch.runtime.submit import Submission, check_paths, entrypoint, runtime_env
+from tests.helpers.paths import ROOT, WITH_FAULTS
 
-ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 BERTBATCH = (sys.executable, "-m", "bertbatch")
 
@@ -33,7 +33,6 @@ def free_port() -> int:
 def head():
     """A head of its own, beside whatever Ray the other tests use."""
     port, dashboard = free_port(), free_port()
-    faults = f"{ROOT / 'tests' / 'faults'}:{ROOT}"
     process = subprocess.Popen(
         [
             *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2"),
@@ -49,7 +48,7 @@ def head():
         env={
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
-            **{"PYTHONPATH": faults, "FAULT_SLEEP": "0.2"},
+            **{"PYTHONPATH": WITH_FAULTS, "FAULT_SLEEP": "0.2"},
         },
     )
     address = f"http://127.0.0.1:{dashboard}"
