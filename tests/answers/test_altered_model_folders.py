@@ -144,7 +144,7 @@ def mutations(originals: list[Path], scratch: Path, seeds: range) -> dict[str, i
     return ended
 
 
-def test_altered_folders(originals, tmp_path):
+def test_altered_folders_agree_or_are_refused(originals, tmp_path):
     ended = mutations(originals, tmp_path, range(200))
     assert min(ended.values()) > 20  # neither is the rule
 
@@ -152,5 +152,5 @@ def test_altered_folders(originals, tmp_path):
 @pytest.mark.sweep
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(10))
-def test_many_altered_folders(part, originals, tmp_path):
+def test_many_altered_folders_agree_or_are_refused(part, originals, tmp_path):
     mutations(originals, tmp_path, range(1000 + 200 * part, 1200 + 200 * part))

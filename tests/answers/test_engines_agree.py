@@ -141,7 +141,7 @@ def test_openvino_agrees(kind, dtype, tmp_path):
     assert off < {"float32": 1e-4, "bfloat16": 0.05}[dtype] * np.abs(wanted).max()
 
 
-def test_openvino_not_installed(tiny_model, tmp_path, monkeypatch):
+def test_openvino_that_is_not_installed_is_reported(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     write_parquet(tmp_path / "in.parquet", make_texts(5))
     job = make_job(
@@ -284,7 +284,7 @@ def test_an_engine_with_other_answers_is_not_chosen(tiny_model, monkeypatch, cap
     assert "openvino float32 is no candidate: its scores are off by 0." in caplog.text
 
 
-def test_no_memory_for_the_model_is_said(tiny_model, small_device):
+def test_no_memory_for_the_model_is_reported(tiny_model, small_device):
     small_device(10)
     with pytest.raises(JobError, match="no memory on cpu for the model and 64 tokens"):
         settled(check_model(Model(name=tiny_model)), Model())

@@ -49,7 +49,7 @@ def test_every_kind_is_documented():
         if kind not in UNREADABLE
     ],
 )
-def test_a_row_is_its_text_alone(kind, tmp_path):
+def test_a_rows_answer_is_that_of_its_text_alone(kind, tmp_path):
     batching, why = outcome(kind, tmp_path / "model")
     assert batching == documented()[kind], why
 
@@ -64,7 +64,7 @@ def test_what_needs_more_than_text_is_refused(kind, tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["xlnet", "mobilebert", "convbert"])
-def test_a_whole_job_on_rows_of_equal_length(kind, tmp_path, caplog):
+def test_a_whole_job_agrees_on_rows_of_equal_length(kind, tmp_path, caplog):
     """Text after text, together with others and alone: the same answers, and the log says why."""
     folder = tmp_path / "model"
     save(kind, folder)
@@ -83,7 +83,7 @@ def test_a_whole_job_on_rows_of_equal_length(kind, tmp_path, caplog):
     assert "off by" in kind_of_worker["reason"]
 
 
-def test_left_padding_and_token_types_are_the_tokenizer_s(tmp_path):
+def test_left_padding_and_token_types_are_the_tokenizers(tmp_path):
     """XLNet reads the last token, fills rows up on the left, and its [CLS] has type 2."""
     folder = tmp_path / "model"
     save("xlnet", folder)
@@ -148,5 +148,5 @@ def test_what_one_worker_found_out_holds_for_the_others(tmp_path, monkeypatch):
         ("single_label_classification", [[9.0, 1]], [[float("nan"), 1.0]], "float32", False),
     ],
 )
-def test_how_far_answers_may_be_off(kind, got, wanted, dtype, too_much):
+def test_answers_too_far_off_are_found(kind, got, wanted, dtype, too_much):
     assert (excess(np.array(got), np.array(wanted), kind, dtype) > 1) is too_much

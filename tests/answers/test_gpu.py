@@ -47,7 +47,7 @@ def on_new_gpus() -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [32, 64, 26])
-def test_attention_in_one_kernel(size, dtype):
+def test_attention_in_one_kernel_agrees(size, dtype):
     """As by groups of lengths, where the kernel takes the heads and knows the GPU."""
     torch.manual_seed(0)
     lengths = np.sort(np.random.default_rng(0).integers(1, 513, 200))[::-1].copy()
@@ -66,7 +66,7 @@ def test_attention_in_one_kernel(size, dtype):
 
 
 @pytest.mark.parametrize("rows", [65_534, 70_000])
-def test_attention_of_many_short_rows(rows):
+def test_attention_of_many_short_rows_agrees(rows):
     torch.manual_seed(0)
     lengths = np.full(rows, 2)
     query, key, value = torch.randn(3, 2 * rows, 4, 32, device="cuda", dtype=torch.float16)
@@ -145,7 +145,7 @@ def test_compiled_parts_agree(caplog):
 
 
 @pytest.mark.parametrize("runner", ["inline", "ray"])
-def test_a_job_on_the_gpu(runner, tiny_model, tmp_path):
+def test_a_job_on_the_gpu_has_the_cpus_answers(runner, tiny_model, tmp_path):
     if runner == "ray":
         pytest.importorskip("ray")
     write_parquet(tmp_path / "in.parquet", make_texts(2000))

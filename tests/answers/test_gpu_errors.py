@@ -110,7 +110,7 @@ def test_a_gpu_lost_while_packing_is_tried_is_no_reason_to_pad(tmp_path):
             settled(spec, Model(), device="cuda")
 
 
-def test_a_model_that_fails_on_its_first_text_is_told(tmp_path):
+def test_a_model_that_fails_on_its_first_text_is_reported(tmp_path):
     """Not with an error of the GPU, since it is the model: more positions than it has."""
     folder = make_model(tmp_path / "model", max_position_embeddings=40)
     spec = ModelSpec(**{**vars(check_model(Model(name=folder))), "max_length": 64})

@@ -169,7 +169,7 @@ def test_what_loses_nothing_is_scored_and_is_another_output(
         go("float32")
 
 
-def test_the_job_s_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatch):
+def test_the_jobs_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatch):
     seen: list[int] = []
 
     def look(got: np.ndarray, wanted: np.ndarray, kind: str) -> None:
@@ -187,7 +187,7 @@ def test_the_job_s_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypat
     ("kind", "device", "message"),
     [("deberta-v2", "cpu", "cannot have it"), ("bert", "cuda", "is for CPUs")],
 )
-def test_where_it_cannot_be(kind, device, message, tmp_path, monkeypatch):
+def test_int8_is_refused_where_it_cannot_be(kind, device, message, tmp_path, monkeypatch):
     monkeypatch.setattr(int8, "Int8Linear", ByFormula)
     spec = save(tmp_path / kind, kind)
     with pytest.raises(JobError, match=message):

@@ -32,7 +32,7 @@ def fused_layers(engine: Any) -> int:
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_whole_job_by_plain_operators(tiny_model, tmp_path):
+def test_a_whole_job_agrees_by_plain_operators(tiny_model, tmp_path):
     texts = make_texts(120)
     write_parquet(tmp_path / "in.parquet", texts)
     keys = {"attention.per_row": True}
@@ -66,7 +66,7 @@ def test_what_can_be_fused_is(tmp_path):
     assert fused_layers(settled(spec, Model(dtype="bfloat16"))) == wanted
 
 
-def test_bfloat16_that_a_processor_lacks_is_slow_and_said(
+def test_bfloat16_that_a_processor_lacks_is_reported_as_slow(
     tiny_model, tmp_path, monkeypatch, caplog
 ):
     write_parquet(tmp_path / "in.parquet", make_texts(20))
@@ -79,7 +79,7 @@ def test_bfloat16_that_a_processor_lacks_is_slow_and_said(
         assert said is (times > 1)
 
 
-def test_what_is_measured_is_told(monkeypatch):
+def test_the_slowdown_is_measured_against_float32(monkeypatch):
     seconds = {torch.bfloat16: 6.0, torch.float32: 0.5}
     monkeypatch.setattr(precision, "_product_seconds", seconds.__getitem__)
     assert precision.times_slower("cpu", "bfloat16") == 12

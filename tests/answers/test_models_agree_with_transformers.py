@@ -34,7 +34,7 @@ def test_architectures_agree_with_transformers(kind, tmp_path):
     assert table["truncated"].any()
 
 
-def test_japanese_tokenizer_in_python(tmp_path):
+def test_a_japanese_tokenizer_in_python_agrees(tmp_path):
     model = save_japanese(tmp_path / "model")
     texts = [*JAPANESE, "素晴らしかった。" * 40]
     write_parquet(tmp_path / "in.parquet", texts)
@@ -45,7 +45,7 @@ def test_japanese_tokenizer_in_python(tmp_path):
     assert (table["unk_share"] == 0).all()
 
 
-def test_a_vocabulary_that_does_not_fit_is_said_once(tmp_path, tiny_model, caplog):
+def test_a_vocabulary_that_does_not_fit_is_reported_once(tmp_path, tiny_model, caplog):
     write_parquet(tmp_path / "in.parquet", JAPANESE[:3] * 40)
     result = run(
         make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "o", **{"runtime.unit_rows": 30})
@@ -75,7 +75,7 @@ def sentencepiece_model(folder: Path) -> str:
     return str(folder)
 
 
-def test_a_sentencepiece_model_alone(tmp_path, monkeypatch):
+def test_a_sentencepiece_model_alone_is_a_tokenizer(tmp_path, monkeypatch):
     model = sentencepiece_model(tmp_path / "model")
     texts = make_texts(60, seed=3)
     write_parquet(tmp_path / "in.parquet", texts)
@@ -175,7 +175,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_folder_is_a_sentence(what, tmp_path):
+def test_a_wrong_model_folder_is_refused_with_its_reason(what, tmp_path):
     folder = tmp_path / "model"
     make_model(folder)
     change, message = WRONG[what]
@@ -201,7 +201,7 @@ def test_what_the_classifier_does_not_use_is_named(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("kernel", ["flash_attention_2", "sdpa", "eager"])
-def test_the_attention_that_a_config_asks_for(kernel, tmp_path):
+def test_the_attention_kernel_of_a_config_changes_no_answer(kernel, tmp_path):
     """Which kernel computes it is no part of an answer: ours does."""
     folder = tmp_path / "model"
     make_model(folder)

@@ -34,7 +34,7 @@ T4, A100, H100 = (7, 5), (8, 0), (9, 0)
     ("capability", "dtype", "found"),
     [(H100, "auto", "bfloat16"), (A100, "float32", "float32"), (T4, "auto", "float16")],
 )
-def test_answers_on_a_simulated_gpu(kind, capability, dtype, found, tmp_path):
+def test_answers_on_a_simulated_gpu_agree(kind, capability, dtype, found, tmp_path):
     spec = save(tmp_path / kind, kind)
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
@@ -49,7 +49,7 @@ def test_answers_on_a_simulated_gpu(kind, capability, dtype, found, tmp_path):
 
 
 @pytest.mark.parametrize("batching", [Batching.PACKED, Batching.PADDED])
-def test_pairs_on_a_simulated_gpu(batching, tmp_path):
+def test_pairs_on_a_simulated_gpu_agree(batching, tmp_path):
     spec = save(tmp_path / "bert", "bert")
     pairs = Tokenizer(spec).encode(make_texts(12), make_texts(12, seed=1))
     rows = np.argsort(-pairs.lengths, kind="stable")
@@ -142,7 +142,7 @@ def test_without_a_compiler_it_is_packed_all_the_same(fails, tmp_path, monkeypat
     np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
-def test_a_gpu_that_torch_has_no_kernels_for_ends_in_a_sentence(tmp_path, caplog):
+def test_a_gpu_that_torch_has_no_kernels_for_is_reported(tmp_path, caplog):
     def no_kernel(name: str) -> None:
         if "add" in name or "mm" in name:
             raise torch.AcceleratorError("CUDA error: no kernel image is available for execution")
@@ -165,7 +165,7 @@ def test_emulated_bfloat16_does_not_count(capability, dtype):
 
 
 @pytest.mark.parametrize("rows", [70_000, 65_535, 65_534])
-def test_more_rows_than_a_kernel_takes(rows):
+def test_more_rows_than_a_kernel_takes_are_grouped_by_length(rows):
     lengths = np.full(rows, 2)
     made = packing.variable(lengths, 2 * rows, "cpu")
     groups = packing.by_length(lengths, 2 * rows, "cpu").groups

@@ -75,7 +75,7 @@ def test_pairs_are_scored_as_by_transformers(kind, engine, tmp_path):
     assert table["truncated"].any()
 
 
-def test_pairs_in_csv_on_both_runners(runner, tmp_path, tiny_model):
+def test_pairs_in_csv_are_scored_as_by_transformers_on_both_runners(runner, tmp_path, tiny_model):
     pairs: list[Any] = [*some_pairs(60)[:-8], ("only one", None)]
     source = write(tmp_path / "in.csv", pairs)
     job = make_job(
@@ -89,7 +89,7 @@ def test_pairs_in_csv_on_both_runners(runner, tmp_path, tiny_model):
     np.testing.assert_allclose(np.stack(table["scores"]), scores(tiny_model, pairs[:-1]), atol=1e-5)
 
 
-def test_how_much_attention_crosses(tmp_path, tiny_model):
+def test_attention_to_the_other_text_is_that_of_transformers(tmp_path, tiny_model):
     pairs = some_pairs(12)
     source = write(tmp_path / "in.parquet", pairs)
     keys: dict[str, Any] = {"input.text": "q", "input.text_pair": "a"}
@@ -104,7 +104,7 @@ def test_how_much_attention_crosses(tmp_path, tiny_model):
         np.testing.assert_allclose(ours[row], wanted, 1e-4, 1e-6)
 
 
-def test_japanese_pairs_by_a_tokenizer_in_python(tmp_path):
+def test_japanese_pairs_are_scored_as_by_transformers(tmp_path):
     model = save_japanese(tmp_path / "model")
     pairs = [(a, b) for a in JAPANESE for b in (*JAPANESE, "素晴らしかった。" * 40)]
     source = write(tmp_path / "pairs.parquet", pairs)
@@ -114,7 +114,7 @@ def test_japanese_pairs_by_a_tokenizer_in_python(tmp_path):
     assert table["truncated"].tolist() == [False, False, False, False, True] * 4
 
 
-def test_a_missing_second_column_is_said(tmp_path, tiny_model):
+def test_a_missing_pair_column_is_reported(tmp_path, tiny_model):
     source = write(tmp_path / "in.parquet", [("a", "b")])
     with pytest.raises(JobError, match=r"no text pair column 'b'; it has: q, a.*--text-pair"):
         run(

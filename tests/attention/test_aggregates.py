@@ -51,7 +51,7 @@ def cut(statistics: Statistics, rows: slice) -> Statistics:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_any_split_and_order_gives_the_same_cells(seed):
+def test_any_split_and_order_gives_the_same_aggregates(seed):
     rng = random.Random(seed)
     statistics = some(150, 400, seed)
     n_tokens = np.random.default_rng(seed).integers(1, 200, 400)
@@ -73,7 +73,7 @@ def test_any_split_and_order_gives_the_same_cells(seed):
         assert (split.histograms[name] == whole.histograms[name]).all()
 
 
-def test_cells_are_what_numpy_says_of_the_rows():
+def test_aggregates_are_what_numpy_says_of_the_rows():
     statistics = some(40, 300)
     n_tokens = np.full(300, 20)
     labels = np.array(list("ab") * 150)
@@ -123,7 +123,7 @@ def test_what_nobody_uses_may_be_no_number():
         assert np.isfinite(cells[name].combine_chunks().flatten().to_numpy()).all()
 
 
-def test_groups_by_a_columns_values():
+def test_rows_are_grouped_by_a_columns_values():
     twice = pa.DictionaryArray.from_arrays([0, 1, 2, None, 3], ["x", "x", "²", None])
     found = value_groups("column", np.arange(5), twice, 5)
     assert {g.value: g.member.tolist() for g in found} == {
@@ -137,7 +137,7 @@ def test_groups_by_a_columns_values():
         value_groups("column", np.arange(1001), many, 1001)
 
 
-def test_samples_are_stable_and_of_their_share():
+def test_samples_are_stable_and_of_the_asked_share():
     ids, source, row = ["a", "b"], np.repeat([0, 1], 50_000), np.tile(np.arange(50_000), 2)
     small, large = (sampled(ids, source, row, share) for share in (0.01, 0.1))
     assert 0.009 < small.mean() < 0.011

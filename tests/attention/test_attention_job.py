@@ -63,7 +63,7 @@ def test_rows_and_corpus_tell_the_same(runner, corpus, tmp_path, tiny_model):
     assert sum(frame["rows"].iloc[0] for frame in labels) == 600
 
 
-def test_others_read_the_columns(corpus, tmp_path, tiny_model):
+def test_pandas_and_duckdb_read_the_columns(corpus, tmp_path, tiny_model):
     run(watched_job(tiny_model, corpus, tmp_path / "out"))
     field = pq.read_table(tmp_path / "out").schema.field("attn_entropy")
     assert field.type == pa.list_(pa.float32(), 8)
@@ -81,7 +81,7 @@ def test_others_read_the_columns(corpus, tmp_path, tiny_model):
     assert row[2] == frame["n_tokens"].max() - 1
 
 
-def test_only_the_corpus_and_only_a_sample(corpus, tmp_path, tiny_model):
+def test_a_sample_and_the_corpus_alone_have_the_same_statistics(corpus, tmp_path, tiny_model):
     whole = watched_job(tiny_model, corpus, tmp_path / "whole", **{"input.carry": ["id"]})
     run(whole)
     keys: dict[str, Any] = {"attention.sample": 0.3, "input.carry": ["id"]}
@@ -124,7 +124,7 @@ def test_what_is_not_defined_is_null(tmp_path, tiny_model):
     assert set(load_attention(str(tmp_path / "out"))["rows"]) == {3}
 
 
-def test_killed_workers_and_driver_lose_and_double_nothing(corpus, tmp_path, tiny_model):
+def test_killed_workers_and_drivers_lose_and_double_nothing(corpus, tmp_path, tiny_model):
     run(watched_job(tiny_model, corpus, tmp_path / "expected"))
     out = tmp_path / "out"
     options = ("--attention", "--unit-rows", "20")
@@ -145,7 +145,7 @@ def test_killed_workers_and_driver_lose_and_double_nothing(corpus, tmp_path, tin
     assert (np.stack(ours["histogram"]).sum(1) == ours["rows"]).all()
 
 
-def test_an_orphaned_file_is_nobodys(corpus, tmp_path, tiny_model):
+def test_an_orphaned_file_is_ignored(corpus, tmp_path, tiny_model):
     out = tmp_path / "out"
     run(watched_job(tiny_model, corpus, out))
     before = load_attention(str(out))
@@ -179,7 +179,7 @@ def test_an_output_keeps_to_its_settings(corpus, tmp_path, tiny_model):
         ({"model.engine": "openvino", "attention.sample": 1}, "openvino gives no statistics"),
     ],
 )
-def test_wrong_settings_are_told(keys, message, tmp_path):
+def test_wrong_settings_are_refused(keys, message, tmp_path):
     with pytest.raises(JobError, match=message):
         make_job("x", "in", tmp_path / "out", **keys)
 
@@ -193,7 +193,7 @@ def test_a_model_that_cannot_is_refused_before_anything_is_written(runner, corpu
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_without_finite_logits_are_in_no_cell(tmp_path):
+def test_rows_without_finite_logits_are_in_no_aggregate(tmp_path):
     # The weight of one word is infinite, so that only its row's logits are no numbers.
     model = make_model(tmp_path / "model")
     weights = load_file(tmp_path / "model" / "model.safetensors")
@@ -265,7 +265,7 @@ def test_grouping_by_lists_is_refused_before_anything_is_written(tmp_path, tiny_
     assert not (tmp_path / "out").exists()
 
 
-def test_comparing_what_cannot_be_compared(corpus, tmp_path, tiny_model):
+def test_outputs_that_cannot_be_compared_are_refused(corpus, tmp_path, tiny_model):
     run(watched_job(tiny_model, corpus, tmp_path / "a"))
     run(watched_job(tiny_model, corpus, tmp_path / "b", **{"attention.queries": "content"}))
     run(make_job(tiny_model, corpus, tmp_path / "plain"))
@@ -280,13 +280,13 @@ def test_comparing_what_cannot_be_compared(corpus, tmp_path, tiny_model):
         load_attention(str(tmp_path / "a"), "label", "x")
 
 
-def test_adjusted_p_values_by_hand():
+def test_adjusted_p_values_are_those_by_hand():
     np.testing.assert_allclose(
         adjusted(np.array([0.01, 0.04, 0.03, 0.005])), [0.02, 0.04, 0.04, 0.02]
     )
 
 
-def test_the_commands(corpus, tmp_path, tiny_model):
+def test_the_commands_print_and_write_their_tables(corpus, tmp_path, tiny_model):
     run(watched_job(tiny_model, corpus, tmp_path / "out"))
     cli = CliRunner()
     to = tmp_path / "table.parquet"

@@ -140,7 +140,7 @@ def test_statistics_are_those_of_transformers_weights(kind, queries, tmp_path):
 
 
 @pytest.mark.parametrize("tile", [1, 50, 3 * 64, 4 * 17 * 32, 1 << 17])
-def test_however_it_is_cut_into_tiles(tile, tmp_path, monkeypatch):
+def test_tiles_change_no_statistic(tile, tmp_path, monkeypatch):
     monkeypatch.setattr(attention_stats, "CPU_TILE", tile)
     agree(save(tmp_path / "bert", "bert"), LENGTHS, LENGTHS)
 
@@ -159,7 +159,7 @@ def test_bfloat16_statistics_are_near(packaged, tmp_path):
 
 
 @pytest.mark.parametrize("queries", ["all", "content"])
-def test_of_the_packaged_model_up_to_512_tokens(queries):
+def test_statistics_of_the_packaged_model_agree_up_to_512_tokens(queries):
     spec = check_model(Model())
     lengths = np.array([512, 400, 129, 128, 64, 63, 17, 9, 3, 2, 2, 1])
     agree(spec, lengths, lengths, queries=queries)
@@ -189,7 +189,7 @@ def test_a_model_that_cannot_give_statistics_is_refused(tmp_path):
         watched_engine(spec)
 
 
-def test_what_is_no_number_stays_in_its_row(tmp_path):
+def test_nan_stays_in_its_row(tmp_path):
     spec = save(tmp_path / "bert", "bert")
     engine = watched_engine(spec)
     with torch.no_grad():

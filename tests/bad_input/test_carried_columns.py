@@ -39,7 +39,7 @@ def source_of(path: Path) -> Source:
 
 @settings(max_examples=60, deadline=None)
 @given(value=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8))
-def test_folders_values_are_those_of_others(value: str, tmp_path_factory) -> None:
+def test_folders_values_are_those_of_duckdb(value: str, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("hive")
     path = folder / f"k={quote(value, safe='')}" / "p.parquet"
     write_parquet(path, ["x"])

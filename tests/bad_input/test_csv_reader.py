@@ -181,7 +181,7 @@ def test_invalid_utf8_is_bad_only_in_a_column_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp932", "euc-jp", "latin-1", "cp1252", "utf-8"])
-def test_encodings(encoding: str) -> None:
+def test_encodings_are_read(encoding: str) -> None:
     # Of the first one's bytes in cp932 one is a backslash, as in many others.
     text = "表,予約" if encoding in ("cp932", "euc-jp", "utf-8") else "é,ü"
     source = stored(
@@ -203,7 +203,7 @@ def test_wrong_encoding_is_named() -> None:
         CsvReader().schema(stored("日本\n1\n".encode("cp932")), settings_of())
 
 
-def test_dialects() -> None:
+def test_dialects_are_read_or_refused() -> None:
     source = stored(b"a\t'b\n'\n\"x\t'it''s\t'\n")
     options = settings_of(delimiter="\t", quote="'")
     assert CsvReader().schema(source, options).names == ["a", "b\n"]
@@ -214,7 +214,7 @@ def test_dialects() -> None:
         settings_of(delimiter='"')
 
 
-def test_without_a_header() -> None:
+def test_columns_without_a_header_are_numbered() -> None:
     source, options = stored(b"1,2\n3,4\n5\n"), settings_of(header=False)
     assert CsvReader().schema(source, options).names == ["c0", "c1"]
     _, good, bad = read(source, ["c1"], options)
@@ -224,19 +224,19 @@ def test_without_a_header() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", b"\n\r\n\r"])
 @pytest.mark.parametrize("header", [True, False])
-def test_empty_file(data: bytes, header: bool) -> None:
+def test_an_empty_file_has_no_rows(data: bytes, header: bool) -> None:
     source, options = stored(data), settings_of(header=header)
     assert CsvReader().schema(source, options) == pa.schema([])
     assert list(CsvReader().cut(source, BIG, options)) == []
 
 
-def test_header_only() -> None:
+def test_a_header_alone_has_no_rows() -> None:
     for data in (b"a,b", b"\n\xef\xbb\xbfa,b\r\n\r\n"[1:]):
         assert CsvReader().schema(stored(data), settings_of()).names == ["a", "b"]
         assert read(stored(data), ["a"], settings_of()) == ([], [], {})
 
 
-def test_headers_that_cannot_be_used() -> None:
+def test_headers_that_cannot_be_used_are_refused() -> None:
     twice = stored(b"b,c,a,c,b,,\n1,2,3,4,5,,\n")
     assert CsvReader().schema(twice, settings_of()).names == ["b", "c", "a", "c", "b", "", ""]
     assert read(twice, ["a"], settings_of())[1] == [(0, ["3"])]
@@ -291,7 +291,7 @@ def gzip_in_two(data: bytes) -> bytes:
     ("name", "pack"),
     [("x.csv", bytes), ("x.csv.gz", gzip.compress), ("y.csv.gz", gzip_in_two), ("x.csv.zst", zstd)],
 )
-def test_files_plain_and_compressed(
+def test_files_are_read_plain_and_compressed(
     make: Make, name: str, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(csv_reader, "BLOCK", 10_000)

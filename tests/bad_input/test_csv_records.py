@@ -73,7 +73,7 @@ def test_pieces_and_blocks_do_not_matter(text: str, piece: int) -> None:
         assert scan(data, 11, Csv()) == whole
 
 
-def test_long_runs_of_quotes_across_blocks() -> None:
+def test_long_runs_of_quotes_may_cross_blocks() -> None:
     for n in range(1, 12):
         data = b"a," + b'"' * n + b'\nb,"\n' + b'"' * n + b"\nc\n"
         data = closed(data.decode(), Csv()).encode()

@@ -114,7 +114,7 @@ def type_(here, tiny_model, monkeypatch):
     [h if h in ALWAYS else pytest.param(h, marks=pytest.mark.slow) for h in HOSTILE],
 )
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_hostile_argument(command, hostile, type_):
+def test_a_hostile_argument_gives_no_traceback(command, hostile, type_):
     type_(COMMANDS[command], HOSTILE[hostile])
 
 
@@ -235,7 +235,7 @@ def spoil(here, whole, type_):
         ),
     ],
 )
-def test_an_output_with_a_spoilt_file(name, command, here, spoil):
+def test_an_output_with_a_damaged_file_gives_no_traceback(name, command, here, spoil):
     path = next((here / "out").glob(FILES[name]), None)
     spoil(name, command, spoilt(path.read_bytes() if path else b"{}"))
 
@@ -250,7 +250,9 @@ def test_an_output_with_a_spoilt_file(name, command, here, spoil):
         *(("run", "status"), ("lease", "status"), ("success", "verify")),
     ],
 )
-def test_an_output_with_a_record_of_other_kinds(name, command, some, here, spoil):
+def test_an_output_with_a_record_of_other_kinds_gives_no_traceback(
+    name, command, some, here, spoil
+):
     """Some of what there is, and in the slow tests all."""
     path = next((here / "out").glob(FILES[name]), None)
     value = load(path) if path else {"run": "x", "host": "h", "pid": 1, "born": "", "progress": {}}

@@ -82,7 +82,7 @@ def test_a_quote_left_open_fails_its_file_only(score, tmp_path):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("name", PACKS)
-def test_a_very_long_record_is_told_of(name, end, tmp_path, small_blocks, caplog):
+def test_a_very_long_record_is_reported(name, end, tmp_path, small_blocks, caplog):
     def warnings(lines: list[str]) -> list[str]:
         caplog.clear()
         source = source_of(tmp_path, name, PACKS[name](end.join([*lines, ""]).encode()))

@@ -62,7 +62,7 @@ def test_links_count_as_files(score, tmp_path):
     assert result.totals["rows_in"] == 5
 
 
-def test_names_with_brackets_and_colons(score, tmp_path):
+def test_names_may_hold_brackets_and_colons(score, tmp_path):
     for i, name in enumerate(["a[1].parquet", "a::b.parquet", "日本 語#?.parquet"]):
         write_parquet(tmp_path / name, make_texts(3))
         result = score(tmp_path / name, tmp_path / f"out{i}")

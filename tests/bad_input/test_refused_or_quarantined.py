@@ -28,7 +28,7 @@ def refused(tmp_path: Path, model: str, input: object, **keys: object) -> str:
     return str(caught.value)
 
 
-def test_missing_input(tmp_path, tiny_model):
+def test_missing_input_is_refused(tmp_path, tiny_model):
     assert "no such file" in refused(tmp_path, tiny_model, tmp_path / "nowhere.parquet")
     message = refused(tmp_path, tiny_model, f"{tmp_path}/*.parquet")
     assert "*.parquet" in message
@@ -45,11 +45,11 @@ def test_missing_column_names_those_that_exist(tmp_path, tiny_model, corpus):
     assert "id, text" in message
 
 
-def test_text_column_of_numbers(tmp_path, tiny_model, corpus):
+def test_a_text_column_of_numbers_is_refused(tmp_path, tiny_model, corpus):
     assert "int64" in refused(tmp_path, tiny_model, corpus, **{"input.text": "id"})
 
 
-def test_unknown_format_and_mixed_formats(tmp_path, tiny_model):
+def test_unknown_and_mixed_formats_are_refused(tmp_path, tiny_model):
     (tmp_path / "in.xlsx").write_bytes(b"x")
     assert ".xlsx" in refused(tmp_path, tiny_model, tmp_path / "in.xlsx")
     (tmp_path / "mixed").mkdir()
@@ -58,7 +58,7 @@ def test_unknown_format_and_mixed_formats(tmp_path, tiny_model):
     assert "csv and parquet" in refused(tmp_path, tiny_model, tmp_path / "mixed")
 
 
-def test_output_inside_input(corpus, tiny_model):
+def test_an_output_inside_the_input_is_refused(corpus, tiny_model):
     for input in (corpus, f"{corpus}/**/*.parquet"):
         with pytest.raises(JobError, match="inside"):
             run(make_job(tiny_model, input, corpus / "out"))
@@ -69,7 +69,7 @@ def copy_model(tiny_model: str, folder: Path) -> Path:
     return folder
 
 
-def test_not_a_classifier(tmp_path, tiny_model, corpus):
+def test_a_model_that_is_no_classifier_is_refused(tmp_path, tiny_model, corpus):
     model = copy_model(tiny_model, tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     config["architectures"] = ["BertForMaskedLM"]
@@ -95,7 +95,7 @@ def test_missing_encoder_tensor_is_found_at_loading(tmp_path, tiny_model, corpus
     assert name in refused(tmp_path, str(model), corpus)
 
 
-def test_model_errors_through_ray(tmp_path, tiny_model, corpus, ray_here):
+def test_model_errors_pass_through_ray(tmp_path, tiny_model, corpus, ray_here):
     model = copy_model(tiny_model, tmp_path / "model")
     tensors = load_file(model / "model.safetensors")
     del tensors["bert.pooler.dense.bias"]
@@ -104,7 +104,7 @@ def test_model_errors_through_ray(tmp_path, tiny_model, corpus, ray_here):
     assert "bert.pooler.dense.bias" in message
 
 
-def test_pickled_and_cut_off_weights(tmp_path, tiny_model, corpus):
+def test_pickled_and_cut_off_weights_are_refused(tmp_path, tiny_model, corpus):
     model = copy_model(tiny_model, tmp_path / "model")
     data = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(data[:-100])
@@ -113,17 +113,17 @@ def test_pickled_and_cut_off_weights(tmp_path, tiny_model, corpus):
     assert "pickle" in refused(tmp_path, str(model), corpus)
 
 
-def test_unknown_model(tmp_path, corpus):
+def test_unknown_models_are_refused(tmp_path, corpus):
     assert "no such folder" in refused(tmp_path, "./nowhere", corpus)
     assert "neither a packaged model" in refused(tmp_path, "somebody/something", corpus)
 
 
-def test_wrong_labels_and_length(tmp_path, tiny_model, corpus):
+def test_wrong_labels_and_lengths_are_refused(tmp_path, tiny_model, corpus):
     assert "3 classes" in refused(tmp_path, tiny_model, corpus, **{"model.labels": list("abc")})
     assert "64 tokens" in refused(tmp_path, tiny_model, corpus, **{"model.max_length": 65})
 
 
-def test_output_of_another_job(score, corpus, tmp_path, tiny_model):
+def test_the_output_of_another_job_is_refused(score, corpus, tmp_path, tiny_model):
     score(corpus, tmp_path / "out")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
     with pytest.raises(JobError, match=r"max_length: 64 there, 32 now"):
@@ -133,7 +133,7 @@ def test_output_of_another_job(score, corpus, tmp_path, tiny_model):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
 
 
-def test_changed_and_removed_sources(score, corpus, tmp_path):
+def test_changed_and_removed_sources_are_refused_or_kept(score, corpus, tmp_path):
     out = tmp_path / "out"
     score(corpus, out)
     write_parquet(corpus / "part-0.parquet", make_texts(10))
@@ -146,7 +146,7 @@ def test_changed_and_removed_sources(score, corpus, tmp_path):
         score(corpus, out, **{"input.on_removed_source": "fail"})
 
 
-def test_a_truncated_shard_fails_alone_and_can_be_mended(score, corpus, tmp_path, runner):
+def test_a_truncated_shard_fails_alone_and_can_be_repaired(score, corpus, tmp_path, runner):
     out = tmp_path / "out"
     good = (corpus / "part-1.parquet").read_bytes()
     (corpus / "part-1.parquet").write_bytes(good[: len(good) // 2])
@@ -161,7 +161,7 @@ def test_a_truncated_shard_fails_alone_and_can_be_mended(score, corpus, tmp_path
     assert result.to_pandas()["id"].tolist() == list(range(600))
 
 
-def test_a_corrupt_page_in_one_of_many_units_can_be_mended(score, corpus, tmp_path):
+def test_a_corrupt_page_in_one_of_many_units_can_be_repaired(score, corpus, tmp_path):
     out, keys = tmp_path / "out", {"input.carry": ["id"], "runtime.unit_rows": 20}
     path = corpus / "part-2.parquet"
     good = spoil_a_page(path, row_group=3)
@@ -208,7 +208,7 @@ def test_rows_that_cannot_be_scored_are_quarantined(score, tmp_path, runner):
     assert rows == [{"source": "a.parquet", "row": 7, "reason": "text is null", "id": 7}]
 
 
-def test_a_shard_with_numbers_for_text(score, tmp_path):
+def test_numbers_for_text_in_one_shard_are_quarantined(score, tmp_path):
     write_parquet(tmp_path / "in" / "a.parquet", make_texts(200))
     pq.write_table(pa.table({"id": [1, 2], "text": [3, 4]}), tmp_path / "in" / "b.parquet")
     result = score(tmp_path / "in", tmp_path / "out")
@@ -216,7 +216,7 @@ def test_a_shard_with_numbers_for_text(score, tmp_path):
     assert result.run.reasons == {"text is int64, not a string": 2}
 
 
-def test_invalid_utf8_in_parquet(score, tmp_path):
+def test_invalid_utf8_in_parquet_is_quarantined(score, tmp_path):
     raw = pa.array([t.encode() for t in make_texts(150)] + [b"caf\xe9", b"fine"], pa.binary())
     text = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
     pq.write_table(pa.table({"text": text}), tmp_path / "in.parquet")
@@ -225,7 +225,7 @@ def test_invalid_utf8_in_parquet(score, tmp_path):
     assert result.totals["rows_scored"] == 151
 
 
-def test_csv_rows_gone_wrong(score, tmp_path, runner):
+def test_wrong_csv_rows_are_quarantined(score, tmp_path, runner):
     lines = [f"{i},{text}".encode() for i, text in enumerate(make_texts(200))]
     lines[5] = b"5,one,two"
     lines[6] = b"6,caf\xe9"
@@ -263,7 +263,7 @@ def test_too_much_quarantine_stops_with_3_and_resumes_when_allowed(score, tmp_pa
     assert result.totals["rows_quarantined"] == 100
 
 
-def test_files_without_rows(score, tmp_path):
+def test_files_without_rows_are_complete(score, tmp_path):
     write_parquet(tmp_path / "in" / "a.parquet", [])
     result = score(tmp_path / "in", tmp_path / "out")
     assert result.exit_code == 0
@@ -317,7 +317,7 @@ def test_job_file_errors_name_the_key(change, words):
         assert word in str(caught.value)
 
 
-def test_command_line_exit_codes(tmp_path, tiny_model, corpus):
+def test_the_command_line_has_its_exit_codes(tmp_path, tiny_model, corpus):
     cli = CliRunner()
     result = cli.invoke(app, ["score", str(tmp_path / "no.csv"), str(tmp_path / "out")])
     assert result.exit_code == 2

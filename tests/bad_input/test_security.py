@@ -60,7 +60,9 @@ def load(path: Path, content: bytes, changes: list[str] | None = None) -> str:
 
 @settings(max_examples=120, deadline=None)
 @given(st.dictionaries(st.sampled_from(SECTIONS), VALUES), st.sampled_from(SECTIONS), VALUES)
-def test_job_files_with_wrong_values(file: Path, extra: Any, key: str, value: Any) -> None:
+def test_job_files_with_wrong_values_are_refused_with_a_message(
+    file: Path, extra: Any, key: str, value: Any
+) -> None:
     data = {**yaml.safe_load(BASE), **extra}
     content = yaml.dump(data, Dumper=yaml.SafeDumper).encode("utf-8", "surrogatepass")
     assert load(file, content, [f"{key}={value}", f"input.{key}={value}", f"runtime.{key}={value}"])
@@ -71,7 +73,9 @@ def test_job_files_with_wrong_values(file: Path, extra: Any, key: str, value: An
 @example("run: 0x" + "f" * 4000, b"")
 @example("x: " + "[" * 1000, b"")
 @example("x: " + "[" * 300 + "]" * 300, b"")
-def test_job_files_that_are_hardly_yaml(file: Path, text: str, raw: bytes) -> None:
+def test_job_files_that_are_hardly_yaml_are_refused_with_a_message(
+    file: Path, text: str, raw: bytes
+) -> None:
     assert "hunter2" not in load(file, (BASE + text).encode() + raw)
     assert load(file, text.encode() + raw, [text, f"run={text}", f"date={text}"])
 
@@ -110,7 +114,7 @@ def test_the_size_of_a_job_file_is_bounded_by_what_it_says(file: Path) -> None:
         *("!hunter2!x y", '"\\hunter2"', "!!float 'a\\\"hunter2''b'"),
     ],
 )
-def test_what_is_wrong_is_told_without_the_secret_beside_it(file: Path, secret: str) -> None:
+def test_errors_are_reported_without_the_secret_beside_them(file: Path, secret: str) -> None:
     file.write_text(f"output: {{path: b}}\ninput:\n  storage_options:\n    secret: {secret}\n")
     shown = CliRunner().invoke(app, ["run", str(file)])
     assert (shown.exit_code, "hunter2" in shown.output) == (2, False)
@@ -182,7 +186,7 @@ def test_a_part_lies_in_the_output_whatever_its_source_is_called(name: str) -> N
 
 
 @pytest.mark.parametrize("wrong", ["../x", "a/b", "..", ".x", "a\nb", "2026-01-01/../x", "~"])
-def test_what_stands_in_for_a_placeholder_leads_nowhere_else(file: Path, wrong: str) -> None:
+def test_a_placeholders_value_leads_nowhere_else(file: Path, wrong: str) -> None:
     file.write_text("input: {path: a}\noutput: {path: 'b/{run}/{date}'}")
     for flag in ("--run", "--date"):
         shown = CliRunner().invoke(app, ["run", str(file), flag, wrong])
@@ -245,7 +249,9 @@ HEADERS += [{"a": {"shape": 5, "data_offsets": [0, 4]}}, {"a": {"data_offsets": 
 
 
 @pytest.mark.parametrize("header", HEADERS)
-def test_weights_that_are_none(score, tmp_path: Path, tiny_model: str, header: Any) -> None:
+def test_files_that_are_no_weights_are_refused(
+    score, tmp_path: Path, tiny_model: str, header: Any
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     data = json.dumps(header).encode()
@@ -261,7 +267,7 @@ def test_weights_that_are_none(score, tmp_path: Path, tiny_model: str, header: A
 
 
 @pytest.mark.parametrize("footer", [{}, [], 5, {"unit": 1}, None])
-def test_parts_that_are_none(score, tmp_path: Path, footer: Any) -> None:
+def test_parts_with_wrong_footers_are_reported(score, tmp_path: Path, footer: Any) -> None:
     (tmp_path / "in.csv").write_text("text\na\nb,c\n")
     out, keys = tmp_path / "out", {"limits.max_quarantined": 1}
     assert score(tmp_path / "in.csv", out, **keys).exit_code == 0

@@ -24,7 +24,7 @@ def shards(folder: Path, *tables: pa.Table) -> None:
         pq.write_table(table, folder / f"{name}.parquet")
 
 
-def test_shards_that_differ_in_what_does_not_matter(score, tmp_path):
+def test_shards_may_differ_in_order_width_and_kind_of_strings(score, tmp_path):
     """Another order, more columns, narrower integers, other kinds of strings."""
     texts = make_texts(60)
     cuts = [slice(i, i + 10) for i in range(0, 60, 10)]
@@ -155,7 +155,7 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_files_and_folders_with_odd_names(kind, score, tmp_path):
+def test_files_and_folders_may_have_odd_names(kind, score, tmp_path):
     paths = [*(f"k=0/{name}.{kind}" for name in NAMES), *(f"{name}/x.{kind}" for name in FOLDERS)]
     for i, path in enumerate(paths):
         WRITE[kind](tmp_path / "in" / path, make_texts(3, seed=i), 3 * i)
@@ -169,7 +169,7 @@ def test_files_and_folders_with_odd_names(kind, score, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "listed"), [("parquet", False), ("csv", True)])
-def test_a_name_that_is_no_unicode(kind, listed, tmp_path, tiny_model):
+def test_a_name_may_be_no_unicode(kind, listed, tmp_path, tiny_model):
     """Linux allows it; the output has it with the byte escaped."""
     WRITE[kind](tmp_path / f"a.{kind}", make_texts(150))
     folder = tmp_path / "in"

@@ -77,7 +77,7 @@ def test_a_source_changed_during_the_run_never_mixes(kind, change, score, tmp_pa
 
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_a_source_changed_while_no_run_was_looking(kind, score, tmp_path, tiny_model):
+def test_a_source_changed_between_runs_is_refused_or_kept(kind, score, tmp_path, tiny_model):
     """After a kill nobody has told that the source failed: the job says what a change means."""
     folder, out = tmp_path / "in", tmp_path / "out"
     WRITE[kind](folder / f"a.{kind}", make_texts(200))
@@ -100,7 +100,7 @@ def test_a_source_changed_while_no_run_was_looking(kind, score, tmp_path, tiny_m
     sound(out, rows_scored=len(before))
 
 
-def test_csv_cut_off(score, tmp_path):
+def test_a_cut_off_csv_costs_its_last_row_or_its_file(score, tmp_path):
     """A last record that lacks a field is bad; a quote left open at the end fails its file."""
     texts = make_texts(200)
     write_csv(tmp_path / "in" / "quoted.csv", texts)
@@ -121,7 +121,7 @@ def test_csv_cut_off(score, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "latin-1", "cp932"])
-def test_another_encoding_in_the_middle_of_a_csv(encoding, score, tmp_path):
+def test_another_encoding_in_the_middle_of_a_csv_costs_its_rows(encoding, score, tmp_path):
     word = "日本" if encoding == "cp932" else "é"
     lines = [f"{i},{text}" for i, text in enumerate(make_texts(300))]
     odd = "\n".join(f"{i},{word}" for i in range(140, 150))
@@ -153,7 +153,7 @@ def peak_mib(process: Process) -> int:
 @pytest.mark.parametrize(
     ("kind", "filler"), [("parquet", "words"), ("csv", "words"), ("parquet", "x"), ("csv", " ")]
 )
-def test_one_huge_text(kind, filler, score, tmp_path, tiny_model):
+def test_one_huge_text_is_truncated_in_bounded_memory(kind, filler, score, tmp_path, tiny_model):
     """50 MB, and at worst all blanks or one word: its beginning is scored, for 1 MB at most."""
     texts, out = make_texts(60), tmp_path / "out"
     if filler == "words":
@@ -214,7 +214,7 @@ def test_a_large_row_group_is_cut(rows, options, parts, tmp_path, tiny_model):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("parquet", marks=pytest.mark.faults), "csv"])
-def test_ten_thousand_columns_of_which_two_are_used(kind, score, tmp_path):
+def test_columns_that_are_not_used_are_not_read(kind, score, tmp_path):
     """The others hold what cannot be read, and nobody looks."""
     names = [*(f"a{i}" for i in range(5000)), "text", "id", *(f"b{i}" for i in range(5000))]
     texts, path = make_texts(120), tmp_path / f"in.{kind}"

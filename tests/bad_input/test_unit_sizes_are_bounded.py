@@ -63,7 +63,7 @@ def check(path: Path, size: CutSize = USUAL, most: int = 64 * MIB, **keys: Any) 
     return [cut.rows for cut in cuts]
 
 
-def test_a_text_that_each_row_repeats(tmp_path):
+def test_a_text_that_each_row_repeats_is_counted_each_time(tmp_path):
     path = write(tmp_path / "in.parquet", {"text": repeated("word " * 10_000, 4000)})
     assert path.stat().st_size < 10_000
     assert 300 < max(check(path)) <= 335
@@ -81,7 +81,7 @@ def test_carried_columns_and_pairs_count_too(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "dictionary", "runs"])
 @pytest.mark.parametrize("groups", [1, 50])
-def test_whatever_hides_the_size(encoding, groups, tmp_path):
+def test_units_are_bounded_whatever_hides_the_size(encoding, groups, tmp_path):
     rows = 2000
     options: dict[str, Any] = {"row_group_size": rows // groups}
     text: Any = [f"{'x' * 50_000}{i % 7}" for i in range(rows)]
@@ -95,7 +95,7 @@ def test_whatever_hides_the_size(encoding, groups, tmp_path):
     check(path, carry=["list"] if encoding == "runs" else [])
 
 
-def test_a_dictionary_that_gives_way_to_plain_values(tmp_path):
+def test_a_dictionary_that_gives_way_to_plain_values_is_counted(tmp_path):
     plain = [f"{i} {'y' * 3000}" for i in range(1500)]
     path = write(tmp_path / "in.parquet", {"text": ["x" * 50_000] * 8000 + plain})
     assert max(check(path)) < 3000

@@ -24,7 +24,7 @@ def demo(tmp_path: Path, input: Path) -> pd.DataFrame:
     return result.to_pandas()
 
 
-def test_demo_reviews(tmp_path):
+def test_the_demo_scores_its_reviews(tmp_path):
     parquet = demo(tmp_path, EXAMPLES / "reviews")
     csv = demo(tmp_path, EXAMPLES / "reviews.csv")
     # The null text is quarantined in both, the empty one is scored in both.

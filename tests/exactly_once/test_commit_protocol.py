@@ -52,7 +52,7 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
-def test_two_runs_on_the_same_input():
+def test_two_runs_on_the_same_input_commit_each_unit_once():
     Search(ONE, runs(ONE, ONE)).go()
 
 
@@ -81,7 +81,7 @@ def test_two_runs_divide_a_shared_unit_and_a_third_plans_what_is_left():
 
 
 @pytest.mark.parametrize("inputs", [MORE, SHARED])
-def test_a_mended_source_is_planned_anew_while_others_commit_the_old(inputs):
+def test_a_repaired_source_is_planned_anew_while_others_commit_the_old(inputs):
     old = after(*runs(inputs), until="quarantine")
     new = changed(inputs)
     mended = runs(new, new, mended=B)
@@ -128,7 +128,7 @@ def test_a_source_is_withdrawn_while_its_rows_are_scored_again(inputs):
 
 
 @pytest.mark.faults
-def test_requests_that_are_done_after_they_have_failed():
+def test_requests_that_are_done_after_they_have_failed_are_harmless():
     Search(ONE, runs(ONE, ONE), late=True).go()
     Search(MORE, runs(LESS, MORE), late=True).go()
     old, new = after(*runs(MORE)), changed(MORE)
@@ -226,10 +226,10 @@ def rows_of_withdrawn_units_still_scored_again(monkeypatch):
 @pytest.mark.parametrize(
     ("break_it", "case"),
     [
-        (side_files_after_the_part, test_two_runs_on_the_same_input),
-        (the_winners_side_files_deleted, test_two_runs_on_the_same_input),
-        (every_error_means_another_won, test_two_runs_on_the_same_input),
-        (no_look_at_the_footer, test_two_runs_on_the_same_input),
+        (side_files_after_the_part, test_two_runs_on_the_same_input_commit_each_unit_once),
+        (the_winners_side_files_deleted, test_two_runs_on_the_same_input_commit_each_unit_once),
+        (every_error_means_another_won, test_two_runs_on_the_same_input_commit_each_unit_once),
+        (no_look_at_the_footer, test_two_runs_on_the_same_input_commit_each_unit_once),
         (plan_entries_overwritten, test_one_run_plans_more_while_the_other_ends),
         (no_second_look_at_the_plan, test_one_run_plans_more_while_the_other_ends),
         (success_not_cleared, test_one_run_plans_more_while_the_other_ends),

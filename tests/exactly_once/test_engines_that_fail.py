@@ -73,7 +73,9 @@ RUNNERS = ["inline", pytest.param("ray", marks=pytest.mark.faults)]
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_an_engine_that_raises_now_and_then(runner, corpus, tmp_path, tiny_model, expected):
+def test_an_engine_that_raises_now_and_then_costs_no_row(
+    runner, corpus, tmp_path, tiny_model, expected
+):
     """On its third call in each process: the same rows are scored by another call."""
     out, raised = tmp_path / "out", tmp_path / "raised"
     options = ("--runner", runner, "--unit-rows", "30")

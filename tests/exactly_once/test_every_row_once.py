@@ -67,7 +67,7 @@ def test_a_small_input_is_cut_finer(megabytes, unit_mib, least, most, tmp_path, 
     assert sum(unit.rows for unit in units) == len(texts)
 
 
-def test_success_record_and_resume(score, corpus, tmp_path, runner):
+def test_a_missing_part_is_scored_again_and_nothing_else(score, corpus, tmp_path, runner):
     out = tmp_path / "out"
     score(corpus, out, runner, **{"runtime.unit_rows": 70})
     record = json.loads((out / "_SUCCESS.json").read_text())
@@ -128,7 +128,7 @@ def test_small_files_share_a_part(score, tmp_path):
     assert table["row"].tolist() == [0, 1, 2] * 40
 
 
-def test_limit(score, corpus, tmp_path):
+def test_limit_takes_the_first_rows(score, corpus, tmp_path):
     keys = {"input.limit": 130, "input.carry": ["id"]}
     result = score(corpus, tmp_path / "out", **keys)
     assert result.to_pandas()["id"].tolist() == list(range(130))
@@ -153,7 +153,7 @@ def test_partition_folders_can_be_carried(score, tmp_path):
         ("regression", 1, ["value"]),
     ],
 )
-def test_problem_types(problem, classes, columns, tmp_path):
+def test_each_problem_type_has_its_columns(problem, classes, columns, tmp_path):
     names = {i: f"c{i}" for i in range(classes)}
     model = make_model(
         tmp_path / "model", problem_type=problem, id2label=names,
@@ -184,12 +184,12 @@ def raw_logits(folder: str, texts: list[str]) -> np.ndarray:
         return model(**encoded).logits.numpy()
 
 
-def test_labels_from_the_job(score, corpus, tmp_path):
+def test_labels_may_come_from_the_job(score, corpus, tmp_path):
     table = score(corpus, tmp_path / "out", **{"model.labels": ["bad", "good"]}).to_pandas()
     assert set(table["label"]) == {"bad", "good"}
 
 
-def test_read_by_everything(score, corpus, tmp_path):
+def test_pyarrow_pandas_and_duckdb_read_the_output(score, corpus, tmp_path):
     import duckdb
     import pyarrow.dataset as ds
 

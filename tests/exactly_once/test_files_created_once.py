@@ -33,7 +33,7 @@ def test_of_racing_writers_one_wins(place, round):
         assert [p.name for p in Path(folder, "new").iterdir()] == ["part.parquet"]
 
 
-def test_create_replace_delete(place):
+def test_create_replace_and_delete_do_as_they_say(place):
     store, folder = place
     path = f"{folder}/a/b"
     store.create(path, b"one")
@@ -135,7 +135,7 @@ def test_a_changed_file_has_another_stamp(place):
     assert store.info(f"{folder}/a") != before
 
 
-def test_protocols_that_cannot_be_reached():
+def test_protocols_that_cannot_be_reached_are_refused():
     with pytest.raises(JobError, match="xyz://there: "):
         connect("xyz://there")
     with pytest.raises(JobError, match=r"adlfs|abfs"):

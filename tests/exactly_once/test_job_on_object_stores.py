@@ -95,7 +95,7 @@ def test_a_listing_shows_what_another_process_has_just_written(place, s3):
     assert store.names(folder) == ["a", "b"]
 
 
-def test_the_whole_job(score, corpus, tmp_path, place, options, runner):
+def test_the_whole_job_has_the_same_answers(score, corpus, tmp_path, place, options, runner):
     store, folder, url = place
     upload(corpus, store, folder)
     local = score(corpus, tmp_path / "out", **KEYS).to_pandas()
@@ -124,7 +124,7 @@ def test_the_whole_job(score, corpus, tmp_path, place, options, runner):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
-def test_csv(score, corpus, tmp_path, place, options, suffix):
+def test_csv_has_the_same_answers(score, corpus, tmp_path, place, options, suffix):
     store, folder, url = place
     local = tmp_path / "csv"
     local.mkdir()
@@ -141,7 +141,7 @@ def test_csv(score, corpus, tmp_path, place, options, suffix):
     assert_same_answers(result.to_pandas(), expected)
 
 
-def test_one_side_on_the_store(score, corpus, tmp_path, place, s3):
+def test_one_side_alone_may_be_on_the_store(score, corpus, tmp_path, place, s3):
     store, folder, url = place
     upload(corpus, store, folder)
     down = score(f"{url}/in", tmp_path / "down", **KEYS, **{"input.storage_options": s3})
@@ -158,7 +158,7 @@ def test_a_changed_object_is_noticed(score, corpus, place, options):
         score(f"{url}/in", f"{url}/out", **options)
 
 
-def test_a_wrong_key_is_said_before_anything_starts(score, corpus, place, s3, caplog):
+def test_a_wrong_key_is_reported_before_anything_starts(score, corpus, place, s3, caplog):
     store, folder, url = place
     upload(corpus, store, folder)
     wrong = {**s3, "secret": "another-secret"}
@@ -173,7 +173,7 @@ def test_a_wrong_key_is_said_before_anything_starts(score, corpus, place, s3, ca
     assert store.names(f"{folder}/out") == []
 
 
-def test_a_missing_bucket_and_a_missing_folder(score, place, options):
+def test_a_missing_bucket_and_a_missing_folder_are_reported(score, place, options):
     _, _, url = place
     for path in (f"{url}/nowhere", f"{url}/*.parquet", "s3://nobucket/in"):
         with pytest.raises(JobError, match=r"input.path s3://"):
@@ -211,7 +211,7 @@ def test_secrets_go_nowhere(
         assert KEY not in text
 
 
-def test_memory(score, corpus, tmp_path):
+def test_memory_has_the_same_answers(score, corpus, tmp_path):
     url = f"memory://{uuid.uuid4().hex}"
     store, folder = connect(url)
     upload(corpus, store, folder)

@@ -13,7 +13,7 @@ from tests.helpers.tiny import make_texts
 
 
 @pytest.mark.faults
-def test_driver_killed_then_resumed_with_other_units(corpus, tmp_path, tiny_model, expected):
+def test_a_killed_driver_resumes_with_other_units(corpus, tmp_path, tiny_model, expected):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "10", FAULT_SLEEP="0.3")
     wait_for_parts(out, 5, process)
@@ -31,7 +31,7 @@ def test_driver_killed_then_resumed_with_other_units(corpus, tmp_path, tiny_mode
     assert json.loads((out / "_SUCCESS.json").read_text())["rows_scored"] == 600
 
 
-def test_scoring_worker_killed(corpus, tmp_path, tiny_model, expected):
+def test_a_killed_worker_costs_no_row(corpus, tmp_path, tiny_model, expected):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "20", FAULT_SLEEP="0.3")
     wait_for_parts(out, 3, process)
@@ -62,7 +62,7 @@ def test_two_workers_load_two_models_for_a_thousand_units(tmp_path, tiny_model):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_by_a_signal_says_how_to_go_on(
+def test_a_run_stopped_by_a_signal_says_how_to_go_on(
     number, code, corpus, tmp_path, tiny_model, expected
 ):
     out = tmp_path / "out"
@@ -81,7 +81,7 @@ def test_stopped_by_a_signal_says_how_to_go_on(
 
 
 @pytest.mark.faults
-def test_sigterm_while_the_books_are_closed(corpus, tmp_path, tiny_model):
+def test_sigterm_while_the_run_record_is_written_ends_the_run(corpus, tmp_path, tiny_model):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "100")
     wait_for_parts(out, 7, process)  # all of them
@@ -93,7 +93,7 @@ def test_sigterm_while_the_books_are_closed(corpus, tmp_path, tiny_model):
 
 
 @pytest.mark.faults
-def test_ctrl_c_on_ray(corpus, tmp_path, tiny_model):
+def test_ctrl_c_ends_a_run_on_ray(corpus, tmp_path, tiny_model):
     out = tmp_path / "out"
     process = start(tiny_model, corpus, out, "--unit-rows", "10", FAULT_SLEEP="0.3")
     wait_for_parts(out, 3, process)

@@ -75,7 +75,7 @@ def test_a_folder_that_fails_to_sync_is_a_failure(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NO_LINKS)
-def test_without_links_a_rename_that_does_not_replace(name, tmp_path, monkeypatch):
+def test_without_links_a_rename_does_not_replace(name, tmp_path, monkeypatch):
     no_links(monkeypatch, getattr(errno, name))
     store, folder = connect(str(tmp_path))
     store.create(f"{folder}/a", b"first")
@@ -85,7 +85,7 @@ def test_without_links_a_rename_that_does_not_replace(name, tmp_path, monkeypatc
     assert (tmp_path / "a").read_bytes() == b"first"
 
 
-def test_renameat2_by_its_number_alone(tmp_path, monkeypatch):
+def test_renameat2_is_called_by_its_number_alone(tmp_path, monkeypatch):
     class Old:  # a C library from before the call
         def __init__(self, library):
             self.syscall = library.syscall
@@ -166,7 +166,7 @@ def test_a_full_disk_is_no_lack_of_links(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("link", ["to a folder", "to nothing yet", "to nothing, deep", "to a link"])
-def test_an_output_that_is_a_link(link, score, corpus, tmp_path):
+def test_an_output_may_be_a_link(link, score, corpus, tmp_path):
     target = tmp_path / ("new/deep/later" if link.endswith("deep") else "later")
     if link == "to a folder":
         target.mkdir()
@@ -211,7 +211,7 @@ def test_an_output_that_cannot_be_is_refused_before_anything(
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_the_right_to_write(score, corpus, tmp_path):
+def test_a_folder_without_the_right_to_write_is_refused(score, corpus, tmp_path):
     (tmp_path / "shut").mkdir(mode=0o500)
     with pytest.raises(JobError, match="cannot be written"):
         score(corpus, tmp_path / "shut" / "out")

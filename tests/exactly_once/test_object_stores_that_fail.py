@@ -41,7 +41,7 @@ def job(model, options, url, corpus_url, **keys):
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(1, 6))]
 )
-def test_requests_that_fail_or_get_lost(seed, s3, corpus, tiny_model):
+def test_requests_that_fail_or_get_lost_cost_no_row(seed, s3, corpus, tiny_model):
     """One in eight requests goes wrong; runs may give up, and end in the same rows all the same."""
     folder = f"{BUCKET}/{uuid.uuid4().hex}"
     put(corpus, s3, f"{folder}/in")

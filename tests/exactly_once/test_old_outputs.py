@@ -48,7 +48,7 @@ def job(folder: Path, **model: Any) -> Job:
     )
 
 
-def test_it_resumes_and_verifies(begun, caplog):
+def test_an_old_output_resumes_and_verifies(begun, caplog):
     undisturbed = {p.name for p in (STORED / "out").glob("*.parquet")}
     with caplog.at_level("INFO", "bertbatch"):
         result = run(job(begun))

@@ -30,7 +30,7 @@ def hold(out, run_id, on_busy="fail"):
     return other
 
 
-def test_a_run_at_work_is_not_joined(corpus, tmp_path, tiny_model, quick):
+def test_a_second_run_is_refused(corpus, tmp_path, tiny_model, quick):
     out = tmp_path / "out"
     other = hold(out, "other")
     other.tell({"rows": 7})
@@ -43,7 +43,7 @@ def test_a_run_at_work_is_not_joined(corpus, tmp_path, tiny_model, quick):
     assert lease.holder(open_output(str(out))) is None
 
 
-def test_waits_until_it_ends(corpus, tmp_path, tiny_model, quick):
+def test_a_run_can_wait_until_the_other_ends(corpus, tmp_path, tiny_model, quick):
     out = tmp_path / "out"
     other = hold(out, "other")
     released = []
@@ -59,9 +59,7 @@ def test_waits_until_it_ends(corpus, tmp_path, tiny_model, quick):
     assert result.totals["rows_in"] == 600
 
 
-def test_one_that_stands_still_is_taken_over_and_gives_way(
-    corpus, tmp_path, tiny_model, quick, monkeypatch
-):
+def test_a_lease_that_stands_still_is_taken_over(corpus, tmp_path, tiny_model, quick, monkeypatch):
     out = tmp_path / "out"
     stopped = lease.Lease(open_output(str(out)), "stopped", "fail")
     monkeypatch.setattr(stopped, "_beat", lambda: None)  # as under SIGSTOP
@@ -90,7 +88,7 @@ def test_a_dead_run_of_another_host_is_taken_over(corpus, tmp_path, tiny_model, 
     assert (result.exit_code, result.totals["rows_in"]) == (0, 600)
 
 
-def test_waits_for_one_that_began_while_the_model_was_loaded(
+def test_a_run_waits_for_one_that_began_while_its_model_was_loaded(
     corpus, tmp_path, tiny_model, quick, monkeypatch
 ):
     out = tmp_path / "out"
@@ -139,7 +137,7 @@ def test_a_dead_process_of_this_host_is_not_waited_for(corpus, tmp_path, tiny_mo
     assert not (out / "_bertbatch" / "lease.json").exists()
 
 
-def test_side_by_side_when_asked(corpus, tmp_path, tiny_model, quick):
+def test_runs_work_side_by_side_when_asked(corpus, tmp_path, tiny_model, quick):
     out = tmp_path / "out"
     other = hold(out, "other")
     result = run(make_job(tiny_model, corpus, out, **{"runtime.on_busy": "share"}))
@@ -148,7 +146,7 @@ def test_side_by_side_when_asked(corpus, tmp_path, tiny_model, quick):
     other.release()
 
 
-def test_nothing_depends_on_it(corpus, tmp_path, tiny_model, caplog):
+def test_a_run_without_a_lease_scores_all_the_same(corpus, tmp_path, tiny_model, caplog):
     out = tmp_path / "out"
     (out / "_bertbatch" / "lease.json" / "a folder").mkdir(parents=True)
     with caplog.at_level("WARNING", "bertbatch"):

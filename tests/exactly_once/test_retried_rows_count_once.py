@@ -65,7 +65,7 @@ def quarantined(out):
     return sorted(found)
 
 
-def test_again_and_again(place, tiny_model, fault):
+def test_rows_retried_again_and_again_count_once(place, tiny_model, fault):
     out = place / "out"
     fault.update({42, 43, 44})  # with [CLS] and [SEP]
     first = run(job(place, tiny_model))
@@ -103,7 +103,7 @@ def test_again_and_again(place, tiny_model, fault):
 
 
 @pytest.mark.parametrize("planned", [False, True])
-def test_rows_of_a_source_that_is_gone_stay(place, tiny_model, fault, planned):
+def test_rows_of_a_source_that_is_gone_stay_in_quarantine(place, tiny_model, fault, planned):
     """In a unit of several files the others' rows are scored again, and the output is whole."""
     for path in (place / "in").iterdir():
         path.rename(place / path.name)
@@ -149,7 +149,7 @@ def test_two_runs_plan_the_same_rows_once(place, tiny_model, fault):
     assert verify(open_output(str(place / "out"))).problems == []
 
 
-def test_rows_that_were_never_in_quarantine_are_found(place, tiny_model, fault):
+def test_retried_rows_that_were_never_in_quarantine_are_found(place, tiny_model, fault):
     fault.update({42})
     run(job(place, tiny_model))
     fault.clear()
@@ -167,7 +167,7 @@ def test_rows_that_were_never_in_quarantine_are_found(place, tiny_model, fault):
     assert any("has not in quarantine" in problem for problem in found), found
 
 
-def test_attention_counts_them_once(place, tiny_model, fault):
+def test_attention_counts_retried_rows_once(place, tiny_model, fault):
     from bertbatch import load_attention
 
     keys = {"attention.statistics": "entropy"}
@@ -184,9 +184,7 @@ def test_attention_counts_them_once(place, tiny_model, fault):
     assert verify(open_output(str(place / "out"))).problems == []
 
 
-def test_a_source_that_is_mended_is_planned_anew_with_what_was_tried_again(
-    place, tiny_model, fault
-):
+def test_a_repaired_source_is_planned_anew_with_its_retried_rows(place, tiny_model, fault):
     """Rows scored again are withdrawn together with the unit that they are of."""
     fault.update({42})
     first = job(place, tiny_model)
@@ -204,7 +202,7 @@ def test_a_source_that_is_mended_is_planned_anew_with_what_was_tried_again(
     assert verify(open_output(str(place / "out"))).problems == []
 
 
-def test_command(place, tiny_model, fault):
+def test_the_command_retries_quarantined_rows(place, tiny_model, fault):
     file = place / "job.yaml"
     data = {
         "input": {"path": str(place / "in"), "carry": ["id"]},

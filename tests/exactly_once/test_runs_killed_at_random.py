@@ -22,7 +22,9 @@ ROUNDS = int(os.environ.get("BERTBATCH_ROUNDS", "200"))
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("runner", "share"), [("inline", 0.93), ("ray", 0.07)])
-def test_killed_at_random(runner, share, corpus, tmp_path, tiny_model, expected):
+def test_a_run_killed_at_random_loses_and_doubles_nothing(
+    runner, share, corpus, tmp_path, tiny_model, expected
+):
     """The driver; or on Ray one after the other of all its processes, until the run ends."""
     rng = random.Random(runner)
     out, kills, outputs = tmp_path / "out", 0, 0
@@ -60,7 +62,9 @@ def test_killed_at_random(runner, share, corpus, tmp_path, tiny_model, expected)
 
 
 @pytest.mark.faults
-def test_stopped_while_another_finishes(corpus, tmp_path, tiny_model, expected):
+def test_a_run_stopped_while_another_finishes_doubles_nothing(
+    corpus, tmp_path, tiny_model, expected
+):
     """A run that sleeps (SIGSTOP) and wakes when another has done all finds nothing to do."""
     out = tmp_path / "out"
     options = ("--runner", "inline", "--unit-rows", "10")
@@ -81,7 +85,7 @@ def test_stopped_while_another_finishes(corpus, tmp_path, tiny_model, expected):
 
 
 @pytest.mark.faults
-def test_two_runs_at_once(corpus, tmp_path, tiny_model, expected):
+def test_two_runs_at_once_lose_and_double_nothing(corpus, tmp_path, tiny_model, expected):
     out = tmp_path / "out"
     options = ("--runner", "inline", "--unit-rows", "10", "--set", "runtime.on_busy=share")
     both = [start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.05") for _ in range(2)]

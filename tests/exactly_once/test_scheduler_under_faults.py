@@ -269,7 +269,7 @@ TOO_LONG = OSError(errno.ENAMETOOLONG, "File name too long")
         (pa.ArrowInvalid("no file holds it"), range(3, 20), 17, False),
     ],
 )
-def test_a_storage_that_takes_no_unit_any_more_ends_the_run(error, refused, given_up, stopped):
+def test_a_storage_that_takes_no_more_units_ends_the_run(error, refused, given_up, stopped):
     """And only such a one: after a success it is counted anew, and some units cannot be stored."""
 
     class Full(Simulation):
@@ -434,7 +434,7 @@ def test_a_single_gpu_that_fails_always_ends_the_run():
         )
 
 
-def test_a_suspect_does_not_wait_for_a_worker_for_ever(monkeypatch):
+def test_a_suspect_does_not_wait_forever_for_a_worker(monkeypatch):
     """The second worker is gone after the first failure, and no other comes in its place."""
 
     class Leaving(Gpus):

@@ -91,7 +91,7 @@ def try_again(model, whole, out, *options, code=0):
         for step in STEPS
     ],
 )
-def test_the_driver_dies(op, path, what, whole, tmp_path, tiny_model):
+def test_a_driver_that_dies_at_any_step_loses_nothing(op, path, what, whole, tmp_path, tiny_model):
     out = tmp_path / "out"
     code, said = disturbed(tiny_model, whole, tmp_path, op, path, what)
     assert code == 9, said
@@ -104,7 +104,7 @@ def test_the_driver_dies(op, path, what, whole, tmp_path, tiny_model):
 @pytest.mark.faults
 @pytest.mark.parametrize("what", ["die before", "die after"])
 @pytest.mark.parametrize("path", ["_bertbatch/quarantine/", "_bertbatch/attention/", "part-"])
-def test_a_committing_process_dies(path, what, whole, tmp_path, tiny_model):
+def test_a_process_that_dies_in_a_commit_loses_nothing(path, what, whole, tmp_path, tiny_model):
     """On Ray the run goes on: the commit is tried again in another process."""
     out = tmp_path / "out"
     code, said = disturbed(tiny_model, whole, tmp_path, "create", path, what, runner=())
@@ -116,7 +116,7 @@ def test_a_committing_process_dies(path, what, whole, tmp_path, tiny_model):
 @pytest.mark.faults
 @pytest.mark.parametrize("what", ["fail", "lost"])
 @pytest.mark.parametrize(("op", "path"), STEPS)
-def test_the_storage_fails_once(op, path, what, whole, tmp_path, tiny_model):
+def test_storage_that_fails_once_loses_nothing(op, path, what, whole, tmp_path, tiny_model):
     out = tmp_path / "out"
     code, said = disturbed(tiny_model, whole, tmp_path, op, path, what)
     assert struck(tmp_path) == 1
@@ -128,7 +128,7 @@ def test_the_storage_fails_once(op, path, what, whole, tmp_path, tiny_model):
     as_if_nothing_had_been(whole, out)
 
 
-def test_the_storage_stays_away(whole, tmp_path, tiny_model):
+def test_storage_that_stays_away_ends_the_run(whole, tmp_path, tiny_model):
     """No part can be written any more: the run ends, says so, and loses nothing."""
     out = tmp_path / "out"
     always = ("create", "part-b", "fail")
@@ -158,7 +158,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_disk(whole, tmp_path, tiny_model, small_disk):
+def test_a_full_disk_ends_the_run(whole, tmp_path, tiny_model, small_disk):
     disk, remount = small_disk
     out = disk / "out"
     said = try_again(tiny_model, whole, out, code=3)
@@ -171,7 +171,7 @@ def test_a_full_disk(whole, tmp_path, tiny_model, small_disk):
 
 
 @pytest.mark.faults
-def test_a_disk_that_becomes_read_only(whole, tmp_path, tiny_model, small_disk):
+def test_a_disk_that_becomes_read_only_ends_the_run(whole, tmp_path, tiny_model, small_disk):
     disk, remount = small_disk
     remount("size=4m")
     out = disk / "out"

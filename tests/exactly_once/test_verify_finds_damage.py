@@ -58,7 +58,7 @@ def rewrite(path, table, footer):
     path.write_bytes(encode_part(table, footer))
 
 
-def test_a_whole_output_is_right(whole):
+def test_a_whole_output_has_no_problems(whole):
     verdict = verify(open_output(str(whole)))
     assert verdict.problems == []
     assert verdict.orphans == []
@@ -66,7 +66,7 @@ def test_a_whole_output_is_right(whole):
     assert verdict.units == verdict.parts == 5
 
 
-def test_a_flipped_bit(out):
+def test_a_flipped_bit_is_found(out):
     path, _ = a_part(out)
     data = bytearray(path.read_bytes())
     data[len(data) // 8] ^= 1  # in the first columns' pages
@@ -74,14 +74,14 @@ def test_a_flipped_bit(out):
     assert len(problems(out)) == 1
 
 
-def test_a_cut_off_part(out):
+def test_a_cut_off_part_is_found(out):
     path, _ = a_part(out)
     path.write_bytes(path.read_bytes()[:-100])
     (problem,) = [p for p in problems(out) if "SUCCESS" not in p]
     assert problem.startswith(f"{path.name}: cannot be read")
 
 
-def test_a_missing_part(out):
+def test_a_missing_part_is_found(out):
     path, _ = a_part(out)
     path.unlink()
     assert f"_SUCCESS.json is there, but {path.name} is not" in problems(out)
@@ -89,13 +89,13 @@ def test_a_missing_part(out):
     assert problems(out) == []  # then it is simply not done yet
 
 
-def test_a_part_twice(out):
+def test_a_part_that_is_there_twice_is_found(out):
     path, _ = a_part(out)
     shutil.copy(path, path.with_name(path.name.replace(path.stem[-20:], "0" * 20)))
     assert any("no unit of the plan has this part" in p for p in problems(out))
 
 
-def test_a_part_in_the_place_of_another(out):
+def test_a_part_in_the_place_of_another_is_found(out):
     first, second = sorted(out.glob("*.parquet"))[:2]
     shutil.copy(first, second)
     found = problems(out)
@@ -111,20 +111,20 @@ def test_a_part_in_the_place_of_another(out):
         (lambda t: pa.concat_tables([t.slice(0, 1), t.slice(0, 1), t.slice(2)]), "doubled"),
     ],
 )
-def test_rows(out, change, says):
+def test_changed_rows_are_found(out, change, says):
     path, footer = a_part(out)
     rewrite(path, change(pq.read_table(path)), footer)
     assert any(says in p for p in problems(out))
 
 
-def test_another_source_in_a_footer(out):
+def test_another_source_in_a_footer_is_found(out):
     path, footer = a_part(out)
     footer["sources"][0][1] = "1-1"
     rewrite(path, pq.read_table(path), footer)
     assert any("fingerprints" in p for p in problems(out))
 
 
-def test_quarantine_gone_or_changed(out):
+def test_quarantine_gone_or_changed_is_found(out):
     _, footer = a_part(out, quarantine=True)
     side = out / footer["side_files"]["quarantine"]
     data = side.read_bytes()
@@ -136,7 +136,7 @@ def test_quarantine_gone_or_changed(out):
     assert any("rows of" in p and "lost" in p for p in found)
 
 
-def test_statistics_that_are_not_their_rows(out):
+def test_statistics_that_are_not_their_rows_are_found(out):
     path, footer = a_part(out)
     table = pq.read_table(path)
     at = table.schema.get_field_index("attn_entropy")
@@ -148,14 +148,14 @@ def test_statistics_that_are_not_their_rows(out):
     assert any("the mean of attn_entropy is not that of its rows" in p for p in problems(out))
 
 
-def test_a_total_that_is_wrong(out):
+def test_a_total_that_is_wrong_is_found(out):
     success = json.loads((out / "_SUCCESS.json").read_text())
     success["rows_scored"] += 1
     (out / "_SUCCESS.json").write_text(json.dumps(success))
     assert problems(out) == ["_SUCCESS.json: rows_scored is 136, the parts have 135"]
 
 
-def test_orphans_are_told_and_cleaned(out, monkeypatch):
+def test_orphans_are_reported_and_deleted(out, monkeypatch):
     orphans = [out / "_bertbatch/quarantine/x-1.arrow", out / "_bertbatch/attention/x-2.arrow"]
     orphans += [out / ".0123.tmp", out / "_bertbatch/plan/.4567.tmp"]
     for path in orphans:
@@ -175,7 +175,7 @@ def test_orphans_are_told_and_cleaned(out, monkeypatch):
     assert verify(open_output(str(out))).problems == []
 
 
-def test_what_is_committed_while_cleaning_is_kept(out, monkeypatch):
+def test_what_is_committed_while_orphans_are_deleted_is_kept(out, monkeypatch):
     """A part that was not there yet when the parts were listed has side files, too."""
     path, footer = a_part(out, quarantine=True)
     hidden = path.rename(path.with_suffix(".later"))
@@ -193,13 +193,13 @@ def test_what_is_committed_while_cleaning_is_kept(out, monkeypatch):
     assert problems(out) == []
 
 
-def test_no_contract_of_ours(out):
+def test_a_folder_without_a_contract_is_refused(out):
     (out / "_bertbatch" / "job.yaml").write_text("a: 1")
     with pytest.raises(JobError, match="not an output's contract"):
         verify(open_output(str(out)))
 
 
-def test_command(whole, out):
+def test_the_commands_exit_code_is_the_verdict(whole, out):
     good = CliRunner().invoke(app, ["verify", str(whole)])
     assert good.exit_code == 0
     assert "137 rows planned, 135 scored + 2 quarantined" in good.stdout
@@ -212,7 +212,7 @@ def test_command(whole, out):
     assert nothing.exit_code == 2
 
 
-def test_rows_scored_again(whole, out, tiny_model):
+def test_rescoring_finds_other_answers(whole, out, tiny_model):
     def again(path):
         keys = {"attention": {"statistics": ["entropy", "to_cls"]}}
         job = {

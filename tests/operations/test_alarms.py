@@ -16,7 +16,7 @@ from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts
 
 
-def test_a_label_that_moves(tmp_path, tiny_model):
+def test_a_label_share_that_moves_is_an_alarm(tmp_path, tiny_model):
     folder, out = tmp_path / "in", tmp_path / "out"
     texts = sorted(set(make_texts(900)))
     write_parquet(folder / "day1.parquet", texts[:300])
@@ -47,7 +47,7 @@ def test_a_label_that_moves(tmp_path, tiny_model):
     assert night(3, 0.02).exit_code == 0
 
 
-def test_a_night_in_two_tries(tmp_path, tiny_model):
+def test_a_night_in_two_tries_is_judged_as_one(tmp_path, tiny_model):
     """The second try judges the whole night, and not beside the first."""
     folder, out = tmp_path / "in", tmp_path / "out"
     texts = make_texts(400)
@@ -66,14 +66,14 @@ def test_a_night_in_two_tries(tmp_path, tiny_model):
     assert any("from" in alarm and "100.0%" in alarm for alarm in again.alarms)
 
 
-def test_another_output_that_cannot_be_understood(tmp_path, tiny_model, corpus):
+def test_an_output_to_compare_with_that_cannot_be_read_is_refused(tmp_path, tiny_model, corpus):
     keys = {"alarms.label_share": 0.1, "alarms.against": "nowhere://x"}
     with pytest.raises(JobError):
         run(make_job(tiny_model, corpus, tmp_path / "out", **keys))
     assert not (tmp_path / "out").exists()
 
 
-def test_against_another_output(tmp_path, tiny_model):
+def test_label_shares_are_compared_with_another_output(tmp_path, tiny_model):
     texts = make_texts(400)
     for i, day in enumerate(("2026-11-20", "2026-11-21")):
         rows = [texts[3]] * 150 if i else texts[:150]
@@ -89,7 +89,7 @@ def test_against_another_output(tmp_path, tiny_model):
     assert run(Job.build(job, changes=["date=2026-11-21"])).exit_code == 4
 
 
-def test_quarantine(tmp_path, tiny_model):
+def test_too_much_quarantine_is_an_alarm(tmp_path, tiny_model):
     path, out = tmp_path / "in.parquet", tmp_path / "out"
     write_parquet(path, [*make_texts(97), None, None, None])
     limits = {"limits.max_quarantined": 0.5}
@@ -102,7 +102,7 @@ def test_quarantine(tmp_path, tiny_model):
     assert list(wrong.alarms) == ["3.0% of the rows went to quarantine, more than 0.02"]
 
 
-def test_empty_input(tmp_path, tiny_model, corpus):
+def test_an_empty_input_is_an_alarm_if_asked(tmp_path, tiny_model, corpus):
     for path in (tmp_path / "nothing", f"{corpus}/*.csv"):
         with pytest.raises(Alarm):
             run(make_job(tiny_model, path, tmp_path / "o", **{"alarms.empty_input": True}))
@@ -126,7 +126,7 @@ def test_empty_input(tmp_path, tiny_model, corpus):
     assert "alarm: input.path" in shown.stderr
 
 
-def test_nothing_new(tmp_path, tiny_model, corpus):
+def test_nothing_new_is_an_alarm_if_asked(tmp_path, tiny_model, corpus):
     job = make_job(tiny_model, corpus, tmp_path / "o", **{"alarms.nothing_new": True})
     assert run(job).exit_code == 0
     assert run(job).exit_code == 4

@@ -60,7 +60,7 @@ def check(content: Any) -> None:
 
 
 @pytest.mark.parametrize("content", documents())
-def test_kubernetes_takes_them(content):
+def test_kubernetes_takes_the_manifests(content):
     check(content)
 
 
@@ -75,7 +75,7 @@ def test_kubernetes_takes_them(content):
         (["spec", "headGroupSpec", "template", "spec", "volumes", 0, "emptyDir", "medium"], 3),
     ],
 )
-def test_kubernetes_would_refuse_others(path, value):
+def test_kubernetes_would_refuse_wrong_manifests(path, value):
     content = resource("RayCluster")
     place = content
     for key in path[:-1]:
@@ -171,7 +171,7 @@ def test_nightly_run_comes_from_the_template():
     assert deadline >= spec["activeDeadlineSeconds"] + spec["preRunningDeadlineSeconds"]
 
 
-def test_scripts(tmp_path):
+def test_scripts_pass_shellcheck(tmp_path):
     inline = tmp_path / "nightly-in-cronjob.sh"
     pod = resource("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     inline.write_text("#!/bin/sh\nset -eu\n" + pod["containers"][0]["args"][0])
@@ -180,7 +180,7 @@ def test_scripts(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-def test_dockerfile():
+def test_the_dockerfile_passes_hadolint_and_names_what_is_there():
     done = subprocess.run(
         [BIN / "hadolint", CLUSTER / "Dockerfile"], capture_output=True, text=True
     )
@@ -212,7 +212,7 @@ def test_readmes_name_what_is_there():
             assert (readme.parent / name).exists(), f"{readme}: {name}"
 
 
-def test_nightly_script_of_cron(tmp_path, tiny_model, corpus):
+def test_the_script_for_cron_is_quiet_unless_something_is_wrong(tmp_path, tiny_model, corpus):
     """Run for real: quiet when all is well, the log's end and the exit code when not."""
     job, logs = tmp_path / "reviews.yaml", tmp_path / "logs"
     data = {

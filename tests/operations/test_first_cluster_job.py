@@ -87,7 +87,7 @@ def newcomer():
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("before", ["nothing", "a token", "a run here"])
-def test_the_first_job_as_the_guide_has_it(before, newcomer, corpus, tiny_model):
+def test_the_first_job_runs_as_the_guide_has_it(before, newcomer, corpus, tiny_model):
     """Its job file and its commands, whatever the home folder holds."""
     table = pq.read_table(corpus).slice(0, 60).rename_columns(["review_id", "body"])
     (newcomer.work / "corpus").mkdir()
@@ -131,7 +131,7 @@ def test_the_first_job_as_the_guide_has_it(before, newcomer, corpus, tiny_model)
 
 
 @pytest.mark.cluster
-def test_a_folder_with_files_called_like_packages(newcomer):
+def test_files_called_like_packages_are_not_imported(newcomer):
     """The user's `torch.py` is nothing to Ray's workers, however the command is started."""
     names = ("torch", "transformers", "pyarrow", "tokenizers", "fsspec", "pandas", "ray")
     for name in names:
@@ -182,7 +182,7 @@ def dashboard():
         (204, "", "Expecting value"),
     ],
 )
-def test_what_a_server_says_is_a_sentence(status, text, says, dashboard, monkeypatch, tmp_path):
+def test_what_a_server_answers_is_a_message(status, text, says, dashboard, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -206,7 +206,7 @@ def fresh_tokens(monkeypatch):
     "address",
     ["", "ray://x:1", "nonsense://x", "http://", "http://[", "ftp://x", "x y", "a\tb"],
 )
-def test_an_address_that_is_none(address, monkeypatch):
+def test_an_address_that_is_none_is_refused(address, monkeypatch):
     monkeypatch.setattr(submit, "CONNECT_SECONDS", 0)
     with pytest.raises(JobError, match="--address"):
         submit._client(address)
@@ -261,7 +261,9 @@ def test_a_token_is_given_where_it_is_asked_for(where, dashboard, monkeypatch, t
         *("no-such-host.invalid:1", "garbage", "http://x"),
     ],
 )
-def test_a_cluster_that_is_not_there(address, dashboard, monkeypatch, score, corpus, tmp_path):
+def test_a_cluster_that_is_not_there_is_reported(
+    address, dashboard, monkeypatch, score, corpus, tmp_path
+):
     monkeypatch.setattr(ray_start, "CONNECT_SECONDS", 1.0)
     if ray.is_initialized():
         ray.shutdown()
@@ -304,7 +306,7 @@ def no_ray(monkeypatch):
         AssertionError(),
     ],
 )
-def test_ray_that_cannot_start(error, no_ray, score, corpus, tmp_path):
+def test_ray_that_cannot_start_is_reported(error, no_ray, score, corpus, tmp_path):
     def init(*_, **__):
         raise error
 
@@ -315,7 +317,7 @@ def test_ray_that_cannot_start(error, no_ray, score, corpus, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_ray_that_does_not_end_starting(no_ray, score, corpus, tmp_path, monkeypatch):
+def test_ray_that_does_not_end_starting_is_reported(no_ray, score, corpus, tmp_path, monkeypatch):
     no_ray(lambda **_: time.sleep(60))
     monkeypatch.setattr(ray_start, "START_SECONDS", 0.5)
     began = time.monotonic()

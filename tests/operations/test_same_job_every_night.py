@@ -31,7 +31,7 @@ def ids(out):
     return sorted(pd.read_parquet(out)["id"]) if list(Path(out).glob("*.parquet")) else []
 
 
-def test_placeholders_in_paths():
+def test_placeholders_in_paths_are_filled_in():
     data = {
         "input": {"path": ["in/{date}/*.csv", "in/{date-1}/*.csv"]},
         "output": {"path": "out/{date}/{run}"},
@@ -67,7 +67,7 @@ def test_wrong_placeholders_are_refused(changes, says):
     assert says in str(error.value)
 
 
-def test_nights(tmp_path, tiny_model):
+def test_each_night_scores_what_is_new_and_resumes_what_was_killed(tmp_path, tiny_model):
     """Day 1; day 2 with new and changed files; day 2 again; a crash on day 3; day 0 at last."""
     folder, out, job_file = tmp_path / "in", tmp_path / "out", tmp_path / "job.yaml"
     texts = make_texts(1000)
@@ -157,7 +157,7 @@ def test_nights(tmp_path, tiny_model):
     assert not (out / "_bertbatch" / "lease.json").exists()
 
 
-def test_an_output_for_each_date_and_backfill(tmp_path, tiny_model):
+def test_each_date_may_have_its_output_and_be_backfilled(tmp_path, tiny_model):
     texts = make_texts(90)
     for i, day in enumerate(("2026-11-20", "2026-11-21", "2026-11-22")):
         write_parquet(tmp_path / "in" / day / "x.parquet", texts[30 * i : 30 * i + 30], 30 * i)

@@ -128,7 +128,7 @@ def test_a_wrong_command_is_wrong_at_every_terminal(arguments, at):
         assert code == 2, name
 
 
-def test_a_full_disk_behind_the_output_is_told(at):
+def test_a_full_disk_behind_the_output_is_reported(at):
     _, _, err = at(["plan", "{job}"], {"stdout": "full"})
     assert "standard output cannot be written" in err
     _, _, err = at(["plan", "{job}"], {"stdout": "left"})
@@ -143,7 +143,7 @@ def test_a_file_does_not_take_a_closed_streams_number(at, told):
 
 
 @pytest.mark.parametrize("shell", [">/dev/full", "<&- >&- 2>&-", "| head -c 1"])
-def test_the_interpreters_own_streams(shell):
+def test_the_interpreters_own_streams_end_quietly(shell):
     """Through a shell, to the interpreter's end."""
     words = f"'{sys.executable}' -m bertbatch"
     done = subprocess.run(

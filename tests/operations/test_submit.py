@@ -168,7 +168,7 @@ def test_ctrl_c_leaves_the_job_going(head, job):
 
 
 @pytest.mark.cluster
-def test_entrypoint_for_launchers(head, corpus, tmp_path, tiny_model):
+def test_rays_own_command_runs_the_entrypoint(head, corpus, tmp_path, tiny_model):
     """jobs/score.py through Ray's own command, as the manifests in cluster/ do."""
     job, out = tmp_path / "job.yaml", tmp_path / "out"
     data = {
@@ -186,7 +186,7 @@ def test_entrypoint_for_launchers(head, corpus, tmp_path, tiny_model):
     assert sorted(pd.read_parquet(out)["id"]) == list(range(600))
 
 
-def test_nobody_there(job):
+def test_an_address_where_nothing_answers_is_reported(job):
     done = submit(f"http://127.0.0.1:{free_port()}", job)
     assert done.returncode == 2
     assert "no Ray dashboard answers there" in done.stderr
@@ -204,7 +204,7 @@ def test_relative_paths_are_refused(section, key, value):
         check_paths(Job.build(data))
 
 
-def test_what_is_sent(job, tmp_path):
+def test_the_job_and_the_package_are_sent(job, tmp_path):
     submission = Submission(job, ["model.labels=[bad, 'good; rm']", "date=2026-11-20"], "http://x")
     loaded = Job.load(job, submission.changes)
     env = runtime_env(submission, loaded, tmp_path)
