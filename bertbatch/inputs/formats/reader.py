@@ -1,7 +1,6 @@
 """Readers: cut a source into consecutive rows when planning, read such cuts when scoring.
 
-A format is one module with one class that follows `Reader`, and one line each in `readers()`
-and `READER_SUFFIXES`.
+A format is one file with one class that follows `Reader`, and one line in `FORMATS`.
 Readers know files and columns; they know nothing of units, tokens or models.
 """
 
@@ -15,13 +14,8 @@ import pyarrow as pa
 
 from bertbatch.errors import SourceError
 from bertbatch.job.schema import Input
+from bertbatch.registry import FORMATS
 from bertbatch.units import Cut, Source
-
-# How a file's name tells its format.
-READER_SUFFIXES = {
-    "parquet": (".parquet", ".pq"),
-    "csv": (".csv", ".csv.gz", ".csv.zst"),
-}
 
 
 @dataclass(frozen=True)
@@ -73,9 +67,7 @@ def check_columns(source: Source, wanted: Iterable[str], found: Sequence[str]) -
             raise SourceError(source.id, reason)
 
 
-def readers() -> dict[str, Reader]:
-    """The formats that can be read, by the name that `input.format` gives them."""
-    from bertbatch.inputs.formats.csv import CsvReader
-    from bertbatch.inputs.formats.parquet import ParquetReader
-
-    return {"parquet": ParquetReader(), "csv": CsvReader()}
+def reader_of(format: str) -> Reader:
+    """The reader of a format, one of `FORMATS`."""
+    reader: Reader = FORMATS[format].load()()
+    return reader
