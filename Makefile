@@ -36,7 +36,7 @@ test-faults: .venv/test  ## run every fault test (half an hour)
 	$(BIN)/python -m pytest -m faults
 
 test-processors: .venv/test  ## run the engine tests under lower instruction sets (minutes)
-	$(BIN)/python -m tests.processors
+	$(BIN)/python -m tests.helpers.processors
 
 test-sweeps: .venv/test  ## test every architecture and thousands of damaged model folders (half an hour)
 	$(BIN)/python -m pytest -m sweep

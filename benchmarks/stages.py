@@ -20,7 +20,7 @@ from bertbatch.plan.planner import cut_size
 from bertbatch.runtime.preflight import check_job
 from bertbatch.runtime.stages import commit, make_probe, read_and_tokenize
 from bertbatch.runtime.worker import ModelWorker
-from tests.seaweed import BUCKET, seaweed
+from tests.helpers.seaweed import BUCKET, seaweed
 
 COLUMNS = (
     *("tokens", "s to read and tokenize", "s to score", "s to commit"),

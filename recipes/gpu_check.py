@@ -24,7 +24,7 @@ NEEDED = (
     *("torch", "transformers", "pytest"),
 )
 STEPS = (
-    ("-m", "pytest", "-m", "gpu", "-rs", "-p", "no:cacheprovider", "tests/test_gpu.py"),
+    ("-m", "pytest", "-m", "gpu", "-rs", "-p", "no:cacheprovider", "tests/answers/test_gpu.py"),
     ("-m", "benchmarks.gpu", "--quick"),
 )
 

@@ -10,21 +10,23 @@ from typing import Any
 os.environ["HOME"] = tempfile.mkdtemp(prefix="bertbatch-home-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bertbatch import Job, Result, run
-from tests.processors import PATCHED
-from tests.tiny import make_model, make_texts
+from bertbatch import Result, run
+from tests.helpers.jobs import make_job
+from tests.helpers.processors import PATCHED
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_model, make_texts
 
+# Their assertions, too, say what was and what should have been.
+pytest.register_assert_rewrite("tests.helpers.command_line", "tests.helpers.outputs")
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
 
 @pytest.fixture(autouse=True)
 def fewer_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stand-in for a lesser processor cannot do: see tests/processors.py."""
+    """What a stand-in for a lesser processor cannot do: see tests/helpers/processors.py."""
     if not (name := os.environ.get(PATCHED)):
         return
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -86,13 +88,6 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def write_parquet(path: Path, texts: list[str | None], first: int = 0, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ids = pa.array(range(first, first + len(texts)), pa.int64())
-    table = pa.table({"id": ids, "text": pa.array(texts, pa.string())})
-    pq.write_table(table, path, **options)
-
-
 @pytest.fixture
 def score(tiny_model: str) -> Callable[..., Result]:
     """Runs a job with the tiny model: score(input, output, runner=…, **{'input.carry': …})."""
@@ -101,16 +96,3 @@ def score(tiny_model: str) -> Callable[..., Result]:
         return run(make_job(tiny_model, input, output, runner, **keys))
 
     return go
-
-
-def make_job(model: str, input: Any, output: Any, runner: str = "inline", **keys: Any) -> Job:
-    data: dict[str, dict[str, Any]] = {
-        "input": {"path": input if isinstance(input, list) else str(input)},
-        "output": {"path": str(output)},
-        "model": {"name": model, "dtype": "float32", "tokens_per_batch": 512},
-        "runtime": {"runner": runner},
-    }
-    for key, value in keys.items():
-        section, _, name = key.partition(".")
-        data.setdefault(section, {})[name] = value
-    return Job.build(data)

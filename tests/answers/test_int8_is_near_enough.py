@@ -1,0 +1,194 @@
+"""int8 scores only where it was tried, on this processor and this model, and found near enough."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bertbatch import run
+from bertbatch.engines import int8
+from bertbatch.engines.engine import load_engine
+from bertbatch.engines.probe_texts import make_probe
+from bertbatch.errors import JobError
+from bertbatch.job.schema import Model
+from bertbatch.model.spec import check_model
+from bertbatch.model.tokenizer import Tokenizer
+from tests.helpers.classifiers import save
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts, settled
+
+
+class ByFormula(nn.Module):
+    """Int8Linear on a processor whose products are right, whatever the one at hand does."""
+
+    def __init__(self, linear: nn.Linear, activation: str = "none"):
+        super().__init__()
+        self._held, self._gelu = (linear,), activation == "gelu"  # no child that is rounded again
+
+    @property
+    def _linear(self) -> nn.Linear:
+        return self._held[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = int8.formula(self._linear, x)
+        return nn.functional.gelu(y) if self._gelu else y
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self(x) + residual
+
+
+class Saturating(ByFormula):
+    """As processors without VNNI add: two products of 8 bits in a sum of 16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scales, weight = int8._rounded(self._linear.weight)
+        scale, zero = int8._steps(x)
+        steps = torch.floor(x / scale + (zero + 0.5)).clamp(0, 255)
+        products = (steps[..., None, :] * weight).unflatten(-1, (-1, 2)).sum(-1)
+        whole = products.clamp(-(2**15), 2**15 - 1).sum(-1) - zero * weight.float().sum(-1)
+        return whole * scale * scales + self._linear.bias
+
+
+class Exact(ByFormula):
+    """A quantization that loses nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._linear(x)
+        return nn.functional.gelu(y) if self._gelu else y
+
+
+def test_the_formula_is_rounding():
+    torch.manual_seed(0)
+    linear = nn.Linear(24, 40)
+    with torch.no_grad():
+        linear.weight[3] = 0  # a row that needs no scale
+    x = torch.randn(1, 7, 24)
+    scales = linear.weight.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
+    weight = (linear.weight / scales).round() * scales
+    step = (x.max() - x.min()) / 254
+    zero = (-x.min() / step).round()
+    rounded = ((x / step + zero).round() - zero) * step
+    wanted = nn.functional.linear(rounded, weight, linear.bias)
+    with torch.inference_mode():
+        torch.testing.assert_close(int8.formula(linear, x), wanted, atol=1e-4, rtol=0)
+
+
+def test_the_operator_is_its_formula_or_is_found_out():
+    """On random numbers, which a processor that saturates gets wrong by little or much."""
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 48)
+    x, residual = torch.randn(1, 7, 64), torch.randn(1, 7, 48)
+    with torch.inference_mode():
+        try:
+            int8.check_products(nn.Sequential(linear), int8.Int8Linear)
+        except (ValueError, RuntimeError, AttributeError):
+            return  # and then no row is scored by it: see below
+        made = int8.Int8Linear(linear)
+        torch.testing.assert_close(made(x), int8.formula(linear, x), atol=1e-3, rtol=0)
+        torch.testing.assert_close(made.plus(x, residual), made(x) + residual)
+        gelu = int8.Int8Linear(linear, "gelu")(x)
+        torch.testing.assert_close(gelu, nn.functional.gelu(made(x)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(384, 1536), (1536, 384), (24, 8)])
+def test_products_that_saturate_are_found(shape):
+    layers = nn.Sequential(nn.Linear(*shape))
+    int8.check_products(layers, ByFormula)
+    with pytest.raises(ValueError, match=f"{shape[0]} × {shape[1]} are off by .*16 bits"):
+        int8.check_products(layers, Saturating)
+
+
+def judged(got: list[list[float]], wanted: list[list[float]], kind: str) -> str:
+    try:
+        int8.check_answers(np.array(got), np.array(wanted), kind)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "got", "why"),
+    [
+        ("single_label_classification", [[0, 0]] * 9, [[0, 0.03]] * 9, ""),
+        ("single_label_classification", [[0, 0]] * 9, [[0, 0.04]] * 9, "0.01 on average"),
+        ("single_label_classification", [[0, 0]] * 99, [[0, 0.7]] + [[0, 0]] * 98, "0.17 at most"),
+        ("single_label_classification", [[0, 0.1]] * 9, [[0.1, 0.09]] + [[0, 0.1]] * 8, ""),
+        ("multi_label_classification", [[0, 3.0]] * 9, [[0.04, 3.0]] * 9, ""),
+        ("multi_label_classification", [[0, 3.0]] * 9, [[0.09, 3.0]] * 9, "0.011 on average"),
+        ("regression", [[1000.0], [1001.0]], [[1000.006], [1001.0]], ""),
+        ("regression", [[1000.0], [1001.0]], [[1000.1], [1001.0]], "0.05 on average"),
+        ("single_label_classification", [[0, 0]] * 9, [[0, float("nan")]] * 9, "nan on average"),
+    ],
+)
+def test_answers_are_held_to_their_limits(kind, wanted, got, why):
+    assert why in judged(got, wanted, kind)
+    assert bool(why) == bool(judged(got, wanted, kind))
+
+
+def test_a_clear_label_must_stay():
+    wanted = np.zeros((999, 2))
+    wanted[:, 1] = 5
+    wanted[0, 1] = 0.42  # a lead of 0.207
+    got = wanted.copy()
+    got[0] = [0.1, 0]
+    assert "1 clear labels" in judged(got.tolist(), wanted.tolist(), "single_label_classification")
+
+
+def test_the_packaged_model_is_refused_with_the_figure(tmp_path, monkeypatch):
+    """One scale for a whole tensor loses too much, even where products are right."""
+    write_parquet(tmp_path / "in.parquet", ["a good film", "a bad film"] * 40)
+    keys = {"model.dtype": "int8"}
+    job = make_job("sentiment-mini", tmp_path / "in.parquet", tmp_path / "out", **keys)
+    with pytest.raises(JobError, match=r"model.dtype int8: .*use auto or float32"):
+        run(job)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(int8, "Int8Linear", ByFormula)
+    spec = check_model(Model(dtype="int8", max_length=64))
+    engine = load_engine("torch", spec, Model(dtype="int8"), "cpu", 1)
+    with pytest.raises(JobError, match=r"loses too much: on 64 texts .* 0.0\d+ on average"):
+        engine.settle(make_probe(Tokenizer(spec), 64, sample=[]))
+
+
+def test_what_loses_nothing_is_scored_and_is_another_output(
+    tiny_model, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(int8, "Int8Linear", Exact)
+    monkeypatch.setattr(int8, "formula", lambda linear, x: linear(x))
+    write_parquet(tmp_path / "in.parquet", make_texts(40))
+
+    def go(dtype: str) -> Any:
+        keys = {"model.dtype": dtype}
+        return run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+
+    assert go("int8").exit_code == 0
+    assert "int8 changes answers" in caplog.text
+    with pytest.raises(JobError, match=r"quantization: 'int8' in the output, None in the job"):
+        go("float32")
+
+
+def test_the_jobs_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatch):
+    seen: list[int] = []
+
+    def look(got: np.ndarray, wanted: np.ndarray, kind: str) -> None:
+        seen.append(len(np.unique(wanted.round(3), axis=0)))
+
+    monkeypatch.setattr(int8, "Int8Linear", Exact)
+    monkeypatch.setattr(int8, "formula", lambda linear, x: linear(x))
+    monkeypatch.setattr(int8, "check_answers", look)
+    write_parquet(tmp_path / "in.parquet", [*make_texts(1), None, *make_texts(1)] * 40)
+    run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **{"model.dtype": "int8"}))
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "message"),
+    [("deberta-v2", "cpu", "cannot have it"), ("bert", "cuda", "is for CPUs")],
+)
+def test_int8_is_refused_where_it_cannot_be(kind, device, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "Int8Linear", ByFormula)
+    spec = save(tmp_path / kind, kind)
+    with pytest.raises(JobError, match=message):
+        settled(spec, Model(dtype="int8"), device=device)

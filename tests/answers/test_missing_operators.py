@@ -1,0 +1,93 @@
+"""Processors and builds of torch that lack an operator take another one, with the same answers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bertbatch import run
+from bertbatch.engines import fused_linear, precision
+from bertbatch.job.schema import Model
+from tests.helpers.classifiers import LENGTHS, save, some_ids
+from tests.helpers.jobs import make_job
+from tests.helpers.paths import ROOT
+from tests.helpers.reference import one_at_a_time, one_by_one
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts, settled
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor or build without oneDNN's operators."""
+
+    def absent(*_: Any) -> Any:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+
+    monkeypatch.setattr(fused_linear.FusedLinear, "__init__", absent)
+
+
+def fused_layers(engine: Any) -> int:
+    return sum(isinstance(m, fused_linear.FusedLinear) for m in engine._model.modules())
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_whole_job_agrees_by_plain_operators(tiny_model, tmp_path):
+    texts = make_texts(120)
+    write_parquet(tmp_path / "in.parquet", texts)
+    keys = {"attention.per_row": True}
+    result = run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+    expected = one_at_a_time(tiny_model, texts)
+    np.testing.assert_allclose(np.stack(result.to_pandas()["scores"]), expected, atol=5e-5)
+    (record,) = result.output.runs()
+    (chosen,) = record["chosen"]["kinds"].values()
+    assert (chosen["engine"], chosen["batching"]) == ("torch", "packed")
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_plain_layers_answer_as_fused_ones(dtype, tmp_path):
+    spec = save(tmp_path / "bert", "bert")
+    engine = settled(spec, Model(dtype=dtype))
+    assert not fused_layers(engine)
+    assert engine.batching == "packed"
+    ids = some_ids(LENGTHS)
+    wanted = one_by_one(spec, ids, LENGTHS)
+    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
+    assert off < {"float32": 1e-4, "bfloat16": 0.1}[dtype] * np.abs(wanted).max()
+
+
+def test_what_can_be_fused_is(tmp_path):
+    """Where the operators are there, float32 layers are fused: six to a layer."""
+    spec = save(tmp_path / "bert", "bert")
+    wanted = 12 if fused_linear.can_fuse(torch.float32) else 0
+    assert fused_layers(settled(spec, Model(dtype="float32"))) == wanted
+    wanted = 12 if fused_linear.can_fuse(torch.bfloat16) else 0
+    assert fused_layers(settled(spec, Model(dtype="bfloat16"))) == wanted
+
+
+def test_bfloat16_that_a_processor_lacks_is_reported_as_slow(
+    tiny_model, tmp_path, monkeypatch, caplog
+):
+    write_parquet(tmp_path / "in.parquet", make_texts(20))
+    for times in (12.0, 0.5):
+        monkeypatch.setattr(precision, "times_slower", lambda *_, times=times: times)
+        keys = {"model.dtype": "bfloat16"}
+        caplog.clear()
+        run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / f"{times}", **keys))
+        said = "bfloat16 is about 12 times slower than float32 on" in caplog.text
+        assert said is (times > 1)
+
+
+def test_the_slowdown_is_measured_against_float32(monkeypatch):
+    seconds = {torch.bfloat16: 6.0, torch.float32: 0.5}
+    monkeypatch.setattr(precision, "_product_seconds", seconds.__getitem__)
+    assert precision.times_slower("cpu", "bfloat16") == 12
+    assert precision.times_slower("cpu", "float32") == 1
+    assert precision.times_slower("cuda", "bfloat16") == 1
+
+
+def test_the_platforms_are_documented():
+    text = (ROOT / "docs" / "models.md").read_text()
+    for name in ("Linux x86-64", "Linux ARM64", "macOS", "Windows"):
+        assert f"| {name}" in text

@@ -1,0 +1,97 @@
+"""Imports point one way, and light commands stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.paths import ROOT
+
+PACKAGE = ROOT / "bertbatch"
+
+# Who may import whom: a file imports only from its own folder and from lines above its own.
+ORDER = [
+    ["errors", "registry", "units", "wording"],
+    ["statistics"],
+    ["job", "storage"],
+    ["inputs", "model"],
+    ["tasks", "output"],
+    ["engines", "plan"],
+    ["attention"],
+    ["runtime"],
+    ["checks"],
+    ["display"],
+    ["cli"],
+    ["__main__"],
+]
+
+
+def modules() -> dict[str, set[str]]:
+    """Each module of the package, and the modules of the package that it imports."""
+    found: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(("bertbatch", *path.relative_to(PACKAGE).with_suffix("").parts))
+        found[name.removesuffix(".__init__")] = imports(path)
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """The modules and names that a file imports."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return imported
+
+
+def room(module: str) -> str:
+    """`bertbatch.inputs.formats.csv` is in the room `inputs`."""
+    return module.removeprefix("bertbatch").lstrip(".").split(".")[0]
+
+
+def test_imports_point_one_way():
+    level = {name: i for i, names in enumerate(ORDER) for name in names}
+    known = modules()
+    assert {room(m) for m in known} - {""} == set(level)
+    for module, imported in known.items():
+        for other in imported & set(known):
+            a, b = room(module), room(other)
+            if a and b and a != b:
+                assert level[a] > level[b], f"{module} imports {other}"
+
+
+def test_only_executors_and_submit_import_ray():
+    for module, imported in modules().items():
+        if any(name == "ray" or name.startswith("ray.") for name in imported):
+            assert ".runtime.executors." in module or module == "bertbatch.runtime.submit", module
+
+
+def test_tests_share_by_helpers_alone():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name in imports(path):
+            shared = name.startswith("tests.") and not name.startswith("tests.helpers")
+            assert not shared, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "{job}"]])
+def test_light_commands_import_neither_torch_nor_ray(arguments, tmp_path, tiny_model, corpus):
+    job = tmp_path / "job.yaml"
+    data = {
+        "input": {"path": str(corpus)},
+        "output": {"path": str(tmp_path / "out")},
+        "model": {"name": tiny_model},
+    }
+    job.write_text(yaml.safe_dump(data))
+    words = [word.format(job=job) for word in arguments]
+    code = (
+        "import sys; from typer.testing import CliRunner; from bertbatch.cli import app\n"
+        f"r = CliRunner().invoke(app, {words!r}); assert r.exit_code == 0, r.output\n"
+        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

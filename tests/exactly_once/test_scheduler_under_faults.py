@@ -1,0 +1,445 @@
+"""The loop under random faults: whatever dies or raises, every row ends in one place.
+
+The executor here is a simulation (seeded, one event at a time); the loop is the real one.
+"""
+
+import errno
+import random
+import time
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertbatch.errors import DeviceLost, RunError, SourceError
+from bertbatch.runtime import scheduler
+from bertbatch.runtime.counts import Counts, Record
+from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
+from bertbatch.runtime.scheduler import Scheduler
+from bertbatch.units import Cut, Source, Span, Unit
+
+
+@pytest.fixture(autouse=True, scope="module")
+def at_once():
+    """The loop does not sleep until simulated workers have their models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler, "time", SimpleNamespace(monotonic=time.monotonic, sleep=id))
+        yield
+
+
+class Simulation:
+    """Workers that answer in order, and die or raise by chance or on poison rows."""
+
+    def __init__(self, seed: int, workers: int, faults: float, poison: set[tuple[str, int]]):
+        self.workers = workers
+        self._rng = random.Random(seed)
+        self._faults = faults
+        self._poison = poison
+        self._work: dict[int, Any] = {}
+        self._queues: list[list[int]] = [[] for _ in range(workers)]
+        self._done: dict[int, Any] = {}
+        self._next = 0
+        self.committed: dict[str, tuple[list[int], list[int]]] = {}
+        self.deepest = 0
+
+    def _begin(self, *what: Any) -> int:
+        self._next += 1
+        self._work[self._next] = what
+        return self._next
+
+    def adapt(self) -> None:
+        pass
+
+    def ready(self, worker: int) -> bool:
+        return self._rng.random() < 0.9
+
+    def read(self, units: Sequence[Unit]) -> Hashable:
+        return self._begin("read", units)
+
+    def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
+        handle = self._begin("score", worker, tokens, first, stop)
+        self._queues[worker].append(handle)
+        self.deepest = max(self.deepest, len(self._queues[worker]))
+        return handle
+
+    def commit(self, unit: Unit, passthrough: Any, poison: Any, pieces: Any) -> Hashable:
+        return self._begin("commit", unit, poison, pieces)
+
+    def replace(self, worker: int) -> None:
+        self._queues[worker] = []
+
+    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
+        able = [
+            h
+            for h in handles
+            if h in self._done
+            or self._work[h][0] != "score"
+            or self._queues[self._work[h][1]][0] == h
+        ]
+        handle = self._rng.choice(able)
+        if handle not in self._done:
+            self._done[handle] = self._finish(handle)
+        return [handle]
+
+    def _finish(self, handle: int) -> Any:
+        kind, *what = self._work[handle]
+        if kind == "read":
+            return [(unit, unit, unit.rows) for unit in what[0]]
+        if kind == "commit":
+            unit, poison, pieces = what
+            rows = [row for piece in pieces for row in piece]
+            assert unit.id not in self.committed
+            self.committed[unit.id] = (rows, [row for row, _ in poison])
+            return Record(unit.id, True, Counts(len(rows), len(poison)))
+        worker, unit, first, stop = what
+        bad = any((unit.id, row) in self._poison for row in range(first, stop))
+        if bad or self._rng.random() < self._faults:
+            if self._rng.random() < 0.5:
+                for waiting in self._queues[worker]:
+                    self._done[waiting] = WorkerDied("killed")
+                return WorkerDied("killed")
+            self._queues[worker].remove(handle)
+            return ValueError("engine")
+        self._queues[worker].remove(handle)
+        return list(range(first, stop))
+
+    def result(self, handle: Any) -> Any:
+        value = self._done[handle]
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+def make_units(count: int, rows: int) -> list[Unit]:
+    source = Source("a", "a", 1, "1")
+    return [Unit(f"u{i}", (Span(source, Cut(i * rows, rows, 0, 0, 100)),)) for i in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_every_row_once_whatever_dies(seed):
+    rng = random.Random(seed)
+    units = make_units(rng.randint(1, 12), rng.choice([1, 2, 17, 40, 300]))
+    every = [(unit.id, row) for unit in units for row in range(unit.rows)]
+    poison = set(rng.sample(every, min(len(every), rng.choice([0, 0, 1, 3]))))
+    faults = rng.choice([0.0, 0.02, 0.1])
+    simulation = Simulation(seed, rng.randint(1, 4), faults, poison)
+    records: Counter[str] = Counter()
+    loop = Scheduler(simulation, lambda r: records.update([r.unit]), lambda: False)
+    outcome = loop.run(iter([[unit] for unit in units]))
+    assert not outcome.failed_units
+    assert records == Counter(unit.id for unit in units)
+    for unit in units:
+        scored, quarantined = simulation.committed[unit.id]
+        assert sorted(scored + quarantined) == list(range(unit.rows))
+        assert scored == sorted(scored)
+        here = {row for id_, row in poison if id_ == unit.id}
+        assert here <= set(quarantined)
+        if not faults:
+            assert here == set(quarantined)
+    assert simulation.deepest <= 2
+
+
+class Nodes(Simulation):
+    """Nodes come and go, with the workers and the data on them."""
+
+    def adapt(self) -> None:
+        if self.workers < 5 and self._rng.random() < 0.02:
+            self.workers += 1
+            self._queues.append([])
+
+    def _finish(self, handle: int) -> Any:
+        kind, *what = self._work[handle]
+        chance = self._rng.random()
+        if kind == "read" and chance < 0.05:
+            return WorkerDied("with its node")
+        if kind == "commit" and chance < 0.1:
+            return DataLost("scores")
+        if kind == "score" and chance < 0.3:
+            if chance < 0.05:
+                self._queues[what[0]].remove(handle)
+                return DataLost("tokens")
+            for waiting in self._queues[what[0]]:
+                self._done[waiting] = NodeGone("gone")
+            return NodeGone("gone")
+        return super()._finish(handle)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nodes_that_come_and_go_cost_no_row(seed):
+    units = make_units(12, 300)
+    simulation = Nodes(seed, 1 + seed % 3, 0.0, set())
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert not outcome.failed_units
+    assert simulation.committed == {unit.id: (list(range(300)), []) for unit in units}
+
+
+def test_a_unit_that_takes_its_nodes_along_is_found_out():
+    """A row that takes all of a container's memory takes the node: it is no innocent for ever."""
+
+    class Hungry(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == "score" and what[1].id == "u1" and what[2] <= 7 < what[3]:
+                for waiting in self._queues[what[0]]:
+                    self._done[waiting] = NodeGone("gone")
+                return NodeGone("gone")
+            return super()._finish(handle)
+
+    units = make_units(4, 40)
+    simulation = Hungry(0, 2, 0.0, set())
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert not outcome.failed_units
+    assert simulation.committed["u1"][1] == [7]
+    assert outcome.worker_deaths < 20
+
+
+@pytest.mark.parametrize("stage", ["score", "commit"])
+def test_lost_data_whose_source_is_gone_fails_its_source(stage):
+    """No row is to blame for tokens that were lost and cannot be read again."""
+
+    class Lost(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == stage and "u1" in (getattr(each, "id", "") for each in what):
+                if kind == "score":
+                    self._queues[what[0]].remove(handle)
+                return SourceError("a", "has changed since it was planned")
+            return super()._finish(handle)
+
+    units = make_units(4, 10)
+    simulation = Lost(0, 2, 0.0, set())
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert outcome.failed_sources == {"a": "has changed since it was planned"}
+    assert list(outcome.failed_units) == ["u1"]
+    assert set(simulation.committed) == {"u0", "u2", "u3"}
+
+
+def test_workers_that_join_are_used():
+    class Joining(Simulation):
+        def adapt(self) -> None:
+            if self.committed and self.workers < 3:
+                self.workers += 1
+                self._queues.append([])
+
+        def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
+            used.add(worker)
+            return super().score(worker, tokens, first, stop)
+
+    used: set[int] = set()
+    units = make_units(40, 10)
+    Scheduler(Joining(0, 1, 0.0, set()), lambda r: None, lambda: False).run(
+        iter([[u] for u in units])
+    )
+    assert used == {0, 1, 2}
+
+
+def test_a_unit_whose_reader_always_dies_fails_alone():
+    class Deadly(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == "read" and what[0][0].id == "u1":
+                deaths.append(handle)
+                return WorkerDied("while reading")
+            return super()._finish(handle)
+
+    deaths: list[int] = []
+    units = make_units(4, 10)
+    simulation = Deadly(0, 2, 0.0, set())
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert list(outcome.failed_units) == ["u1"]
+    assert len(deaths) == 6
+    assert set(simulation.committed) == {"u0", "u2", "u3"}
+
+
+NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
+TOO_LONG = OSError(errno.ENAMETOOLONG, "File name too long")
+
+
+@pytest.mark.parametrize(
+    ("error", "refused", "given_up", "stopped"),
+    [
+        (NO_ROOM, range(3, 99), 4, True),
+        (NO_ROOM, [1, 2, 3, 5, 6, 7], 6, False),
+        (TOO_LONG, range(3, 20), 17, False),
+        (pa.ArrowInvalid("no file holds it"), range(3, 20), 17, False),
+    ],
+)
+def test_a_storage_that_takes_no_more_units_ends_the_run(error, refused, given_up, stopped):
+    """And only such a one: after a success it is counted anew, and some units cannot be stored."""
+
+    class Full(Simulation):
+        def _finish(self, handle: int) -> Any:
+            kind, *what = self._work[handle]
+            if kind == "commit" and int(what[0].id[1:]) in refused:
+                tries.append(what[0].id)
+                return error
+            return super()._finish(handle)
+
+    tries: list[str] = []
+    units = make_units(40, 10)
+    simulation = Full(1, 1, 0.0, set())
+    simulation.wait = lambda handles, timeout: Simulation.wait(simulation, [min(handles)], timeout)
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    # Each once: the commit itself has tried what the storage refuses again.
+    assert len(tries) == len(set(tries)) * (1 if isinstance(error, OSError) else 3)
+    assert given_up <= len(outcome.failed_units) <= given_up + 2  # those under way may fail, too
+    assert outcome.stopped == stopped
+    assert (len(simulation.committed) == 40 - given_up) == (not stopped)
+
+
+def test_the_last_units_wait_for_workers_that_still_load():
+    class Late(Simulation):
+        """The second worker has its model only after the first has scored something."""
+
+        def ready(self, worker: int) -> bool:
+            return worker == 0 or bool(self.committed)
+
+    simulation = Late(1, 2, 0.0, set())
+    Scheduler(simulation, lambda r: None, lambda: False).run(iter([make_units(2, 10)]))
+    assert len(simulation.committed) == 2
+    assert simulation.deepest == 1
+
+
+def test_the_first_read_task_is_alone():
+    reading: list[int] = []
+
+    class Watched(Simulation):
+        def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
+            reading.append(sum(self._work[handle][0] == "read" for handle in handles))
+            return super().wait(handles, timeout)
+
+    units = make_units(30, 10)
+    Scheduler(Watched(1, 4, 0.0, set()), lambda r: None, lambda: False).run(
+        iter([[unit] for unit in units])
+    )
+    assert reading[0] == 1
+    assert max(reading) > 1
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_one_wholly_poisonous_unit_fails_alone(workers):
+    units = make_units(6, 200)
+    poison = {("u2", row) for row in range(200)}
+    simulation = Simulation(1, workers, 0.0, poison)
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert set(simulation.committed) == {unit.id for unit in units} - set(outcome.failed_units)
+    assert set(outcome.failed_units) <= {"u2"}
+
+
+def test_workers_that_never_succeed_stop_the_run():
+    with pytest.raises(RunError, match="times in a row"):
+        Scheduler(Simulation(1, 2, 1.0, set()), lambda r: None, lambda: False).run(
+            iter([[unit] for unit in make_units(6, 200)])
+        )
+
+
+class Gpus(Simulation):
+    """Workers on GPUs: a bad row ends their use of it, for all that they do until replaced.
+
+    `sick` workers have a GPU that fails `chance` of the ranges, whatever their rows.
+    """
+
+    def __init__(
+        self, seed: int, workers: int, bad: set[tuple[str, int]], sick: int = -1, chance: float = 1
+    ):
+        super().__init__(seed, workers, 0.0, set())
+        self._bad = bad
+        self._sick = sick
+        self._chance = chance
+        self._lost = [False] * workers
+        self._scored: set[tuple[str, int]] = set()
+        self.fresh = 0
+
+    def ready(self, worker: int) -> bool:
+        return not self.fresh or self._rng.random() < 0.5
+
+    def replace(self, worker: int) -> None:
+        super().replace(worker)
+        self._lost[worker] = False
+        self.fresh += 1
+
+    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
+        """Several may be done by now; then it is not the first one's end that is told first."""
+        for _ in range(self._rng.randint(1, 3)):
+            super().wait(handles, timeout)
+        return [self._rng.choice([handle for handle in handles if handle in self._done])]
+
+    def _finish(self, handle: int) -> Any:
+        kind, *what = self._work[handle]
+        if kind != "score":
+            return super()._finish(handle)
+        worker, unit, first, stop = what
+        failing = worker == self._sick and self._rng.random() < self._chance
+        if failing or any((unit.id, row) in self._bad for row in range(first, stop)):
+            self._lost[worker] = True
+        if self._lost[worker]:
+            self._queues[worker].remove(handle)
+            return DeviceLost("CUDA error: device-side assert triggered")
+        again = {(unit.id, row) for row in range(first, stop)} & self._scored
+        assert not again, "what was scored is not scored again"
+        self._scored |= {(unit.id, row) for row in range(first, stop)}
+        return super()._finish(handle)
+
+
+def run_on_gpus(simulation: Gpus, units: list[Unit]) -> dict[str, list[int]]:
+    """The rows in quarantine, of each unit; all others were scored once and in order."""
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    assert not outcome.failed_units
+    assert outcome.worker_deaths == simulation.fresh
+    for unit in units:
+        scored, quarantined = simulation.committed[unit.id]
+        assert scored == [row for row in range(unit.rows) if row not in quarantined]
+    return {unit.id: simulation.committed[unit.id][1] for unit in units}
+
+
+@pytest.mark.parametrize("bad", [[5, 50, 95], [37], [37, 38], [0], [99], [0, 99], [15, 16, 17]])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_lost_gpu_costs_the_rows_at_fault_alone(workers, bad):
+    units = make_units(1, 100)
+    simulation = Gpus(0, workers, {("u0", row) for row in bad})
+    assert run_on_gpus(simulation, units) == {"u0": bad}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.integers(0, 2**20), st.integers(1, 4), st.integers(1, 6), st.integers(1, 300))
+def test_no_healthy_row_is_blamed_for_a_lost_gpu(data, seed, workers, count, rows):
+    """Nor for a GPU that is at fault itself, if there is another one."""
+    units = make_units(count, rows)
+    places = st.tuples(st.integers(0, count - 1), st.integers(0, rows - 1))
+    bad = {(f"u{unit}", row) for unit, row in data.draw(st.sets(places, max_size=5))}
+    sick = data.draw(st.sampled_from([-1, 0])) if workers > 1 else -1
+    chance = data.draw(st.sampled_from([0.2, 0.5, 1]))
+    quarantined = run_on_gpus(Gpus(seed, workers, bad, sick, chance), units)
+    for unit in units:
+        assert quarantined[unit.id] == sorted(row for id_, row in bad if id_ == unit.id)
+
+
+def test_a_suspect_does_not_wait_until_all_else_is_done():
+    """The other worker has work of its own for the whole run."""
+    simulation = Gpus(0, 2, {("u0", 7)})
+    simulation.ready = lambda worker: True
+    run_on_gpus(simulation, make_units(60, 20))
+    assert list(simulation.committed).index("u0") < 40
+
+
+def test_a_single_gpu_that_fails_always_ends_the_run():
+    with pytest.raises(RunError, match=r"times in a row .*CUDA error"):
+        Scheduler(Gpus(0, 1, set(), sick=0), lambda r: None, lambda: False).run(
+            iter([[unit] for unit in make_units(6, 200)])
+        )
+
+
+def test_a_suspect_does_not_wait_forever_for_a_worker(monkeypatch):
+    """The second worker is gone after the first failure, and no other comes in its place."""
+
+    class Leaving(Gpus):
+        def ready(self, worker: int) -> bool:
+            return worker == 0 or not self.fresh
+
+    monkeypatch.setattr(scheduler, "ELSEWHERE_SECONDS", 0.02)
+    assert run_on_gpus(Leaving(0, 2, {("u0", 7)}), make_units(1, 40)) == {"u0": [7]}

@@ -1,0 +1,132 @@
+"""What makes a run that succeeded exit with 4."""
+
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from bertbatch import Job, JobError, run
+from bertbatch.cli import app
+from bertbatch.errors import Alarm
+from bertbatch.output.folder import open_output
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
+
+
+def test_a_label_share_that_moves_is_an_alarm(tmp_path, tiny_model):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    texts = sorted(set(make_texts(900)))
+    write_parquet(folder / "day1.parquet", texts[:300])
+
+    def night(day, limit):
+        job = make_job(tiny_model, folder, out, **{"alarms.label_share": limit})
+        return run(job.model_copy(update={"date": job.date + timedelta(days=day)}))
+
+    first = night(1, 0.1)  # no run before: nothing to compare with
+    assert (first.exit_code, list(first.alarms)) == (0, [])
+    scored = run(make_job(tiny_model, folder, tmp_path / "all")).to_pandas()
+    share = (scored["label"] == "positive").mean()
+    assert 0.05 < share < 0.95
+    write_parquet(tmp_path / "more" / "x.parquet", texts[300:])
+    more = run(make_job(tiny_model, tmp_path / "more", tmp_path / "more-out")).to_pandas()
+    frame = pd.read_parquet(tmp_path / "more" / "x.parquet")["text"]
+    positive = list(frame[(more["label"] == "positive").to_numpy()])
+    few = [t for t in positive for _ in range(3)][:150]
+    write_parquet(folder / "day2.parquet", few)
+    second = night(2, 0.02)
+    assert second.exit_code == 4
+    assert len(second.alarms) == 2
+    assert f"positive moved from {share:.1%} of the rows to 100.0%" in second.alarms
+    assert (out / "_SUCCESS.json").exists()
+    assert open_output(str(out)).runs()[-1]["alarms"] == second.alarms
+    again = night(2, 0.02)  # nothing new: the same night's alarms stand
+    assert (again.exit_code, again.alarms) == (4, second.alarms)
+    assert night(3, 0.02).exit_code == 0
+
+
+def test_a_night_in_two_tries_is_judged_as_one(tmp_path, tiny_model):
+    """The second try judges the whole night, and not beside the first."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    texts = make_texts(400)
+
+    def night(day):
+        job = make_job(tiny_model, folder, out, **{"alarms.label_share": 0.02})
+        return run(job.model_copy(update={"date": job.date + timedelta(days=day)}))
+
+    write_parquet(folder / "day0.parquet", texts[:200])
+    assert night(0).exit_code == 0
+    write_parquet(folder / "day1-a.parquet", [texts[3]] * 150)
+    assert night(1).exit_code == 4
+    write_parquet(folder / "day1-b.parquet", [texts[3]] * 150)
+    again = night(1)  # beside itself nothing would have moved
+    assert again.exit_code == 4
+    assert any("from" in alarm and "100.0%" in alarm for alarm in again.alarms)
+
+
+def test_an_output_to_compare_with_that_cannot_be_read_is_refused(tmp_path, tiny_model, corpus):
+    keys = {"alarms.label_share": 0.1, "alarms.against": "nowhere://x"}
+    with pytest.raises(JobError):
+        run(make_job(tiny_model, corpus, tmp_path / "out", **keys))
+    assert not (tmp_path / "out").exists()
+
+
+def test_label_shares_are_compared_with_another_output(tmp_path, tiny_model):
+    texts = make_texts(400)
+    for i, day in enumerate(("2026-11-20", "2026-11-21")):
+        rows = [texts[3]] * 150 if i else texts[:150]
+        write_parquet(tmp_path / "in" / day / "x.parquet", rows)
+    job = {
+        "input": {"path": f"{tmp_path}/in/{{date}}"},
+        "output": {"path": f"{tmp_path}/out/{{date}}"},
+        "model": {"name": tiny_model},
+        "alarms": {"label_share": 0.02, "against": f"{tmp_path}/out/{{date-1}}"},
+        "runtime": {"runner": "inline"},
+    }
+    assert run(Job.build(job, changes=["date=2026-11-20"])).exit_code == 0
+    assert run(Job.build(job, changes=["date=2026-11-21"])).exit_code == 4
+
+
+def test_too_much_quarantine_is_an_alarm(tmp_path, tiny_model):
+    path, out = tmp_path / "in.parquet", tmp_path / "out"
+    write_parquet(path, [*make_texts(97), None, None, None])
+    limits = {"limits.max_quarantined": 0.5}
+    right = run(make_job(tiny_model, path, out, **limits, **{"alarms.quarantined": 0.03}))
+    assert right.exit_code == 0
+    wrong = run(
+        make_job(tiny_model, path, tmp_path / "o2", **limits, **{"alarms.quarantined": 0.02})
+    )
+    assert wrong.exit_code == 4
+    assert list(wrong.alarms) == ["3.0% of the rows went to quarantine, more than 0.02"]
+
+
+def test_an_empty_input_is_an_alarm_if_asked(tmp_path, tiny_model, corpus):
+    for path in (tmp_path / "nothing", f"{corpus}/*.csv"):
+        with pytest.raises(Alarm):
+            run(make_job(tiny_model, path, tmp_path / "o", **{"alarms.empty_input": True}))
+        with pytest.raises(JobError):
+            run(make_job(tiny_model, path, tmp_path / "o"))
+    write_parquet(tmp_path / "empty.parquet", [])
+    empty = tmp_path / "empty.parquet"
+    assert run(make_job(tiny_model, empty, tmp_path / "o")).exit_code == 0
+    job = make_job(tiny_model, empty, tmp_path / "o", **{"alarms.empty_input": True})
+    assert run(job).exit_code == 4
+    job_file = tmp_path / "job.yaml"
+    data = {
+        "input": {"path": f"{tmp_path}/in/{{date}}"},
+        "output": {"path": str(tmp_path / "o2")},
+        "model": {"name": tiny_model},
+        "alarms": {"empty_input": True},
+    }
+    job_file.write_text(yaml.safe_dump(data))
+    shown = CliRunner().invoke(app, ["run", str(job_file), "--date", "2026-11-24"])
+    assert shown.exit_code == 4
+    assert "alarm: input.path" in shown.stderr
+
+
+def test_nothing_new_is_an_alarm_if_asked(tmp_path, tiny_model, corpus):
+    job = make_job(tiny_model, corpus, tmp_path / "o", **{"alarms.nothing_new": True})
+    assert run(job).exit_code == 0
+    assert run(job).exit_code == 4
