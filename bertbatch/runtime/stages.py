@@ -51,7 +51,7 @@ class Context:
     output: Output
     format: str
     schema: pa.Schema  # of the output
-    rules: Mapping[str, int]  # of the output, see output.py
+    rules: Mapping[str, int]  # of the output, see contract.py
     known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
     large: bool  # whether there is so much input that calibrating pays
     first: Source | None = None  # of the input
