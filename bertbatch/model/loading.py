@@ -21,7 +21,7 @@ from bertbatch.model.spec import ModelSpec
 
 log = logging.getLogger("bertbatch")
 
-# What a checkpoint may hold beside what its classifier uses: tables that can be computed, and
+# What a checkpoint may hold that its classifier does not use: tables that can be computed, and
 # the layer over the first token that pre-training had.
 UNUSED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")
 

@@ -2,7 +2,7 @@
 
 The part is the commit record. Its footer names its side files and the attempt that wrote it; a
 side file that no committed part names is orphaned. Whatever goes wrong with the create, the part's
-footer tells which attempt committed the unit. The format of parts is in `part.py`.
+footer shows which attempt committed the unit. The format of parts is in `part.py`.
 """
 
 import uuid
@@ -37,7 +37,7 @@ def commit(
 ) -> Committed:
     """Commits a unit once, also while other attempts try the same.
 
-    `facts` go to the footer beside the row counts; `attention` holds the unit's aggregated
+    `facts` go to the footer with the row counts; `attention` holds the unit's aggregated
     statistics. Raises ValueError if the row counts do not add up, and the store's error if it
     fails for good: then nothing is committed, or a later attempt will find that it was.
     """
@@ -99,7 +99,7 @@ def write_tombstone(output: Output, unit: Unit, schema: pa.Schema) -> None:
 
 
 def _put(output: Output, part: str, data: bytes, footer: dict[str, Any]) -> Committed:
-    """The conditional create. After any error of it the part's footer tells what happened."""
+    """The conditional create. After any error, the part's footer shows what happened."""
 
     def create() -> Committed:
         try:

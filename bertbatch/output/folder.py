@@ -81,12 +81,12 @@ class Output:
         return "/".join((self.path, *names))
 
     def check_access(self) -> None:
-        """Raises JobError if the system says that this process may not write to a local output."""
+        """Raises JobError if this process has no permission to write to a local output."""
         if self.store.is_local and (why := local_disk.closed(Path(self.path))):
             raise JobError(f"output.path {self.path}: cannot be written: {why}")
 
     def try_out(self) -> None:
-        """Raises JobError if nothing can be committed to a local output, having tried."""
+        """Creates and removes a file in a local output. Raises JobError if no run could commit."""
         try:
             if self.store.is_local:
                 local_disk.try_out(Path(self.path))

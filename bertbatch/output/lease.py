@@ -72,7 +72,9 @@ class Lease:
             return False
         log.info(
             "run %s on %s holds the lease on this output; waiting up to %.0f s for a heartbeat",
-            *(seen.run, seen.host, LEASE_TTL_SECONDS),
+            seen.run,
+            seen.host,
+            LEASE_TTL_SECONDS,
         )
         alive = False
         since = time.monotonic()

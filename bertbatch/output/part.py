@@ -1,4 +1,4 @@
-"""The format of a part: a Parquet file with a footer, beside it Arrow files that the footer names.
+"""The format of a part: a Parquet file with a footer that names its side files.
 
 Which rows a part has is decided in `plan/`, its columns by the contract, and how it gets into the
 output by `commit.py`. The name of a part is `Unit.part`.

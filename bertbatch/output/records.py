@@ -1,7 +1,7 @@
 """Checks the shape of records that are read back from an output.
 
-Whoever can write to an output can change them, and a disk can damage them. What uses a record may
-rely on its shape; the shapes themselves stand beside what uses them.
+Anyone who can write to an output can change them, and a disk can damage them. Code that uses a
+record may rely on its shape. The shapes themselves are defined where they are used.
 """
 
 import gzip

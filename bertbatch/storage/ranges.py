@@ -20,8 +20,8 @@ def read_range(fs: Any, path: str, start: int, stop: int) -> bytes:
     if len(data) != stop - start:
         raise OSError(
             f"asked for {stop - start:,} bytes from {start:,} on, got {len(data):,}: the file has "
-            "changed since it was listed, or its server gives no parts of files; copy it to a disk "
-            "or an object store"
+            "changed since it was listed, or its server does not support range requests; copy it "
+            "to a disk or an object store"
         )
     return cast(bytes, data)
 
@@ -29,7 +29,7 @@ def read_range(fs: Any, path: str, start: int, stop: int) -> bytes:
 def _read_http(fs: Any, path: str, start: int, stop: int) -> bytes:
     """Reads by fsspec's file, which checks that the answer is a part; its cat_file does not.
 
-    A server that compresses its answers gives no parts of them, so it is asked not to.
+    A server that compresses its answers cannot send a part of one, so it is asked not to.
     """
     headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
     with fs.open(path, size=stop, cache_type="none", headers=headers) as file:
@@ -38,8 +38,8 @@ def _read_http(fs: Any, path: str, start: int, stop: int) -> bytes:
             return cast(bytes, file.read(stop - start))
         except ValueError as error:
             raise OSError(
-                "its server gives no parts of files, only whole ones (it ignores Range); copy the "
-                "file to a disk or an object store"
+                "its server does not support range requests (it ignores Range); copy the file to a "
+                "disk or an object store"
             ) from error
 
 

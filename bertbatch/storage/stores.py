@@ -154,7 +154,7 @@ class Store:
             try:
                 self.fs.pipe_file(path, data, mode="create", **whole)
             except OSError as error:
-                if _says(error, "PreconditionFailed", "412"):
+                if _says(error, "PreconditionFailed", 412):
                     raise FileExistsError(path) from error
                 raise
 
@@ -255,15 +255,19 @@ def public(message: object) -> str:
 def _in_conflict(error: Exception) -> bool:
     """Whether another put of the same name is under way, so that the store asks to try again."""
     failed = isinstance(error, OSError) and not isinstance(error, FileExistsError)
-    return failed and _says(error, "ConditionalRequestConflict", "409")
+    return failed and _says(error, "ConditionalRequestConflict", 409)
 
 
-def _says(error: BaseException | None, *words: str) -> bool:
-    """Whether the error, or one that it was raised from, names one of these conditions."""
+def _says(error: BaseException | None, condition: str, status: int) -> bool:
+    """Whether the error, or one that it was raised from, has this condition or HTTP status."""
     while error is not None:
-        code = str(getattr(error, "code", "")) + str(getattr(error, "status", ""))
-        text = f"{type(error).__name__} {code} {getattr(error, 'response', '')} {error}"
-        if any(word in text for word in words):
+        response = getattr(error, "response", None)
+        told = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        # Not anywhere in the text: other numbers in a response may have the same digits.
+        codes = [str(getattr(error, name, "")) for name in ("code", "status", "status_code")]
+        if str(status) in [*codes, str(told.get("HTTPStatusCode"))]:
+            return True
+        if condition in f"{type(error).__name__} {codes} {response} {error}":
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -106,6 +106,44 @@ def test_a_folder_that_cannot_be_written_is_a_plain_error(tmp_path):
     assert not is_permanent(OSError(5, "Input/output error"))
 
 
+class Refused(Exception):
+    """An error as botocore has them: what the store answers is in its response."""
+
+    def __init__(self, status: int, code: str, **headers: str):
+        super().__init__(f"An error occurred ({code}) when calling the PutObject operation")
+        told = {"HTTPStatusCode": status, "RequestId": "D412-409", "HTTPHeaders": headers}
+        self.response = {"Error": {"Code": code}, "ResponseMetadata": told}
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"),
+    [
+        ([Refused(412, "PreconditionFailed")], FileExistsError),
+        ([Refused(412, "Other")], FileExistsError),
+        ([Refused(409, "ConditionalRequestConflict"), Refused(412, "Other")], FileExistsError),
+        ([Refused(409, "OperationAborted"), None], None),
+        # Numbers elsewhere in an answer are no status: the file is not there.
+        ([Refused(503, "SlowDown", **{"content-length": "412"})], OSError),
+        ([Refused(503, "SlowDown", **{"content-length": "409"})], OSError),
+    ],
+)
+def test_what_a_conditional_put_answers(answers, wanted, monkeypatch):
+    class Bucket:
+        def pipe_file(self, *_: object, **__: object) -> None:
+            answer = answers.pop(0)
+            if answer is not None:
+                raise OSError(5, "Input/output error") from answer
+
+    monkeypatch.setattr(Store, "fs", Bucket())
+    if wanted is None:
+        Store("s3").create("bucket/a", b"x")
+    else:
+        with pytest.raises(wanted) as caught:
+            Store("s3").create("bucket/a", b"x")
+        assert type(caught.value) is wanted
+    assert answers == []
+
+
 def test_find_takes_a_file_a_folder_or_a_glob(place):
     store, folder = place
     for name in ("a.csv", "b.parquet", "sub/c.parquet", "sub/deep/d.parquet"):
