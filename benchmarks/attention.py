@@ -137,7 +137,7 @@ def loaded_engine(
     spec = check_model(settings)
     tokenizer = get_tokenizer(spec)
     tokens = tokenizer.encode(texts)
-    tokens.watched[:] = watch
+    tokens.sampled[:] = watch
     statistics = make_statistics(DEFAULT)
     classes = token_classes(tokenizer.python, statistics)
     made = Watch(statistics, classes, "all", 1) if watch else None

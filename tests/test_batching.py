@@ -15,7 +15,7 @@ from bertbatch.engines.batching import (
     padded_batches,
     real_places,
 )
-from bertbatch.model.tokens import places, twins
+from bertbatch.model.tokens import first_duplicate, places
 
 lengths_of = st.lists(st.integers(1, 70), min_size=1, max_size=200).map(np.array)
 budgets = st.integers(1, 300)
@@ -89,4 +89,4 @@ def test_rows_come_out_as_they_went_in(rows, data):
         assert (filled[~mask] == 9).all()
         assert mask[:, -1 if left else 0].all()
     seconds = np.diff(offsets)
-    assert [rows.index(row) for row in rows] == twins(ids, offsets, seconds).tolist()
+    assert [rows.index(row) for row in rows] == first_duplicate(ids, offsets, seconds).tolist()

@@ -117,7 +117,7 @@ def test_the_packaged_model_packs_in_one_kernel():
 def test_statistics_are_the_cpus(dtype):
     spec = check_model(Model())
     tokens = get_tokenizer(spec).encode(make_texts(200))
-    tokens.watched[:] = True
+    tokens.sampled[:] = True
 
     def statistics(device: str, dtype: str) -> Any:
         watch = _make_watch(spec, Attention(), 8)

@@ -96,7 +96,7 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
     """Real tokens per second of batches drawn at random."""
     plan = list(batches(engine, lengths))
-    watch = bool(tokens.watched.all())
+    watch = bool(tokens.sampled.all())
     order = np.random.default_rng(0).permutation(len(plan))
     done, began = 0, 0.0
     for count, i in enumerate(order):

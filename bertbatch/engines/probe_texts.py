@@ -94,7 +94,7 @@ def _joined(rows: list[Tokens]) -> Tokens:
     count = len(rows)
     flat = {
         name: np.concatenate([getattr(row, name) for row in rows])
-        for name in ("ids", "seconds", "truncated", "unknown", "content", "watched")
+        for name in ("ids", "pair_starts", "truncated", "unknown", "content", "sampled")
     }
     types = [row.types for row in rows if row.types is not None]
     offsets = np.append(0, np.cumsum([len(row.ids) for row in rows]))
@@ -102,5 +102,5 @@ def _joined(rows: list[Tokens]) -> Tokens:
         **flat,
         offsets=offsets,
         types=np.concatenate(types) if len(types) == count else None,
-        twins=np.arange(count),
+        first_duplicate=np.arange(count),
     )

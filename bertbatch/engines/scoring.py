@@ -55,10 +55,10 @@ def score(
     When the device runs out of memory, the engine's budget is halved, for good. `go_on` is
     called between batches and may raise. Raises OutOfMemory if one row alone is too much.
     """
-    unique, inverse = np.unique(tokens.twins[first:stop], return_inverse=True)
+    unique, inverse = np.unique(tokens.first_duplicate[first:stop], return_inverse=True)
     lengths = tokens.lengths[unique]
     watched = np.zeros(len(unique), bool)
-    watched[inverse[tokens.watched[first:stop]]] = True
+    watched[inverse[tokens.sampled[first:stop]]] = True
     done = np.zeros(len(unique), bool)
     logits = np.empty((0, 0), np.float32)
     values, counts = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.int32)
@@ -102,6 +102,6 @@ def score(
             log.warning("out of memory: going on with %d tokens a batch", engine.tokens_per_batch)
     statistics = None
     if watched.any():
-        text = np.where(tokens.watched[first:stop], place[inverse], -1)
+        text = np.where(tokens.sampled[first:stop], place[inverse], -1)
         statistics = Statistics(values, counts, text)
     return Scored(logits[inverse], int(lengths.sum()), computed, statistics)

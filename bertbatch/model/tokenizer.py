@@ -15,7 +15,7 @@ import numpy as np
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors
 from bertbatch.model.spec import ModelSpec, locate, tokenizer_hash
-from bertbatch.model.tokens import Padding, Tokens, twins
+from bertbatch.model.tokens import Padding, Tokens, first_duplicate
 
 # Characters: of longer texts no more is encoded than is needed, and never more than the last.
 HUGE = (1 << 16, 1 << 18, 1 << 20)
@@ -67,43 +67,43 @@ class Tokenizer:
         return Padding(self._pad_id, self.python.pad_token_type_id, left)
 
     def encode(
-        self, texts: list[str], seconds: list[str] | None = None, max_length: int | None = None
+        self, texts: list[str], pair_texts: list[str] | None = None, max_length: int | None = None
     ) -> Tokens:
         """Tokens of each text, or pair of texts, truncated; without a length to the model's."""
         self._limit(max_length or self._max_length)
-        rows: list[Any] = texts if seconds is None else list(zip(texts, seconds, strict=True))
+        rows: list[Any] = texts if pair_texts is None else list(zip(texts, pair_texts, strict=True))
         number = {row: i for i, row in enumerate(dict.fromkeys(rows))}
         if not rows or 2 * len(number) > len(rows):
-            return self._encode(texts, seconds)
+            return self._encode(texts, pair_texts)
         # So many repeat that it pays to encode each once.
         distinct = list(number)
-        if seconds is None:
+        if pair_texts is None:
             once = self._encode(distinct, None)
         else:
             once = self._encode([first for first, _ in distinct], [last for _, last in distinct])
         return once.repeated(np.array([number[row] for row in rows], np.int64))
 
-    def _encode(self, texts: list[str], seconds: list[str] | None) -> Tokens:
+    def _encode(self, texts: list[str], pair_texts: list[str] | None) -> Tokens:
         starts: list[int] | None = None
         types: Iterable[list[int]] | None = None
         if self._rust is not None:
             inputs: list[Any]
-            if seconds is None:
+            if pair_texts is None:
                 inputs = [self._end_that_counts(text) for text in texts]
                 shortened = [len(i) < len(text) for i, text in zip(inputs, texts, strict=True)]
             else:
                 # Which text of a pair is cut by how much depends on both: they stay whole.
-                inputs, shortened = list(zip(texts, seconds, strict=True)), [False] * len(texts)
+                inputs, shortened = list(zip(texts, pair_texts, strict=True)), [False] * len(texts)
             encodings = self._rust.encode_batch_fast(inputs)
             ids = [encoding.ids for encoding in encodings]
             flags = [bool(e.overflowing) or s for e, s in zip(encodings, shortened, strict=True)]
             truncated = np.array(flags, bool)
-            if seconds is not None:
+            if pair_texts is not None:
                 starts = [_second(e.type_ids, e.sequence_ids) for e in encodings]
-            if self._gives_types and (self.types_matter or seconds is not None):
+            if self._gives_types and (self.types_matter or pair_texts is not None):
                 types = [encoding.type_ids for encoding in encodings]
         else:
-            ids, truncated, starts, types = self._encode_in_python(texts, seconds)
+            ids, truncated, starts, types = self._encode_in_python(texts, pair_texts)
         # Without special tokens an empty text has no tokens at all; padded, it has one.
         ids = [row or [self._pad_id] for row in ids]
         offsets = np.zeros(len(ids) + 1, np.int64)
@@ -119,7 +119,7 @@ class Tokenizer:
         return Tokens(
             *(flat, offsets, split, truncated, unknown, content),
             self._flat_types(types, len(flat)),
-            *(twins(flat, offsets, split), np.zeros(len(ids), bool)),
+            *(first_duplicate(flat, offsets, split), np.zeros(len(ids), bool)),
         )
 
     def _limit(self, max_length: int) -> None:
@@ -152,26 +152,28 @@ class Tokenizer:
         return part
 
     def _encode_in_python(
-        self, texts: list[str], seconds: list[str] | None
+        self, texts: list[str], pair_texts: list[str] | None
     ) -> tuple[list[list[int]], np.ndarray, list[int] | None, list[list[int]]]:
         if not texts:
-            return [], np.zeros(0, bool), None if seconds is None else [], []
-        plain = [texts, *([seconds] if seconds is not None else [])]
+            return [], np.zeros(0, bool), None if pair_texts is None else [], []
+        plain = [texts, *([pair_texts] if pair_texts is not None else [])]
         lists = [
             self.python(t, add_special_tokens=False, verbose=False)["input_ids"] for t in plain
         ]
         whole = [sum(map(len, rows)) for rows in zip(*lists, strict=True)]
-        room = self._truncated_to - self.python.num_special_tokens_to_add(pair=seconds is not None)
+        room = self._truncated_to - self.python.num_special_tokens_to_add(
+            pair=pair_texts is not None
+        )
         truncated = np.array([length > room for length in whole])
         encoded = self.python(
             texts,
-            seconds,
+            pair_texts,
             truncation=True,
             max_length=self._truncated_to,
             return_token_type_ids=True,
         )
         starts = None
-        if seconds is not None:
+        if pair_texts is not None:
             starts = [_second(types, types) for types in encoded["token_type_ids"]]
         return encoded["input_ids"], truncated, starts, encoded["token_type_ids"]
 

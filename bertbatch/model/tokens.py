@@ -11,21 +11,21 @@ class Tokens:
 
     ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
     counts unknown tokens, content: int32 [n] counts tokens that are not special.
-    seconds: int64 [n], where the second text of a pair starts; the length for a single text.
+    pair_starts: int64 [n], where the second text of a pair starts; the length for a single text.
     types: int8 [total], the token types that the tokenizer gives; None if it gives none.
-    twins: int64 [n], the first text with the same ids. watched: bool [n], the rows whose
+    first_duplicate: int64 [n], the first text with the same ids. sampled: bool [n], the rows whose
     attention statistics are wanted.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
-    seconds: np.ndarray
+    pair_starts: np.ndarray
     truncated: np.ndarray
     unknown: np.ndarray
     content: np.ndarray
     types: np.ndarray | None
-    twins: np.ndarray
-    watched: np.ndarray
+    first_duplicate: np.ndarray
+    sampled: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
@@ -34,18 +34,18 @@ class Tokens:
     def take(
         self, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Some rows as an engine's `start` takes them: ids, lengths, seconds, types."""
+        """Some rows as an engine's `start` takes them: ids, lengths, pair_starts, types."""
         at = places(self.offsets, rows)
         types = None if self.types is None else self.types[at]
-        return self.ids[at], self.lengths[rows], self.seconds[rows], types
+        return self.ids[at], self.lengths[rows], self.pair_starts[rows], types
 
     def repeated(self, rows: np.ndarray) -> "Tokens":
         """The tokens of texts that are these, each as often as it is named."""
-        ids, lengths, seconds, types = self.take(rows)
+        ids, lengths, pair_starts, types = self.take(rows)
         offsets = np.append(0, np.cumsum(lengths))
         each = (self.truncated[rows], self.unknown[rows], self.content[rows])
-        same = twins(ids, offsets, seconds)
-        return Tokens(ids, offsets, seconds, *each, types, same, self.watched[rows])
+        duplicates = first_duplicate(ids, offsets, pair_starts)
+        return Tokens(ids, offsets, pair_starts, *each, types, duplicates, self.sampled[rows])
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return found
 
 
-def twins(ids: np.ndarray, offsets: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def first_duplicate(ids: np.ndarray, offsets: np.ndarray, pair_starts: np.ndarray) -> np.ndarray:
     """For each row the first one with the same token ids, split into texts alike: int64 [rows]."""
     first: dict[tuple[int, bytes], int] = {}
-    raw, bounds, splits = ids.tobytes(), (offsets * ids.itemsize).tolist(), seconds.tolist()
+    raw, bounds, splits = ids.tobytes(), (offsets * ids.itemsize).tolist(), pair_starts.tolist()
     return np.fromiter(
         (
             first.setdefault((splits[i], raw[bounds[i] : bounds[i + 1]]), i)

@@ -153,7 +153,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
         row = np.concatenate([chunk.row for chunk in chunks])
         if attention := context.job.attention:
             ids = [span.source.id for span in unit.spans]
-            tokens = replace(tokens, watched=sampled(ids, source, row, attention.sample))
+            tokens = replace(tokens, sampled=sampled(ids, source, row, attention.sample))
         aside = Aside(
             source=source,
             row=row,
