@@ -131,14 +131,15 @@ def loaded_engine(
     from bertbatch.model.spec import check_model
     from bertbatch.model.token_kinds import token_classes
     from bertbatch.model.tokenizer import get_tokenizer
-    from bertbatch.statistics import DEFAULT, make_statistics
+    from bertbatch.registry import DEFAULT_STATISTICS
+    from bertbatch.statistics.statistic import make_statistics
 
     settings = Model(name=folder)
     spec = check_model(settings)
     tokenizer = get_tokenizer(spec)
     tokens = tokenizer.encode(texts)
     tokens.sampled[:] = watch
-    statistics = make_statistics(DEFAULT)
+    statistics = make_statistics(DEFAULT_STATISTICS)
     classes = token_classes(tokenizer.python, statistics)
     made = Watch(statistics, classes, "all", 1) if watch else None
     loaded = load_engine(engine, spec, settings, "cpu", 1, made)

@@ -16,7 +16,8 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, check_model, locate
 from bertbatch.model.token_kinds import TokenClasses, token_classes
-from bertbatch.statistics import STATISTICS, make_statistics
+from bertbatch.registry import STATISTICS
+from bertbatch.statistics.statistic import make_statistics
 from tests.classifiers import LENGTHS, save, some_ids
 from tests.tiny import settled
 

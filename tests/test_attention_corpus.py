@@ -20,7 +20,7 @@ from bertbatch.attention.comparison import adjusted, compare_outputs
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.cli import app
 from bertbatch.output.folder import open_output
-from bertbatch.statistics import DEFAULT, STATISTICS
+from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 from tests.classifiers import save
 from tests.conftest import make_job, write_parquet
 from tests.test_faults import finish, start, wait_for_parts
@@ -44,9 +44,9 @@ def test_rows_and_corpus_tell_the_same(runner, corpus, tmp_path, tiny_model):
     np.testing.assert_allclose(np.stack(frame["scores"]), np.stack(plain["scores"]), atol=1e-5)
     statistics = load_attention(str(tmp_path / "out"))
     assert statistics.index.names == ["layer", "head", "statistic"]
-    assert len(statistics) == len(DEFAULT) * 2 * 4
+    assert len(statistics) == len(DEFAULT_STATISTICS) * 2 * 4
     counts = pd.json_normalize(table.column("attn_queries").to_pylist())
-    for name in DEFAULT:
+    for name in DEFAULT_STATISTICS:
         rows = attention_array(table, name)
         assert rows.shape == (600, 2, 4)
         assert np.isfinite(rows).all()
@@ -228,7 +228,7 @@ def test_halves_of_a_corpus_agree_and_a_changed_head_comes_first(tmp_path):
         write_parquet(tmp_path / f"{name}.parquet", half)
         run(watched_job(model, tmp_path / f"{name}.parquet", tmp_path / name))
     halves = compare_outputs(*(open_output(str(tmp_path / n)) for n in "ab"), across_models=False)
-    assert halves.num_rows == len(DEFAULT) * 8
+    assert halves.num_rows == len(DEFAULT_STATISTICS) * 8
     assert min(halves["q"].to_pylist()) > 0.01
     other = scaled_head(model, tmp_path / "other", 1, 2)
     run(watched_job(other, tmp_path / "a.parquet", tmp_path / "c"))

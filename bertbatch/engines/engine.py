@@ -1,9 +1,8 @@
 """Engines run the forward pass: a batch of token ids in, logits out.
 
-An engine is one module with one class that follows `Engine`, and one line in `ENGINES`.
+An engine is one file with one class that follows `Engine`, and one line in `ENGINES`.
 """
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,21 +13,20 @@ from bertbatch.engines.batching import SPLITS, Batching
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec
+from bertbatch.registry import ENGINES
 
 if TYPE_CHECKING:
     from bertbatch.engines.attention_stats import Watch
     from bertbatch.engines.probe import Probe
 
-ENGINES = {
-    "torch": ("bertbatch.engines.torch_engine", "TorchEngine"),
-    "openvino": ("bertbatch.engines.openvino_engine", "OpenVinoEngine"),
-}
 
-
-NO_OPENVINO = (
-    "model.engine openvino: it is not installed on this machine; install "
-    "'bertbatch[openvino]', or leave model.engine at auto"
-)
+def check_installed(engine: str) -> None:
+    """Raises JobError if this Python has not what an engine, or auto, needs."""
+    if engine != "auto" and not ENGINES[engine].installed:
+        raise JobError(
+            f"model.engine {engine} is not installed on this machine; install "
+            f"'bertbatch[{ENGINES[engine].extra}]', or leave model.engine at auto"
+        )
 
 
 def check_settings(settings: Model, device: str) -> None:
@@ -116,10 +114,9 @@ def load_engine(
     Raises JobError if it cannot be had.
     """
     check_settings(settings, device)
-    module, class_ = ENGINES["torch" if name == "auto" else name]
-    engine: Engine = getattr(importlib.import_module(module), class_)(
-        spec, settings, device, threads, watch
-    )
+    check_installed(name)
+    implementation = ENGINES[next(iter(ENGINES)) if name == "auto" else name].load()
+    engine: Engine = implementation(spec, settings, device, threads, watch)
     return engine
 
 

@@ -10,7 +10,7 @@ import torch
 
 from bertbatch.engines.attention_stats import Watch
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.engine import NO_OPENVINO, Running
+from bertbatch.engines.engine import Running
 from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.precision import fast_dtype
 from bertbatch.engines.probe import Probe
@@ -41,10 +41,6 @@ class OpenVinoEngine:
             raise JobError("model.engine openvino gives no attention statistics; use torch or auto")
         # The converter would report its use over the network if this package were there.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-        try:
-            import openvino  # noqa: F401
-        except ImportError as error:
-            raise JobError(NO_OPENVINO) from error
         torch.set_num_threads(threads)
         self.dtype = fast_dtype(device) if settings.dtype == "auto" else settings.dtype
         budget = settings.tokens_per_batch

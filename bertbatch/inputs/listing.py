@@ -15,10 +15,10 @@ from urllib.parse import unquote
 from fsspec.utils import glob_translate
 
 from bertbatch.errors import EmptyInput, JobError
-from bertbatch.inputs.formats.reader import READER_SUFFIXES
 from bertbatch.inputs.paths import find
 from bertbatch.inputs.table_formats import refuse_tables
 from bertbatch.job.schema import Job
+from bertbatch.registry import FORMATS
 from bertbatch.storage import stores
 from bertbatch.units import Source
 
@@ -53,7 +53,7 @@ def list_sources(job: Job) -> Listing:
             if kind is None:
                 if explicit:
                     raise JobError(_unreadable(given, source.url))
-                left_out[f"not {' or '.join(READER_SUFFIXES)}"] += 1
+                left_out[f"not {' or '.join(FORMATS)}"] += 1
             elif options.min_age and modified is not None and modified > youngest:
                 left_out[f"younger than input.min_age ({options.min_age:g} s)"] += 1
             else:
@@ -72,7 +72,7 @@ def list_sources(job: Job) -> Listing:
         )
     if not found and not any("younger" in reason for reason in left_out):
         raise EmptyInput(
-            f"input.path {options.path}: no {' or '.join(READER_SUFFIXES)} files there "
+            f"input.path {options.path}: no {' or '.join(FORMATS)} files there "
             "(names that start with _ or . are ignored)"
         )
     sources = [found[key][0] for key in sorted(found)]
@@ -142,17 +142,14 @@ def _outside(job: Job, store: stores.Store, path: str) -> None:
 
 
 def _format(url: str) -> str | None:
-    name = url.lower()
-    for kind, suffixes in READER_SUFFIXES.items():
-        if name.endswith(suffixes):
-            return kind
-    return None
+    file = url.lower()
+    return next((name for name, kind in FORMATS.items() if file.endswith(kind.endings)), None)
 
 
 def _unreadable(given: str, url: str) -> str:
     name = PurePosixPath(url).name
     suffix = "".join(PurePosixPath(name).suffixes) or "no suffix"
-    known = ", ".join(s for suffixes in READER_SUFFIXES.values() for s in suffixes)
+    known = ", ".join(ending for kind in FORMATS.values() for ending in kind.endings)
     return (
         f"input.path {given}: '{name}' ({suffix}) is not a format bertbatch reads; it reads "
         f"{known}. If the name misleads, set input.format"

@@ -8,16 +8,25 @@ import copy
 import datetime as dt
 import difflib
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bertbatch.errors import JobError
 from bertbatch.job.messages import explain
+from bertbatch.job.overrides import override
+from bertbatch.job.placeholders import fill
 from bertbatch.job.safe_yaml import read_yaml
-from bertbatch.statistics import DEFAULT, STATISTICS
+from bertbatch.job.types import CommaList, CountOrAuto, Engine, Format, ProblemType
+from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 
 
 class Section(BaseModel):
@@ -52,14 +61,12 @@ class Csv(Section):
 
 class Input(Section):
     path: str | list[str] = Field(description="a file, a folder, a glob, or a list of them")
-    format: Literal["auto", "parquet", "csv"] = Field(
-        "auto", description="the input's format; auto goes by the files' names"
-    )
+    format: Format = Field("auto", description="the input's format; auto goes by the files' names")
     text: str = Field("text", description="the column that holds the text to score")
     text_pair: str | None = Field(
         None, description="the column with the second text, for models that score pairs"
     )
-    carry: list[str] = Field(
+    carry: CommaList = Field(
         [], description="columns to copy to the output, each 'column' or 'column:new_name'"
     )
     csv: Csv = Field(Csv(), description="the dialect of CSV input")
@@ -95,11 +102,6 @@ class Input(Section):
             raise ValueError("must name at least one file, folder or glob")
         return value
 
-    @field_validator("carry", mode="before")
-    @classmethod
-    def split_commas(cls, value: Any) -> Any:
-        return _split_commas(value)
-
     @field_validator("carry")
     @classmethod
     def no_clash(cls, value: list[str]) -> list[str]:
@@ -134,16 +136,16 @@ class Model(Section):
     labels: list[str] | None = Field(
         None, description="names for the model's classes, in the order of its logits"
     )
-    problem_type: (
-        Literal["single_label_classification", "multi_label_classification", "regression"] | None
-    ) = Field(None, description="what the model's outputs mean; default: its config.json says so")
+    problem_type: ProblemType | None = Field(
+        None, description="what the model's outputs mean; default: its config.json says so"
+    )
     max_length: int | None = Field(
         None, ge=3, description="tokens a text is truncated to; default: all the model can take"
     )
     threshold: float = Field(
         0.5, gt=0, lt=1, description="multi-label models: the probability that makes a label"
     )
-    engine: Literal["auto", "torch", "openvino"] = Field(
+    engine: Engine = Field(
         "auto",
         description="what runs the forward pass; auto: torch, or the fastest on large inputs",
     )
@@ -152,7 +154,7 @@ class Model(Section):
         description="the precision of the forward pass; auto: bfloat16 where it is faster; "
         "int8 (on CPUs) changes answers",
     )
-    tokens_per_batch: int | Literal["auto"] = Field(
+    tokens_per_batch: CountOrAuto = Field(
         "auto",
         description="the token budget of a forward pass; auto: measured on large inputs",
     )
@@ -160,17 +162,10 @@ class Model(Section):
         False, description="torch.compile on GPUs: minutes at the start for a faster forward pass"
     )
 
-    @field_validator("tokens_per_batch")
-    @classmethod
-    def positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
-        return value
-
 
 class Attention(Section):
-    statistics: list[str] = Field(
-        DEFAULT, description=f"what is computed of every head: {', '.join(STATISTICS)}"
+    statistics: CommaList = Field(
+        DEFAULT_STATISTICS, description=f"what is computed of every head: {', '.join(STATISTICS)}"
     )
     queries: Literal["all", "content"] = Field(
         "all", description="whose attention counts: all tokens, or content: no special tokens"
@@ -184,11 +179,6 @@ class Attention(Section):
     group_by: str | None = Field(
         None, description="a carried column (its output name) to group the corpus's by, too"
     )
-
-    @field_validator("statistics", mode="before")
-    @classmethod
-    def split_commas(cls, value: Any) -> Any:
-        return _split_commas(value)
 
     @field_validator("statistics")
     @classmethod
@@ -228,7 +218,7 @@ class Runtime(Section):
         "ray", description="ray: all cores and GPUs of a machine or cluster; inline: one process"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
-    workers: int | Literal["auto"] = Field(
+    workers: CountOrAuto = Field(
         "auto", description="model workers; auto: one for each GPU, else one for each core"
     )
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -249,13 +239,6 @@ class Runtime(Section):
     on_busy: Literal["fail", "wait", "share"] = Field(
         "fail", description="what to do while another run is at work on the output"
     )
-
-    @field_validator("workers")
-    @classmethod
-    def positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
-        return value
 
 
 class Job(Section):
@@ -329,7 +312,7 @@ class Job(Section):
         """
         data = copy.deepcopy(data)
         for change in changes or []:
-            _apply(data, change)
+            override(data, change)
         try:
             return cls.model_validate(data)._filled()
         except ValidationError as error:
@@ -344,7 +327,7 @@ class Job(Section):
         def filled(key: str, path: Any) -> Any:
             if isinstance(path, list):
                 return [filled(key, one) for one in path]
-            return path and _fill(key, path, self.date, self.run)
+            return path and fill(key, path, self.date, self.run)
 
         changes: dict[str, Any] = {}
         for section, key in (("input", "path"), ("output", "path"), ("alarms", "against")):
@@ -352,34 +335,6 @@ class Job(Section):
             new = filled(f"{section}.{key}", getattr(old, key))
             changes[section] = old.model_copy(update={key: new})
         return self.model_copy(update=changes)
-
-
-def _fill(key: str, path: str, day: dt.date, run: str) -> str:
-    if re.search(r"://[^/]*:[^/]*@", path):
-        raise JobError(
-            f"{key}: holds a password, and paths are shown in logs and records; give it in "
-            "storage_options, as ${NAME}"
-        )
-
-    def meant(match: re.Match[str]) -> str:
-        if match[1] == "run":
-            return run
-        days = re.fullmatch(r"date(?:-(\d{1,5}))?", match[1])
-        if days is None:
-            raise JobError(
-                f"{key}: {match[0]} is no placeholder; there are {{date}}, {{date-1}} (and so on) "
-                "and {run}. For a brace in an input's name write ?"
-            )
-        try:
-            return str(day - dt.timedelta(days=int(days[1] or 0)))
-        except OverflowError:
-            raise JobError(f"{key}: no day is {days[1]} days before {day}") from None
-
-    return re.sub(r"\{([^{}]*)\}", meant, path)
-
-
-def _split_commas(value: Any) -> Any:
-    return [c.strip() for c in value.split(",") if c.strip()] if isinstance(value, str) else value
 
 
 def _carry(spec: str) -> tuple[str, str]:
@@ -393,18 +348,3 @@ OUTPUT_COLUMNS = (
     *("source", "row", "label", "score", "scores", "labels", "value"),
     *("n_tokens", "truncated", "unk_share", "reason"),
 )
-
-
-def _apply(data: dict[str, Any], change: str) -> None:
-    key, equals, value = change.partition("=")
-    if not equals or not key:
-        raise JobError(f"--set {key}: must look like model.max_length=256")
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise JobError(f"--set {key}: '{section}' is not a section")
-    try:
-        data[last] = read_yaml(value)
-    except ValueError:
-        data[last] = value  # a comma, a bar or a tab mean themselves; so does a 30 February

@@ -27,7 +27,7 @@ from bertbatch.job.safe_yaml import read_yaml
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec
 from bertbatch.output.records import CONTRACT, RUN, fits, reading, text
-from bertbatch.statistics import make_statistics
+from bertbatch.statistics.statistic import make_statistics
 from bertbatch.storage import local_disk, stores
 from bertbatch.storage.stores import Store
 from bertbatch.units import Unit, digest

@@ -8,14 +8,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
 
-from bertbatch.engines.engine import NO_OPENVINO, check_settings
+from bertbatch.engines.engine import check_installed, check_settings
 from bertbatch.errors import JobError, SourceError
-from bertbatch.inputs.formats.reader import Reader, check_columns, readers
+from bertbatch.inputs.formats.reader import Reader, check_columns, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
 from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.schema import Job
@@ -141,7 +140,7 @@ def make_survey(job: Job) -> Survey:
         raise JobError("input.path memory:// lives in one process; use runtime.runner: inline")
     spec = check_model(job.model)
     _check_engine(job)
-    reader = readers()[listing.format] if listing.format != "auto" else readers()["parquet"]
+    reader = reader_of("parquet" if listing.format == "auto" else listing.format)
     contract = output.contract()
     rules = rules_of(contract, output.path)
     urls = {source.id: source.url for source in listing.sources}
@@ -180,8 +179,8 @@ def _check_engine(job: Job) -> None:
     """Raises JobError for what no model worker could have: each would say so, once it runs."""
     check_settings(job.model, job.runtime.device)
     here = job.runtime.runner == "inline" or not os.environ.get("RAY_ADDRESS")
-    if job.model.engine == "openvino" and here and find_spec("openvino") is None:
-        raise JobError(NO_OPENVINO)
+    if here:
+        check_installed(job.model.engine)
 
 
 def _check_group(job: Job, schema: pa.Schema) -> None:

@@ -27,14 +27,14 @@ from bertbatch.engines import probe_texts
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
 from bertbatch.inputs import rows
-from bertbatch.inputs.formats.reader import readers
+from bertbatch.inputs.formats.reader import reader_of
 from bertbatch.job.schema import Attention, Job
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output import commit as protocol
 from bertbatch.output.folder import Output
-from bertbatch.statistics import make_statistics
+from bertbatch.statistics.statistic import make_statistics
 from bertbatch.storage.stores import retried
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Source, Unit
@@ -134,7 +134,7 @@ def make_probe(context: Context) -> Probe:
     if context.spec.quantization:
         sample = []
         if context.first is not None:
-            reader = readers()[context.format]
+            reader = reader_of(context.format)
             sample = rows.first_texts(reader, options, context.first, SAMPLED_ROWS)
     spec, pair = context.spec, options.text_pair is not None
     tokenizer = get_tokenizer(spec)
@@ -144,7 +144,7 @@ def make_probe(context: Context) -> Probe:
 def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]:
     """The units of one read task, in order: all of them, or SourceError."""
     prepared = []
-    reader, options = readers()[context.format], context.job.input
+    reader, options = reader_of(context.format), context.job.input
     for unit, read in rows.read_units(reader, options, context.schema, units, context.rules):
         chunks, tokens = _encode(context, unit, read)
         source = np.repeat(

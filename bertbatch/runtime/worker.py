@@ -199,7 +199,7 @@ def _tell(kind: str, choice: dict[str, Any]) -> None:
 def _make_watch(spec: ModelSpec, attention: Attention, threads: int) -> "Watch":
     from bertbatch.engines.attention_stats import Watch
     from bertbatch.model.token_kinds import token_classes
-    from bertbatch.statistics import make_statistics
+    from bertbatch.statistics.statistic import make_statistics
 
     statistics = make_statistics(attention.statistics)
     classes = token_classes(get_tokenizer(spec).python, statistics)

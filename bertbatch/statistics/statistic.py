@@ -10,7 +10,10 @@ Shapes: R rows of a group, H heads, S tokens of the group's longest row, N = R·
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from bertbatch.registry import STATISTICS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,3 +63,8 @@ class Statistic:
     def most(self, max_length: int) -> float:
         """The largest possible value, where histograms end; the least is zero."""
         return 1.0
+
+
+def make_statistics(names: Sequence[str]) -> list[Statistic]:
+    """The statistics of these names, keys of `STATISTICS`."""
+    return [STATISTICS[name].load()(name) for name in names]

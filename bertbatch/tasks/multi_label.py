@@ -11,6 +11,7 @@ from bertbatch.tasks.single_label import LABEL, SCORES, score_lists
 
 class MultiLabel:
     def __init__(self, labels: Sequence[str], threshold: float):
+        self.shape = (len(labels),)
         self._labels = pa.array(labels, pa.string())
         self._threshold = threshold
         self.fields = [

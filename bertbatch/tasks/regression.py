@@ -8,6 +8,7 @@ import pyarrow as pa
 
 class Regression:
     def __init__(self, labels: Sequence[str], threshold: float):
+        self.shape = (len(labels),)
         self.fields = [pa.field("value", pa.float32(), nullable=False)]
 
     def columns(self, logits: np.ndarray) -> list[pa.Array]:

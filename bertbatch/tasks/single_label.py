@@ -24,6 +24,7 @@ def score_lists(scores: np.ndarray) -> pa.Array:
 
 class SingleLabel:
     def __init__(self, labels: Sequence[str], threshold: float):
+        self.shape = (len(labels),)
         self._labels = pa.array(labels, pa.string())
         self.fields = [
             pa.field("label", LABEL, nullable=False),

@@ -1,8 +1,8 @@
 """What a reader of a file format is.
 
 It cuts a source into consecutive rows when planning, and reads such cuts when scoring. A format
-is one module with one class that follows `Reader`, and one line each in `readers()` and
-`READER_SUFFIXES`. Readers deal with files and columns, not with units, tokens or models.
+is one file with one class that follows `Reader`, and one line in `FORMATS`. Readers deal with
+files and columns, not with units, tokens or models.
 """
 
 from collections import Counter
@@ -15,13 +15,8 @@ import pyarrow as pa
 
 from bertbatch.errors import SourceError
 from bertbatch.job.schema import Input
+from bertbatch.registry import FORMATS
 from bertbatch.units import Cut, Source
-
-# How a file's name tells its format.
-READER_SUFFIXES = {
-    "parquet": (".parquet", ".pq"),
-    "csv": (".csv", ".csv.gz", ".csv.zst"),
-}
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,7 @@ def check_columns(source: Source, wanted: Iterable[str], found: Sequence[str]) -
             raise SourceError(source.id, reason)
 
 
-def readers() -> dict[str, Reader]:
-    """The formats that can be read, by the name that `input.format` gives them."""
-    from bertbatch.inputs.formats.csv import CsvReader
-    from bertbatch.inputs.formats.parquet import ParquetReader
-
-    return {"parquet": ParquetReader(), "csv": CsvReader()}
+def reader_of(format: str) -> Reader:
+    """The reader of a format, one of `FORMATS`."""
+    reader: Reader = FORMATS[format].load()()
+    return reader

@@ -1,0 +1,29 @@
+"""Types of keys that several sections share, or that `registry.py` fills."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator
+
+from bertbatch.registry import ENGINES, FORMATS, TASKS
+
+
+def _split_commas(value: Any) -> Any:
+    return [c.strip() for c in value.split(",") if c.strip()] if isinstance(value, str) else value
+
+
+def _at_least_one(value: int | str) -> int | str:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("must be at least 1, or auto")
+    return value
+
+
+CommaList = Annotated[list[str], BeforeValidator(_split_commas)]
+CountOrAuto = Annotated[int | Literal["auto"], AfterValidator(_at_least_one)]
+if TYPE_CHECKING:
+    Format: TypeAlias = str
+    Engine: TypeAlias = str
+    ProblemType: TypeAlias = str
+else:
+    Format = Literal["auto", *FORMATS]
+    Engine = Literal["auto", *ENGINES]
+    ProblemType = Literal[*TASKS]
