@@ -10,6 +10,7 @@ import torch
 from bertbatch import run
 from bertbatch.engines import fused_linear, precision
 from bertbatch.job.schema import Model
+from bertbatch.model.tokens import Batch
 from tests.conftest import make_job, write_parquet
 from tests.test_engines import LENGTHS, one_by_one, save, some_ids
 from tests.test_run import one_at_a_time
@@ -52,7 +53,7 @@ def test_plain_layers_answer_as_fused_ones(dtype, tmp_path):
     assert engine.batching == "packed"
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
+    off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
     assert off < {"float32": 1e-4, "bfloat16": 0.1}[dtype] * np.abs(wanted).max()
 
 

@@ -1,4 +1,4 @@
-"""What statistics of attention to one kind of key token share."""
+"""The attention that goes to one kind of key token."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences
+    from bertbatch.statistics.tile import Queries, Sequences
 
 
 class Mass(Statistic):
-    """Σ_j p_ij over the keys j of one kind; see `classes.py` for the kinds.
+    """Σ_j p_ij over the keys j of one kind; see `token_kinds.py` for the kinds.
 
     Clark et al. 2019, https://arxiv.org/abs/1906.04341, section 3.2.
     """

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
-from bertbatch.errors import SourceError
+from bertbatch.errors import SourceError, first_line
 from bertbatch.inputs.formats.content import HEAD, advice, what_it_is
 from bertbatch.inputs.formats.parallel import THREADS, ahead
 from bertbatch.job.schema import Input
@@ -102,8 +102,7 @@ def open_stream(source: Source, options: Input, format: str, encoding: str) -> I
     except SourceError:
         raise
     except Exception as error:  # a broken file makes the storage or the codec raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(source.id, f"cannot be read as {format}: {reason}") from error
+        raise SourceError(source.id, f"cannot be read as {format}: {first_line(error)}") from error
 
 
 def _decompressed(

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch.errors import SourceError
+from bertbatch.errors import SourceError, first_line
 from bertbatch.inputs.formats.content import HEAD, what_it_is
 from bertbatch.inputs.formats.int96 import exact, int96_leaves, unit_of
 from bertbatch.inputs.formats.parquet_cuts import (
@@ -133,8 +133,7 @@ def _open(source: Source, options: Input) -> Iterator[Open]:
     except SourceError:
         raise
     except Exception as error:  # a broken file makes pyarrow or the storage raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = _what_instead(store, path) or reason
+        reason = _what_instead(store, path) or first_line(error)
         raise SourceError(source.id, f"cannot be read as Parquet: {reason}") from error
 
 
