@@ -121,7 +121,7 @@ def read_corpus(output: Output) -> Corpus:
         with reading(f"{output.path}: a file of statistics"):
             corpus.add(aggregates)
     if not corpus.keys:
-        raise JobError(f"{output.path} has no committed statistics yet")
+        raise JobError(f"{output.path} has no committed statistics yet; run its job first")
     return corpus
 
 
@@ -129,7 +129,10 @@ def attention_contract(output: Output) -> dict[str, Any]:
     """The contract of an output. Raises JobError if there is none, or none with statistics."""
     contract = output.contract()
     if contract is None:
-        raise JobError(f"{output.path} is no output of bertbatch: it has no _bertbatch/job.yaml")
+        raise JobError(
+            f"{output.path} is not an output of bertbatch: it has no _bertbatch/job.yaml; give the "
+            "folder of an output"
+        )
     if contract.get("attention") is None:
         raise JobError(
             f"{output.path} was scored without attention statistics; score into a new folder "
@@ -145,14 +148,19 @@ def _stored(output: Output, parts: Sequence[str]) -> Iterator[pa.Table]:
         try:
             footer = output.footer(part) or {}
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise JobError(f"{output.at(part)} is no part of bertbatch's: {error}") from error
+            raise JobError(
+                f"{output.at(part)} is not a part of bertbatch: {error}; run bertbatch verify"
+            ) from error
         path = footer.get("side_files", {}).get("attention")
         if path is None:
             return None
         try:
             return output.side(path)
         except (OSError, pa.ArrowException) as error:
-            raise JobError(f"{output.at(path)}, which {part} names: {error}") from error
+            raise JobError(
+                f"{output.at(path)}, which {part} names, cannot be read: {error}; run bertbatch "
+                "verify"
+            ) from error
 
     with ThreadPoolExecutor(8) as pool:
         for first in range(0, len(parts), READING):

@@ -56,7 +56,7 @@ def check_gpu() -> None:
 
 
 def _is_lost(text: str) -> bool:
-    """Whether every further call would fail, too; after a mere wrong argument it would not."""
+    """Whether every further call would fail, too. After a rejected argument none would."""
     if "ECC" in text:
         return True
     try:

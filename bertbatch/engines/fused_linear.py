@@ -45,7 +45,7 @@ class FusedLinear(nn.Module):
 
 
 def can_fuse(dtype: torch.dtype) -> bool:
-    """Whether this processor and this build of torch have the operators; they are tried."""
+    """Whether this processor and this build of torch have the operators, by trying them."""
     try:
         with torch.inference_mode():
             layer = nn.Linear(16, 16, dtype=dtype)

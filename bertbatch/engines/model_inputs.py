@@ -12,22 +12,24 @@ import numpy as np
 from bertbatch.engines.batching import padded, real_places
 from bertbatch.model.tokens import Batch, Padding
 
+NO_PADDING = Padding(0, 0, False)
+
 
 class ModelInputs:
     """The arguments of one model. A model that takes no mask gets none."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, padding: Padding = NO_PADDING):
         known = inspect.signature(type(model).forward).parameters
         # A model with one token type, or none, has no embedding for a second one.
         types = getattr(model.config, "type_vocab_size", None)
         self.has_types = "token_type_ids" in known and (types is None or types > 1)
         self.has_mask = "attention_mask" in known
-        self.padding = Padding(0, 0, False)
+        self.padding = padding
 
     def padded(self, batch: Batch, always_mask: bool = False) -> dict[str, np.ndarray]:
         """Arrays int64 [rows, longest] by argument.
 
-        Without padding there is no mask, unless `always_mask`.
+        The mask is left out if nothing is padded, unless `always_mask`.
         """
         mask = real_places(batch.lengths, self.padding.left)
         arguments = {"input_ids": padded(batch.ids, mask, self.padding.id)}

@@ -27,7 +27,7 @@ from bertbatch.engines.fused_linear import (
     fuse,
     uncompile_parts,
 )
-from bertbatch.engines.model_inputs import ModelInputs
+from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
 from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.row_independence import choose_batching, difference, single_text_logits
@@ -55,6 +55,7 @@ class TorchEngine:
         self._settings = options.settings
         self._spec = spec
         self._statistics = options.statistics
+        self._padding = NO_PADDING
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
         if self.device == "cuda":
             if not torch.cuda.is_available():
@@ -83,7 +84,8 @@ class TorchEngine:
                 if isinstance(error, JobError):
                     raise
                 raise JobError(
-                    f"model.name {self._spec.name}: cannot score: {first_line(error)}"
+                    f"model.name {self._spec.name}: cannot score: {first_line(error)}; use "
+                    "model.dtype: auto, or another model"
                 ) from error
             # Some architectures mix precisions in their own code, or need float32.
             log.info("%s in %s: %s; float32 instead", self._spec.name, self.dtype, error)
@@ -91,7 +93,7 @@ class TorchEngine:
             self._settle(probe, None)
 
     def _settle(self, probe: Probe, known: Mapping[str, Any] | None) -> None:
-        self._inputs.padding = probe.padding
+        self._padding = self._inputs.padding = probe.padding
         self._probe_batch = _longest_first(probe.tokens)
         if known:
             self.use(Batching(known["batching"]))
@@ -126,10 +128,7 @@ class TorchEngine:
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         with device_errors():
             self._model = load(self._spec, self.device, exact)
-        padding = getattr(getattr(self, "_inputs", None), "padding", None)
-        self._inputs = ModelInputs(self._model)
-        if padding:
-            self._inputs.padding = padding
+        self._inputs = ModelInputs(self._model, self._padding)
         self._changed = False
 
     def _on_rejected(self, batching: Batching, why: str) -> None:

@@ -1,6 +1,6 @@
 """The sources of a job, listed from its paths, globs, folders or lists.
 
-A file's format is told by its name here; no file is opened.
+Names tell the formats of files; no file is opened here.
 """
 
 import os

@@ -110,7 +110,7 @@ class Fields:
 
 
 def fields(data: bytes, csv: Csv) -> Fields:
-    """The fields of bytes that begin where a record begins. Blank lines are no records."""
+    """The fields of bytes that begin where a record begins. Blank lines are not records."""
     a = np.frombuffer(data, np.uint8)
     runs = _quote_runs(a, _LF, csv)
     after = _quoted_after(runs.opens[runs.odd])
