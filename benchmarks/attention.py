@@ -124,8 +124,8 @@ def loaded_engine(
     folder: str, texts: list[str], watch: bool = False, engine: str = "torch"
 ) -> tuple[Any, Any]:
     """One of our engines, on one thread, and the texts' tokens."""
-    from bertbatch.engines.attention_stats import Watch
-    from bertbatch.engines.engine import load_engine
+    from bertbatch.engines.attention_stats import AttentionStats
+    from bertbatch.engines.engine import EngineOptions, load_engine
     from bertbatch.engines.probe_texts import make_probe
     from bertbatch.job.schema import Model
     from bertbatch.model.spec import check_model
@@ -134,15 +134,15 @@ def loaded_engine(
     from bertbatch.registry import DEFAULT_STATISTICS
     from bertbatch.statistics.statistic import make_statistics
 
-    settings = Model(name=folder)
+    settings = Model(name=folder, engine=engine)
     spec = check_model(settings)
     tokenizer = get_tokenizer(spec)
     tokens = tokenizer.encode(texts)
     tokens.sampled[:] = watch
     statistics = make_statistics(DEFAULT_STATISTICS)
     classes = token_classes(tokenizer.python, statistics)
-    made = Watch(statistics, classes, "all", 1) if watch else None
-    loaded = load_engine(engine, spec, settings, "cpu", 1, made)
+    made = AttentionStats(statistics, classes, "all", 1) if watch else None
+    loaded = load_engine(spec, EngineOptions(settings, "cpu", 1, made))
     loaded.settle(make_probe(tokenizer, spec.max_length))
     return loaded, tokens
 

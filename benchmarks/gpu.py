@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:
-    from bertbatch.engines.engine import load_engine
+    from bertbatch.engines.engine import EngineOptions, load_engine
     from bertbatch.engines.probe_texts import make_probe
     from bertbatch.job.schema import Model
     from bertbatch.model.spec import check_model
@@ -64,7 +64,7 @@ def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> lis
     folder = model_folder(model)
     settings = Model(name=str(folder), compile=compiled)
     spec = check_model(settings)
-    engine = load_engine("torch", spec, settings, "cuda", 8)
+    engine = load_engine(spec, EngineOptions(settings, "cuda", 8))
     engine.settle(make_probe(get_tokenizer(spec), spec.max_length))
     texts = list(islice(generated(workload), ROWS[workload]))
     tokens = get_tokenizer(spec).encode(texts)
@@ -85,17 +85,17 @@ def engine_rate(
     engine.tokens_per_batch = budget
     ready = [tokens.take(rows) for rows in batches(engine, tokens.lengths)]
     for batch in ready[:3]:
-        engine.start(*batch).logits()
+        engine.start(batch).logits()
     torch.cuda.reset_peak_memory_stats()
     done: list[np.ndarray] = []
     began, last = time.perf_counter(), None
     while time.perf_counter() - began < SECONDS:
         batch = ready[len(done) % len(ready)]
-        running = engine.start(*batch)
+        running = engine.start(batch)
         if last:
             last.logits()
         last = running
-        done.append(batch[1])
+        done.append(batch.lengths)
     if last:
         last.logits()
     seconds = time.perf_counter() - began

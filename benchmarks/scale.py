@@ -141,8 +141,8 @@ def merging(report: Report, scratch: Path, fraction: float) -> None:
         source, target = scratch / f"{count}.parquet", scratch / f"out-{count}"
         write_corpus(source, "short", count)
         _, job = job_file(scratch, source, target, model="bert-base", attention={})
-        cells = made_up_cells(job)
-        commit_all(job, cells)
+        aggregates = made_up_aggregates(job)
+        commit_all(job, aggregates)
         command = [sys.executable, "-m", "bertbatch", "attention", str(target)]
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -160,8 +160,8 @@ def merging(report: Report, scratch: Path, fraction: float) -> None:
     report.table("Merging statistics of 144 heads, eleven each, nine groups", columns, table)
 
 
-def made_up_cells(job: Job) -> pa.Table:
-    """A unit's cells: a hundred texts of all lengths and two labels."""
+def made_up_aggregates(job: Job) -> pa.Table:
+    """A unit's aggregates: a hundred texts of all lengths and two labels."""
     assert job.attention
     names, spec = job.attention.statistics, check_model(job.model)
     rng = np.random.default_rng(0)
@@ -298,10 +298,10 @@ def job_file(
     return path, Job.build(job)
 
 
-def commit_all(job: Job, cells: pa.Table | None = None) -> None:
+def commit_all(job: Job, aggregates: pa.Table | None = None) -> None:
     """Plans the job and commits every unit as a run does, with made-up answers.
 
-    With `cells` of attention statistics, each unit has these, and no columns of them.
+    With `aggregates` of attention statistics, each unit has these, and no columns of them.
     """
     if job.attention:
         attention = job.attention.model_copy(update={"per_row": False})
@@ -310,11 +310,11 @@ def commit_all(job: Job, cells: pa.Table | None = None) -> None:
     preflight.output.write_contract(make_contract(job, preflight.spec, preflight.schema))
     with ThreadPoolExecutor(8) as pool:
         for added in preflight.planner(store_entries=True).extend(preflight.listing.sources):
-            for _ in pool.map(lambda unit: _commit(preflight, unit, cells), added):
+            for _ in pool.map(lambda unit: _commit(preflight, unit, aggregates), added):
                 pass
 
 
-def _commit(preflight: Preflight, unit: Unit, cells: pa.Table | None) -> None:
+def _commit(preflight: Preflight, unit: Unit, aggregates: pa.Table | None) -> None:
     count = unit.rows
     (span,) = unit.spans
     columns = [
@@ -327,7 +327,7 @@ def _commit(preflight: Preflight, unit: Unit, cells: pa.Table | None) -> None:
     ]
     predictions = pa.table(columns, schema=preflight.schema)
     bad = quarantine([], np.zeros(0, np.int64), [], predictions.select([]).slice(0, 0))
-    commit.commit(preflight.output, unit, predictions, bad, {"tokens": 13 * count}, cells)
+    commit.commit(preflight.output, unit, predictions, bad, {"tokens": 13 * count}, aggregates)
 
 
 if __name__ == "__main__":

@@ -272,12 +272,12 @@ def peek(
     """Show one text's tokens, its prediction, and where its attention goes."""
 
     def show() -> int:
-        from bertbatch.attention.inspect import look
-        from bertbatch.display.attention_tables import show_glance
+        from bertbatch.attention.inspect import inspect_text
+        from bertbatch.display.attention_tables import show_inspection
         from bertbatch.job.schema import Model
 
         settings = Model(name=model) if model else Model()
-        show_glance(look(settings, text, second), token, layer, head, heads)
+        show_inspection(inspect_text(settings, text, second), token, layer, head, heads)
         return 0
 
     sys.exit(_guard(show))

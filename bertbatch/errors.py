@@ -43,3 +43,9 @@ class DeviceLost(Exception):
     An index out of range on the device does that, an illegal address, or memory that is
     broken. A fresh process can use the GPU again, if the GPU itself is sound.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class without a message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,1 +1,5 @@
-"""Statistics of every attention head, over rows and over a whole corpus."""
+"""Attention statistics of rows and corpora.
+
+They are sampled, written as columns, aggregated, merged and compared here. The formulas are in
+`statistics/`, the forward pass that computes them is in `engines/attention_stats.py`.
+"""

@@ -1,10 +1,10 @@
-"""What a unit's rows come to: cells of statistics, as they are stored with the unit.
+"""Aggregates of a unit's attention statistics, as they are stored with the unit.
 
-A cell is one statistic over one group of rows, of all heads at once: counts, means, sums of
-squared differences from the mean (M2), least, largest, and over all rows a histogram. Means
-are there twice, of rows and of tokens: a row weighs one, or as much as its query tokens.
-Groups are margins, not products: all rows, each label, each range of lengths, each value of
-a carried column.
+An aggregate covers one statistic over one group of rows, for all heads at once: counts, means,
+sums of squared differences from the mean (M2), minimum, maximum, and over all rows a histogram.
+There are two means: over rows, and over tokens, where a row weighs as much as it has query tokens.
+Groups are margins, not products: all rows, each label, each range of lengths, each value of a
+carried column.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from bertbatch.errors import JobError
 
 BINS = 32
 ALL, LABEL, LENGTH, COLUMN = "all", "label", "length", "column"  # kinds of group
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # the last of each range, in tokens
-MOST_VALUES = 1000  # of a column in a unit: each is a group
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # the end of each range, in tokens
+MOST_VALUES = 1000  # of a column in a unit; each value is a group
 
-# What a cell holds, [layers · heads] each; for each weight a mean and an M2.
+# The columns of an aggregate, [layers · heads] each: for each weight a mean and an M2.
 WEIGHTS = (("rows", "mean", "m2"), ("tokens", "token_mean", "token_m2"))
 SUMS = ("mean", "m2", "token_mean", "token_m2")
 
@@ -39,30 +39,27 @@ class Group:
 def aggregate(
     names: Sequence[str], tops: Sequence[float], statistics: Statistics, groups: Sequence[Group]
 ) -> pa.Table:
-    """A unit's cells, as they are stored.
+    """A unit's aggregates, as they are stored.
 
-    `names` and `tops` are the statistics' names and largest values. Rows that are not
-    watched are in no cell; a text that stands for several rows weighs as many times.
+    `names` and `tops` are the statistics' names and largest values. Rows that are not sampled
+    are left out. A text that stands for several rows counts once for each.
     """
-    watched = statistics.text >= 0
+    sampled = statistics.text >= 0
     texts = len(statistics.values)
     weights = np.array(
-        [np.bincount(statistics.text[g.member & watched], minlength=texts) for g in groups]
+        [np.bincount(statistics.text[g.member & sampled], minlength=texts) for g in groups]
     )
-    # The others may hold what is no number: texts whose rows are in quarantine.
+    # Texts without rows may have NaN: their rows are in quarantine.
     used = weights.any(0)
-    all_values, all_counts, weights = (
-        statistics.values[used],
-        statistics.counts[used],
-        weights[:, used],
-    )
+    all_values, all_counts = statistics.values[used], statistics.counts[used]
+    weights = weights[:, used]
     rows: list[dict[str, Any]] = []
     for k, name in enumerate(names):
         counts = all_counts[:, k].astype(np.float64)
         defined = counts > 0
         x = all_values[:, k].astype(np.float64)
         shift = x[defined].mean(0) if defined.any() else np.zeros(x.shape[1])
-        y = x - shift  # near zero, so that squares lose nothing
+        y = x - shift  # near zero, so that squares lose no digits
         sums: dict[str, np.ndarray] = {}
         for (weight, mean, m2), each in zip(WEIGHTS, (defined * 1.0, counts), strict=True):
             w = weights * each
@@ -77,20 +74,23 @@ def aggregate(
             inside = all_values[(weights[i] > 0) & defined, k]
             rows.append(
                 {
-                    **{"group": group.kind, "value": group.value, "statistic": name},
+                    "group": group.kind,
+                    "value": group.value,
+                    "statistic": name,
                     **{key: int(sums[key][i]) for key in ("rows", "tokens")},
                     **{key: sums[key][i] for key in SUMS},
-                    **{"min": inside.min(0), "max": inside.max(0)},
+                    "min": inside.min(0),
+                    "max": inside.max(0),
                     "histogram": _histogram(all_values[:, k], weights[i] * defined, tops[k])
                     if group.kind == ALL
                     else None,
                 }
             )
-    return pa.Table.from_pylist(rows, cells_schema(statistics.values.shape[2]))
+    return pa.Table.from_pylist(rows, aggregates_schema(statistics.values.shape[2]))
 
 
-def cells_schema(heads: int) -> pa.Schema:
-    """Of a unit's cells, for `heads` heads in all."""
+def aggregates_schema(heads: int) -> pa.Schema:
+    """The schema of a unit's aggregates, for `heads` heads in total."""
     wide, narrow = pa.list_(pa.float64(), heads), pa.list_(pa.float32(), heads)
     return pa.schema(
         [
@@ -114,6 +114,7 @@ def _histogram(values: np.ndarray, weights: np.ndarray, top: float) -> np.ndarra
 
 
 def length_groups(n_tokens: np.ndarray) -> list[Group]:
+    """A group for each range of text lengths that occurs."""
     place = np.searchsorted(LENGTHS, n_tokens)
     lows = (1, *(last + 1 for last in LENGTHS))
     names = [f"{low}-{last}" for low, last in zip(lows, LENGTHS, strict=False)]
@@ -122,9 +123,9 @@ def length_groups(n_tokens: np.ndarray) -> list[Group]:
 
 
 def value_groups(kind: str, rows: np.ndarray, values: pa.Array, count: int) -> list[Group]:
-    """A group for each distinct value; `rows` have these values, of `count` rows in all.
+    """A group for each distinct value; `rows` are the rows that have these values, of `count`.
 
-    Rows without a value are in no group.
+    Rows without a value are in no group. Raises JobError if there are too many values.
     """
     kind_ = values.type
     plain = values.cast(kind_.value_type) if pa.types.is_dictionary(kind_) else values

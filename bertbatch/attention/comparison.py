@@ -1,6 +1,6 @@
-"""Two corpora, head by head: by how much a statistic's mean differs at equal lengths.
+"""The attention statistics of two corpora, compared for every head.
 
-Rows are compared within ranges of lengths that both corpora have, as entropy and distances
+Rows are compared within ranges of lengths that both corpora have, because entropy and distances
 rise with length whatever the text. Within a range the means differ by δ; over ranges, with
 weights w = n₁n₂/(n₁+n₂), Δ = Σwδ/Σw. The effect size is Δ over the standard deviation within
 ranges, pooled (Cohen's d: Cohen 1988). z = Δ/se(Δ) gives a two-sided p by the normal
@@ -23,9 +23,9 @@ FALSE_DISCOVERIES = 0.01
 
 
 def compare_outputs(this: Output, other: Output, across_models: bool) -> pa.Table:
-    """One row for each statistic, layer and head, largest effect first.
+    """One row for each statistic, layer and head, the largest effect first.
 
-    Positive differences mean that `this` has more. Raises JobError if the two cannot be
+    A difference is positive if `this` has the larger mean. Raises JobError if the two cannot be
     compared: different models (unless `across_models`), tokenizers or settings.
     """
     mine, theirs = (_contract(output) for output in (this, other))
@@ -49,14 +49,14 @@ def compare_outputs(this: Output, other: Output, across_models: bool) -> pa.Tabl
 
 
 def compare(this: Corpus, other: Corpus) -> pa.Table:
-    """As `compare_outputs`, for corpora of one shape. Raises JobError without common ground."""
+    """As `compare_outputs`, for corpora of one shape. Raises JobError without common lengths."""
     lengths = [value for value in this.groups(LENGTH) if value in other.groups(LENGTH)]
     columns: dict[str, list[Any]] = {name: [] for name in ("statistic", "difference", "d", "z")}
     behind: list[np.ndarray] = []
     names = [name for name in this.tops if name in other.tops]
     for name in names:
         pairs = [
-            (this.cell(key), other.cell(key))
+            (this.aggregate(key), other.aggregate(key))
             for key in ((LENGTH, value, name) for value in lengths)
             if key in this.keys and key in other.keys
         ]
@@ -109,7 +109,7 @@ def adjusted(p: np.ndarray) -> np.ndarray:
 def _stratified(
     pairs: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Δ, Cohen's d and z of every head, over pairs of cells."""
+    """Δ, Cohen's d and z of every head, over pairs of aggregates."""
     shape = pairs[0][0]["mean"].shape
     weight, free = 0.0, 0.0
     difference, variance, squares = np.zeros(shape), np.zeros(shape), np.zeros(shape)

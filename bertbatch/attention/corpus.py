@@ -1,4 +1,7 @@
-"""A corpus's statistics of every head: its units' cells, merged in any order."""
+"""The attention statistics of a corpus, for every head.
+
+They are the aggregates of its units, merged in any order.
+"""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +16,13 @@ from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
 from bertbatch.output.records import reading
 
-READING = 64  # units' files that are held at once
+READING = 64  # units' files in memory at the same time
 Key = tuple[str, str, str]  # kind of group, its value, statistic
 
 
 @dataclass
 class Corpus:
-    """Cells merged so far: arrays [cells, layers · heads], by each cell's place in `keys`."""
+    """The aggregates merged so far; `keys` has the place of each in arrays [n, layers · heads]."""
 
     layers: int
     heads: int
@@ -35,31 +38,32 @@ class Corpus:
             self._arrays[name] = np.zeros((0, width))
         self.histograms = {name: np.zeros((width, BINS), np.int64) for name in self.tops}
 
-    def add(self, cells: pa.Table) -> None:
-        """Merges a unit's cells: Chan, Golub & LeVeque 1979, formulas 2.1."""
-        if not cells.num_rows:
+    def add(self, aggregates: pa.Table) -> None:
+        """Merges a unit's aggregates: Chan, Golub & LeVeque 1979, formulas 2.1."""
+        if not aggregates.num_rows:
             return
-        keys = list(
-            zip(*(cells[n].to_pylist() for n in ("group", "value", "statistic")), strict=True)
+        group, value, statistics = (
+            aggregates[name].to_pylist() for name in ("group", "value", "statistic")
         )
+        keys = list(zip(group, value, statistics, strict=True))
         at = np.array([self._place(key) for key in keys])
         mine = self._arrays
         for weight, mean, m2 in WEIGHTS:
-            a, b = mine[weight][at], cells[weight].to_numpy().astype(np.float64)
+            a, b = mine[weight][at], aggregates[weight].to_numpy().astype(np.float64)
             whole = a + b
-            off = _matrix(cells, mean) - mine[mean][at]
+            off = _matrix(aggregates, mean) - mine[mean][at]
             mine[mean][at] += off * (b / whole)[:, None]
-            mine[m2][at] += _matrix(cells, m2) + off * off * (a * b / whole)[:, None]
+            mine[m2][at] += _matrix(aggregates, m2) + off * off * (a * b / whole)[:, None]
             mine[weight][at] = whole
-        mine["min"][at] = np.minimum(mine["min"][at], _matrix(cells, "min"))
-        mine["max"][at] = np.maximum(mine["max"][at], _matrix(cells, "max"))
-        for (_, _, statistic), bins in zip(keys, cells["histogram"], strict=True):
+        mine["min"][at] = np.minimum(mine["min"][at], _matrix(aggregates, "min"))
+        mine["max"][at] = np.maximum(mine["max"][at], _matrix(aggregates, "max"))
+        for statistic, bins in zip(statistics, aggregates["histogram"], strict=True):
             if bins.is_valid:
                 counts = bins.values.to_numpy().reshape(-1, BINS)
                 self.histograms[statistic] += counts
 
-    def cell(self, key: Key) -> dict[str, Any]:
-        """A cell's sums: "rows" and "tokens" numbers, the others [layers · heads]."""
+    def aggregate(self, key: Key) -> dict[str, Any]:
+        """The columns of an aggregate: "rows" and "tokens" numbers, the others [layers · heads]."""
         return {name: array[self.keys[key]] for name, array in self._arrays.items()}
 
     def groups(self, kind: str) -> list[str]:
@@ -103,29 +107,32 @@ class Corpus:
             self.keys[key] = len(self.keys)
             for name, array in self._arrays.items():
                 empty = {"min": np.inf, "max": -np.inf}.get(name, 0)
-                if len(array) < len(self.keys):  # room for as many again, and some
+                if len(array) < len(self.keys):  # grows to twice the size and 16 more
                     more = np.full((len(array) + 16, *array.shape[1:]), empty, array.dtype)
                     self._arrays[name] = np.concatenate([array, more])
         return self.keys[key]
 
 
 def read_corpus(output: Output) -> Corpus:
-    """Merges the cells of every committed unit. Raises JobError if there are none."""
+    """Merges the aggregates of every committed unit. Raises JobError if there are none."""
     attention = attention_contract(output)["attention"]
     corpus = Corpus(attention["layers"], attention["heads"], attention["statistics"])
-    for cells in _stored(output, sorted(output.committed().values())):
+    for aggregates in _stored(output, sorted(output.committed().values())):
         with reading(f"{output.path}: a file of statistics"):
-            corpus.add(cells)
+            corpus.add(aggregates)
     if not corpus.keys:
-        raise JobError(f"{output.path} has no committed statistics yet")
+        raise JobError(f"{output.path} has no committed statistics yet; run its job first")
     return corpus
 
 
 def attention_contract(output: Output) -> dict[str, Any]:
-    """The contract of an output with statistics. Raises JobError if it is none."""
+    """The contract of an output. Raises JobError if there is none, or none with statistics."""
     contract = output.contract()
     if contract is None:
-        raise JobError(f"{output.path} is no output of bertbatch: it has no _bertbatch/job.yaml")
+        raise JobError(
+            f"{output.path} is not an output of bertbatch: it has no _bertbatch/job.yaml; give the "
+            "folder of an output"
+        )
     if contract.get("attention") is None:
         raise JobError(
             f"{output.path} was scored without attention statistics; score into a new folder "
@@ -135,33 +142,38 @@ def attention_contract(output: Output) -> dict[str, Any]:
 
 
 def _stored(output: Output, parts: Sequence[str]) -> Iterator[pa.Table]:
-    """The cells of each part that has some; a part's footer names them."""
+    """The aggregates of each part that has some; a part's footer names their file."""
 
     def load(part: str) -> pa.Table | None:
         try:
             footer = output.footer(part) or {}
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise JobError(f"{output.at(part)} is no part of bertbatch's: {error}") from error
+            raise JobError(
+                f"{output.at(part)} is not a part of bertbatch: {error}; run bertbatch verify"
+            ) from error
         path = footer.get("side_files", {}).get("attention")
         if path is None:
             return None
         try:
             return output.side(path)
         except (OSError, pa.ArrowException) as error:
-            raise JobError(f"{output.at(path)}, which {part} names: {error}") from error
+            raise JobError(
+                f"{output.at(path)}, which {part} names, cannot be read: {error}; run bertbatch "
+                "verify"
+            ) from error
 
     with ThreadPoolExecutor(8) as pool:
         for first in range(0, len(parts), READING):
             yield from (t for t in pool.map(load, parts[first : first + READING]) if t is not None)
 
 
-def _matrix(cells: pa.Table, name: str) -> np.ndarray:
-    column = cells[name].combine_chunks()
+def _matrix(aggregates: pa.Table, name: str) -> np.ndarray:
+    column = aggregates[name].combine_chunks()
     flat: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
     matrix: np.ndarray = flat.reshape(len(column), -1)
     return matrix
 
 
 def _natural(kind: str, value: str) -> tuple[int, str]:
-    """Ranges of lengths by their number, everything else by its letters."""
+    """Sorts ranges of lengths by number, everything else alphabetically."""
     return (int(value.partition("-")[0]) if kind == LENGTH else 0, value)

@@ -1,6 +1,7 @@
-"""One text looked at closely: its tokens, its prediction, and every head's attention weights.
+"""A single text with every head's attention weights.
 
-The weights are transformers' own, in float32 and in full; for a single text that is little.
+Its tokens and its prediction come with them. The weights are transformers' own, in float32 and in
+full, which takes little memory for one text.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from bertbatch.tasks.task import task_of
 
 
 @dataclass(frozen=True)
-class Glance:
+class Inspection:
     """A text's tokens [n], its answer, and its attention weights [layers, heads, n, n].
 
     `weights[l, h, i, j]` is the share of token i's attention that goes to token j.
@@ -30,7 +31,7 @@ class Glance:
     content: np.ndarray
     answer: dict[str, object]
     weights: np.ndarray
-    warning: str | None = None  # what is wrong with the text for this model
+    warning: str | None = None  # why the text does not suit the model
 
     def query(self, token: str | None) -> int:
         """The first place of a token; without one, the first token, which classifiers read.
@@ -47,47 +48,49 @@ class Glance:
             return self.tokens.index(token)
         raise JobError(f"--token {token}: the text has the tokens {' '.join(self.tokens)}")
 
-    def telling(self, query: int, count: int) -> list[tuple[int, int]]:
+    def strongest_heads(self, query: int, count: int) -> list[tuple[int, int]]:
         """The heads (layer, head) that give most of a token's attention to one content token.
 
-        The token itself does not count.
+        Attention to the token itself does not count.
         """
-        there = self.content.copy()
-        there[query] = False
-        if not there.any():
+        others = self.content.copy()
+        others[query] = False
+        if not others.any():
             return []
-        most = self.weights[:, :, query, there].max(-1)
+        most = self.weights[:, :, query, others].max(-1)
         best = np.argsort(-most, axis=None, kind="stable")[:count]
         layers, heads = np.unravel_index(best, most.shape)
         return [(int(layer), int(head)) for layer, head in zip(layers, heads, strict=True)]
 
 
-def look(settings: Model, text: str, second: str | None = None) -> Glance:
-    """Scores one text, or a pair, on the CPU. Raises JobError if the model cannot be had."""
+def inspect_text(settings: Model, text: str, pair_text: str | None = None) -> Inspection:
+    """Scores one text, or a pair, on the CPU. Raises JobError if the model cannot be loaded."""
     import torch
 
-    for given in (text, second or ""):
+    for given in (text, pair_text or ""):
         if not given.isascii() and given.encode(errors="ignore").decode() != given:
-            raise JobError("the text is no Unicode: is the terminal's encoding UTF-8?")
+            raise JobError("the text is not Unicode: set the terminal's encoding to UTF-8")
     spec = check_model(settings)
     tokenizer = get_tokenizer(spec).python
     task = task_of(spec)
     model = load(spec, "cpu", "float32", "eager")
     inputs = tokenizer(
-        text, second, truncation=True, max_length=spec.max_length, return_tensors="pt"
+        text, pair_text, truncation=True, max_length=spec.max_length, return_tensors="pt"
     )
     if getattr(model.config, "type_vocab_size", 0) < 2:
         inputs.pop("token_type_ids", None)
     with torch.inference_mode():
         answer = model(**inputs, output_attentions=True)
     if not answer.attentions:
-        raise JobError(f"model.name {spec.name}: it does not show its attention weights")
+        raise JobError(
+            f"model.name {spec.name}: it returns no attention weights; use a model shaped as BERT"
+        )
     ids = inputs["input_ids"][0].tolist()
     columns = task.columns(answer.logits.numpy())
     content = ~np.isin(ids, special_ids(tokenizer))
     unknown = np.isin(ids, [tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else [])
     share = (unknown & content).sum() / max(content.sum(), 1)
-    return Glance(
+    return Inspection(
         warning=unknown_words(share, spec.name) if share > UNKNOWN_SHARE else None,
         tokens=[_readable(tokenizer, token) for token in tokenizer.convert_ids_to_tokens(ids)],
         content=content,

@@ -1,4 +1,6 @@
-"""Each row's own statistics: output columns that need no code of ours to read.
+"""The attention statistics of each row, as output columns.
+
+They can be read without this package.
 
 `attn_<statistic>`: FixedSizeList<float32>[layers · heads], layer-major, with the shape in the
 field's metadata; null for a row that is not in the sample, and where the statistic is not
@@ -38,20 +40,20 @@ def attention_fields(attention: Attention | None, spec: ModelSpec) -> list[pa.Fi
 
 
 def attention_columns(fields: Sequence[pa.Field], statistics: Statistics) -> list[pa.Array]:
-    """One array for each of the fields, if there are any."""
+    """One array for each of the fields of `attention_fields`."""
     if not fields:
         return []
-    watched = statistics.text >= 0
+    sampled = statistics.text >= 0
     values, counts = statistics.values[statistics.text], statistics.counts[statistics.text]
     columns = []
     for k, field in enumerate(fields[:-1]):
-        absent = ~watched | (counts[:, k] == 0)
+        absent = ~sampled | (counts[:, k] == 0)
         flat = np.where(absent[:, None], 0, values[:, k]).ravel()
         size = field.type.list_size
         columns.append(pa.FixedSizeListArray.from_arrays(flat, size, mask=pa.array(absent)))
     each = [pa.array(counts[:, k]) for k in range(len(fields) - 1)]
     named = list(fields[-1].type)
-    columns.append(pa.StructArray.from_arrays(each, fields=named, mask=pa.array(~watched)))
+    columns.append(pa.StructArray.from_arrays(each, fields=named, mask=pa.array(~sampled)))
     return columns
 
 
@@ -62,7 +64,7 @@ def of_pieces(pieces: Sequence[Scored], kept: np.ndarray, shape: tuple[int, int]
     """
     values, counts = [np.zeros((1, *shape), np.float32)], [np.zeros((1, shape[0]), np.int32)]
     texts = []
-    size = 1  # the first text is nobody's: so that there is one if no row is watched
+    size = 1  # a first text without rows, so that there is a text if no row is sampled
     for piece in pieces:
         if piece.statistics is None:
             texts.append(np.full(len(piece.logits), -1))
@@ -81,9 +83,8 @@ def of_pieces(pieces: Sequence[Scored], kept: np.ndarray, shape: tuple[int, int]
 def attention_array(table: "pa.Table | pd.DataFrame", statistic: str) -> np.ndarray:
     """A statistic of every row as float32 [rows, layers, heads]; NaN where it is null.
 
-    `table` holds predictions as pyarrow read them, or pandas with their field's metadata lost:
-    then the shape must be known, so pass a pyarrow table. Raises JobError if the column is
-    not there.
+    `table` must be a pyarrow table: pandas loses the field's metadata, which has the shape. Raises
+    JobError if it is not, or has no such column.
     """
     name = f"attn_{statistic}"
     if not isinstance(table, pa.Table) or name not in table.column_names:
@@ -92,6 +93,6 @@ def attention_array(table: "pa.Table | pd.DataFrame", statistic: str) -> np.ndar
     layers, heads = (int(field.metadata[key]) for key in (b"layers", b"heads"))
     out = np.full((table.num_rows, layers * heads), np.nan, np.float32)
     column = table.column(name).combine_chunks()
-    there = np.asarray(column.is_valid())
-    out[there] = np.asarray(column.flatten(), np.float32).reshape(-1, layers * heads)
+    valid = np.asarray(column.is_valid())
+    out[valid] = np.asarray(column.flatten(), np.float32).reshape(-1, layers * heads)
     return out.reshape(-1, layers, heads)

@@ -1,4 +1,4 @@
-"""Which rows are looked at when only a share of them shall be."""
+"""The sample of rows whose attention statistics are computed."""
 
 import hashlib
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from rich.text import Text
 from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.comparison import FALSE_DISCOVERIES
 from bertbatch.attention.corpus import Corpus
-from bertbatch.attention.inspect import Glance
+from bertbatch.attention.inspect import Inspection
 from bertbatch.errors import JobError
 
 TOP_HEADS = 20  # shown of a comparison
@@ -29,7 +29,7 @@ def show_corpus(corpus: Corpus) -> None:
     for name in corpus.tops:
         if (ALL, "", name) not in corpus.keys:
             continue
-        cell = corpus.cell((ALL, "", name))
+        cell = corpus.aggregate((ALL, "", name))
         mean = cell["mean"].reshape(corpus.layers, corpus.heads)
         layer, head = np.unravel_index(mean.argmax(), mean.shape)
         table.add_row(name, *(f"{x:.3g}" for x in mean.mean(1)), f"{layer + 1}.{head + 1}")
@@ -45,43 +45,45 @@ def show_corpus(corpus: Corpus) -> None:
     )
 
 
-def show_glance(
-    glance: Glance, token: str | None, layer: int | None, head: int | None, count: int
+def show_inspection(
+    inspection: Inspection, token: str | None, layer: int | None, head: int | None, count: int
 ) -> None:
     """A text's answer, and where one token's attention goes in some heads.
 
     Raises JobError for a token, layer or head that there is not.
     """
-    layers, heads = glance.weights.shape[:2]
+    layers, heads = inspection.weights.shape[:2]
     for name, asked, have in (("layer", layer, layers), ("head", head, heads)):
         if asked is not None and asked > have:
             raise JobError(f"--{name} {asked}: the model has {have} {name}s")
-    query = glance.query(token)
-    telling = glance.telling(query, layers * heads)
+    query = inspection.query(token)
+    telling = inspection.strongest_heads(query, layers * heads)
     chosen = [(at, of) for at, of in telling if layer in (None, at + 1) and head in (None, of + 1)][
         : 1 if layer and head else count
     ]
     console = Console()
-    for name, value in glance.answer.items():
+    for name, value in inspection.answer.items():
         console.print(f"{name}: {value}", highlight=False, markup=False)
-    if glance.warning:
-        console.print(f"warning: {glance.warning}", highlight=False, markup=False, soft_wrap=True)
+    if inspection.warning:
+        console.print(
+            f"warning: {inspection.warning}", highlight=False, markup=False, soft_wrap=True
+        )
     if not telling:
         console.print("no word to look at: there are only special tokens", highlight=False)
     for at, of in chosen:
-        weights = glance.weights[at, of, query]
+        weights = inspection.weights[at, of, query]
         console.print(
-            f"\nlayer {at + 1}, head {of + 1}, from {glance.tokens[query]}:",
+            f"\nlayer {at + 1}, head {of + 1}, from {inspection.tokens[query]}:",
             highlight=False,
             markup=False,
         )
         shaded = Text()
-        for word, weight in zip(glance.tokens, weights / weights.max(), strict=True):
+        for word, weight in zip(inspection.tokens, weights / weights.max(), strict=True):
             shaded.append(word, style=_shade(float(weight)))
             shaded.append(" ")
         console.print(shaded)
         best = np.argsort(-weights, kind="stable")[:5]
-        numbers = ", ".join(f"{glance.tokens[i]} {weights[i]:.2f}" for i in best)
+        numbers = ", ".join(f"{inspection.tokens[i]} {weights[i]:.2f}" for i in best)
         console.print(f"  {numbers}", highlight=False, markup=False)
 
 

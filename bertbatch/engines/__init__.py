@@ -1,5 +1,5 @@
-"""The forward pass: token ids in, logits out.
+"""Engines, which run the forward pass: token ids in, logits out.
 
-`engine.py` says what an engine is; batches, calibration and checks of answers are here, too.
-What the logits mean is said in `tasks/`.
+`engine.py` says what an engine is. Batching, calibration and the checks of answers are here, too.
+`tasks/` turns logits into output columns.
 """

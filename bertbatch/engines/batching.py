@@ -1,7 +1,7 @@
-"""Rows in batches under a token budget, as the arrays that a model takes.
+"""Batches of rows under a token budget.
 
-However rows are batched, each is in exactly one batch, and no batch is over the budget but
-that of a single row which is longer.
+Each row is in exactly one batch. A batch exceeds the budget only if it is a single row that is
+longer.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,19 +11,19 @@ import numpy as np
 
 
 class Batching(StrEnum):
-    """Which rows may share a forward pass, the fastest first."""
+    """Which rows may share a forward pass, the fastest way first."""
 
-    PACKED = "packed"  # any, end to end without padding
-    PADDED = "padded"  # any, filled up to the longest
-    EQUAL = "equal_length"  # rows of one length: nothing is filled up
-    SINGLE = "single"  # none
+    PACKED = "packed"  # any rows, end to end without padding
+    PADDED = "padded"  # any rows, padded to the longest
+    EQUAL = "equal_length"  # rows of the same length, without padding
+    SINGLE = "single"  # each row alone
 
 
 def packed_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Row indices of each batch, whose lengths sum up to the budget at most.
+    """Row indices of each batch; the sum of its lengths is at most the budget.
 
-    Best fit by length: the longest row that is left opens a batch, then the longest that
-    still fit fill it. Rows of one length are neighbours in a batch.
+    Best fit by length: the longest remaining row opens a batch, then the longest rows that
+    still fit fill it. Rows of the same length are neighbours in a batch.
     """
     rows, values, counts, starts = _by_length(lengths)
     while (counts > 0).any():
@@ -44,10 +44,10 @@ def packed_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
 
 
 def padded_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Row indices of each batch, whose rows times its longest row are the budget at most.
+    """Row indices of each batch; its rows times the longest of them is at most the budget.
 
-    Rows of exactly equal length come first where they fill a batch, which then needs no
-    mask; the others follow, longest first.
+    Rows of equal length come first where they fill a batch, since such a batch needs no mask.
+    The other rows follow, longest first.
     """
     rows, values, counts, starts = _by_length(lengths)
     left = []
@@ -65,7 +65,7 @@ def padded_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
 
 
 def equal_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Row indices of each batch, whose rows have one length."""
+    """Row indices of each batch, whose rows have the same length."""
     rows, values, counts, starts = _by_length(lengths)
     for value, count, start in zip(values, counts, starts, strict=True):
         fit = max(budget // int(value), 1)
@@ -87,21 +87,21 @@ SPLITS: dict[Batching, Callable[[np.ndarray, int], Iterator[np.ndarray]]] = {
 
 
 def _by_length(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows longest first; each length among them, its count, and where its rows start."""
+    """Rows longest first; each distinct length, its count, and where its rows start."""
     rows = np.argsort(-lengths, kind="stable")
     values, starts, counts = np.unique(-lengths[rows], return_index=True, return_counts=True)
     return rows, -values, counts, starts
 
 
 def padded(flat: np.ndarray, mask: np.ndarray, filler: int) -> np.ndarray:
-    """Rows laid end to end as int64, shaped as their mask (see `real_places`)."""
+    """Rows that lie end to end as int64 in the shape of their mask (see `real_places`)."""
     out = np.full(mask.shape, filler, np.int64)
     out[mask] = flat
     return out
 
 
 def real_places(lengths: np.ndarray, left: bool) -> np.ndarray:
-    """Which places of padded rows hold tokens, bool [rows, longest]; `left`: padded there."""
+    """Which places of padded rows hold tokens, bool [rows, longest]; `left`: after the padding."""
     longest = int(lengths.max())
     place = np.arange(longest)
     mask: np.ndarray

@@ -1,24 +1,23 @@
-"""Attention as two batched matrix products with a softmax between, for bfloat16 on CPUs.
+"""Attention as two batched matrix products, for bfloat16 on CPUs.
 
-Where a processor multiplies bfloat16 in vectors but has no tiles (AVX512-BF16 without AMX),
-oneDNN's batched products are about twice as fast as the products inside torch's own kernel.
+If a processor multiplies bfloat16 in vectors but not in tiles (AVX512-BF16 without AMX),
+oneDNN's batched products are about twice as fast as those inside torch's attention kernel.
 """
 
 import torch
 from torch import Tensor
 
-# Attention weights worked on at a time by each thread: as bfloat16 they are a MiB, which
-# stays in a core's cache and is never given back to the system, whose fresh pages cost more
-# than the products.
+# Attention weights that each thread computes at a time. As bfloat16 they take a MiB, which stays
+# in a core's cache. The buffer is kept: fresh pages from the system cost more than the products.
 CHUNK = 1 << 19
-SHORT = 64  # tokens; below, adding one row of a mask to many short ones would be slow
+SHORT = 64  # tokens; for shorter rows, broadcasting one row of a mask would be slow
 
 
-class Products:
+class BmmAttention:
     """softmax(Q Kᵀ · scale + mask) V, called as torch's scaled_dot_product_attention is.
 
-    Attention(Q, K, V) as in https://arxiv.org/abs/1706.03762, section 3.2.1. One thread of
-    the caller at a time: the attention weights have one buffer.
+    Attention(Q, K, V) as in https://arxiv.org/abs/1706.03762, section 3.2.1. Not thread-safe:
+    the attention weights have one buffer.
     """
 
     def __init__(self, threads: int):
@@ -33,9 +32,9 @@ class Products:
         attn_mask: Tensor | None,
         scale: float | None,
     ) -> Tensor:
-        """The answer [rows, heads, length, size], the shape of query, key and value.
+        """Attention [rows, heads, length, size] of query, key and value of that shape.
 
-        `attn_mask` bool [rows, 1, 1, length] is true for the keys to look at.
+        `attn_mask` bool [rows, 1, 1, length] is true for the keys that are attended.
         """
         rows, heads, length, size = query.shape
         scale = size**-0.5 if scale is None else scale
@@ -50,7 +49,7 @@ class Products:
                 bias = bias.expand(rows, 1, length, length).contiguous()
         area = length * length
         together = max(self._chunk // (heads * area), 1)  # rows
-        part = min(max(self._chunk // area, 1), heads)  # heads, of one row that is too large
+        part = min(max(self._chunk // area, 1), heads)  # heads, if one row is too large
         if self._buffers.shape[1] < (need := max(together * heads, part) * area):
             self._buffers = torch.empty(2, need, dtype=q.dtype)
         for row in range(0, rows, together):

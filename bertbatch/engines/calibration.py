@@ -1,60 +1,53 @@
-"""Which engine and token budget are fastest for a corpus on this worker: measured on it."""
+"""The fastest engine for a corpus on this worker, measured with its token budgets."""
 
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.engines.engine import Engine, batches, load_engine
+from bertbatch.engines.engine import Engine, EngineOptions, batches, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import score
 from bertbatch.errors import JobError, OutOfMemory
-from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
+from bertbatch.registry import ENGINES
 from bertbatch.tasks.task import task_of
 
 log = logging.getLogger("bertbatch")
 
-ENOUGH_TOKENS = 50_000  # in a unit: less is scored sooner than anything can be measured
+ENOUGH_TOKENS = 50_000  # in a unit: scoring fewer takes less time than measuring
 SECONDS = 0.4  # of batches for each candidate
-HOPELESS = 0.7  # of the best rate: an engine so far behind will not catch up by its budget
-SAMPLE_TOKENS = 8192  # of the rows whose scores are compared
-# How far scores may be from torch's for another engine to be chosen by its speed.
+HOPELESS = 0.7  # of the best rate: no other budget makes up for that
+SAMPLE_TOKENS = 8192  # in the rows whose scores are compared
+# How far another engine's scores may be from torch's.
 SCORE_TOLERANCE = 0.02
 
 
 def calibrate(
-    engine: Engine,
-    spec: ModelSpec,
-    settings: Model,
-    threads: int,
-    tokens: Tokens,
-    probe: Probe,
+    engine: Engine, spec: ModelSpec, options: EngineOptions, tokens: Tokens, probe: Probe
 ) -> tuple[Engine, dict[str, float]]:
     """The fastest engine, set to its fastest budget, and the tokens/s of every candidate.
 
-    Batches are drawn from the unit's own rows; the job's settings are not reconsidered. An
-    engine whose scores are not those of the first is no candidate, however fast.
+    Batches are drawn from the unit's own rows. What the job sets is not reconsidered. An engine
+    whose scores differ from those of the first is rejected, however fast it is. `options` are
+    those of the first.
     """
     lengths = tokens.lengths
     expected = _scores(engine, spec, tokens)
     rates: dict[str, float] = {}
     best, chosen, chosen_budget = 0.0, engine, engine.tokens_per_batch
-    for candidate in _candidates(engine, spec, settings, threads, probe):
+    for candidate in _candidates(engine, spec, options, probe):
         off = float(np.abs(_scores(candidate, spec, tokens) - expected).max())
         if off > SCORE_TOLERANCE:
-            log.info(
-                "%s %s is no candidate: its scores are off by %.2g",
-                *(candidate.name, candidate.dtype, off),
-            )
+            reason = f"its scores are off by {off:.2g}"
+            log.info("%s %s is rejected: %s", candidate.name, candidate.dtype, reason)
             continue
-        budgets = candidate.budgets
-        if settings.tokens_per_batch != "auto":
-            budgets = (settings.tokens_per_batch,)
-        for budget in budgets:
+        asked = options.settings.tokens_per_batch
+        for budget in candidate.budgets if asked == "auto" else (asked,):
             candidate.tokens_per_batch = budget
             try:
                 rate = _rate(candidate, tokens, lengths)
@@ -70,22 +63,25 @@ def calibrate(
 
 
 def _candidates(
-    engine: Engine, spec: ModelSpec, settings: Model, threads: int, probe: Probe
+    engine: Engine, spec: ModelSpec, options: EngineOptions, probe: Probe
 ) -> Iterator[Engine]:
     yield engine
-    if settings.engine == "auto" and engine.device == "cpu":
+    if options.settings.engine != "auto" or engine.device != "cpu":
+        return
+    for name in [name for name in ENGINES if name != engine.name]:
+        # The precision that the first engine has found to work for the model.
+        fixed = options.settings.model_copy(update={"engine": name, "dtype": engine.dtype})
         try:
-            # What torch fell back to is what the model can take.
-            fixed = settings.model_copy(update={"dtype": engine.dtype})
-            other = load_engine("openvino", spec, fixed, engine.device, threads)
+            other = load_engine(spec, replace(options, settings=fixed))
             other.settle(probe)
-            yield other
         except JobError as error:
             log.debug("not a candidate: %s", error)
+            continue
+        yield other
 
 
 def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
-    """What the task makes of the first rows' logits: every class's probability, or the value."""
+    """The scores of the first rows: every class's probability, or the value."""
     some = max(int(np.searchsorted(tokens.offsets, SAMPLE_TOKENS)) - 1, 1)
     logits = score(engine, tokens, 0, some).logits
     column = task_of(spec).columns(logits)[-1]
@@ -96,14 +92,14 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
     """Real tokens per second of batches drawn at random."""
     plan = list(batches(engine, lengths))
-    watch = bool(tokens.sampled.all())
+    with_statistics = bool(tokens.sampled.all())
     order = np.random.default_rng(0).permutation(len(plan))
     done, began = 0, 0.0
     for count, i in enumerate(order):
         rows = plan[i]
         if count == 1:
             done, began = 0, time.perf_counter()  # the first one also sets things up
-        engine.start(*tokens.take(rows), watch).logits()
+        engine.start(tokens.take(rows, with_statistics)).logits()
         done += int(lengths[rows].sum())
         if count and time.perf_counter() - began > SECONDS:
             break

@@ -1,4 +1,4 @@
-"""Arrays to a device, and what its errors mean: no memory left, a GPU lost, a GPU unknown."""
+"""Devices that tensors are on: CPUs, GPUs, their errors."""
 
 import re
 from collections.abc import Iterator
@@ -10,28 +10,28 @@ from torch import Tensor
 
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 
-# How torch, its kernels' libraries and the compiler tell of an error of the GPU.
+# Errors of a GPU, as torch, its kernel libraries and its compiler word them.
 OF_GPU = re.compile(r"(CUDA|HIP)( driver)? error|Triton Error|cuDNN error|CUBLAS_STATUS")
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 NO_KERNEL = "no kernel image is available"
 
 
-def there(array: np.ndarray, device: str) -> Tensor:
-    """The array on a device, on its way while the caller goes on."""
+def to_device(array: np.ndarray, device: str) -> Tensor:
+    """The array on a device. It may still be copied to a GPU when this returns."""
     tensor = torch.from_numpy(array)
     return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """Tells a device's errors apart: raises OutOfMemory or DeviceLost, others as they are.
+    """Turns a device's errors into OutOfMemory or DeviceLost; others are raised unchanged.
 
     Raises JobError if torch has no kernels for the GPU.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        with suppress(RuntimeError):  # if the GPU is lost, too, the next batch tells
+        with suppress(RuntimeError):  # if the GPU is lost, the next batch fails
             torch.cuda.empty_cache()
         raise OutOfMemory(str(error)) from None
     except RuntimeError as error:
@@ -50,13 +50,13 @@ def device_errors() -> Iterator[None]:
 
 
 def check_gpu() -> None:
-    """Has the GPU do something. Raises JobError if it cannot, DeviceLost."""
+    """Computes something on the GPU. Raises JobError if torch has no kernels for it, DeviceLost."""
     with device_errors():
         (torch.ones(1, device="cuda") + 1).cpu()
 
 
 def _is_lost(text: str) -> bool:
-    """Whether every further call would fail, too: an argument that a kernel refuses is no loss."""
+    """Whether every further call would fail, too. After a rejected argument none would."""
     if "ECC" in text:
         return True
     try:

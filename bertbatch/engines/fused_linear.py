@@ -1,9 +1,9 @@
-"""Linear layers with what follows them fused in.
+"""Linear layers fused with the operations that follow them.
 
 On CPUs oneDNN multiplies fastest from its own blocked layout of the weights, and adds bias,
 GELU or the residual while a result is still in a register. These are the operators that
-torch.compile would emit, called without its minute of compiling. Where a processor or a build
-of torch lacks them, transformers' own layers stay.
+torch.compile would emit, without its minute of compiling. If a processor or a build of torch
+lacks them, transformers' own layers stay.
 """
 
 import logging
@@ -16,7 +16,7 @@ from bertbatch.engines.int8 import Int8Linear
 
 log = logging.getLogger("bertbatch")
 
-# The parts of a feed-forward block that are one operator: a linear layer, its activation.
+# A linear layer and its activation, the parts of a feed-forward block that become one operator.
 ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"))
 EXACT_GELU = ("GELUActivation",)
 
@@ -72,10 +72,10 @@ class FusedResidual(nn.Module):
 
 
 def fuse(module: Any, layer: "type[FusedLinear | Int8Linear]") -> None:
-    """Replaces the linear layers below a module by such layers, in place.
+    """Replaces the linear layers below a module by layers of this class, in place.
 
-    Which layers can be fused is read off the modules' shapes; whether the answers stayed the
-    same is for the caller to check.
+    The modules' structure tells which layers can be fused. The caller checks that the answers
+    stay the same.
     """
     for name, child in module.named_children():
         parts = {part for part, _ in child.named_children()}
@@ -96,8 +96,8 @@ def fuse(module: Any, layer: "type[FusedLinear | Int8Linear]") -> None:
 def compile_parts(module: Any) -> None:
     """Compiles the parts of a layer around attention, in place, for batches of any size.
 
-    What torch.compile gains is in what follows the linear layers: bias, GELU, residual and
-    LayerNorm in one pass. Attention has a kernel of its own.
+    torch.compile gains in the operations after linear layers: bias, GELU, residual and LayerNorm
+    in one pass. Attention has a kernel of its own.
     """
     for child in module.children():
         parts = {part for part, _ in child.named_children()}

@@ -1,7 +1,7 @@
-"""Linear layers in int8, and whether their answers are near enough to float32's to be used.
+"""Linear layers in int8, checked against float32.
 
-That is tried on the processor at hand before a row is scored: where a processor adds two
-products in 16 bits, large ones do not fit, and it says nothing of it.
+The checks run on the processor at hand before any row is scored: some processors add two
+products in 16 bits, where large ones overflow silently.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as plain_linear
 
-# How far probabilities may be from float32's over the sample: on average and at most; and how
-# far apart float32's two likeliest classes are where the label must be the same.
+# How far probabilities over the sample may be from float32's, on average and at most. Labels must
+# be the same where float32's two likeliest classes are further apart than CLEAR_LEAD.
 MEAN_OFF, MOST_OFF, CLEAR_LEAD = 0.008, 0.15, 0.2
-LAYER_OFF = 1e-3  # of the largest output: from the formula, which float32 sums in another order
+LAYER_OFF = 1e-3  # how far a layer may be from the formula, as a share of its largest output
 
 
 class Int8Linear(nn.Module):
-    """y = act(x Wᵀ + b) in int8: weights rounded once, x at each call.
+    """y = act(x Wᵀ + b) in int8: weights are rounded once, x at each call.
 
-    Weights have one scale for each output, so that its largest is 127; x [tokens, in] has one
-    in all, over 254 steps from its least to its largest, which leaves room for rounding zero.
+    Weights have one scale for each output, so that the largest becomes 127. x [tokens, in] has one
+    scale, of 254 steps from its least to its largest value, which leaves room for rounding zero.
     """
 
     def __init__(self, linear: nn.Linear, activation: str = "none"):
@@ -36,8 +36,19 @@ class Int8Linear(nn.Module):
         scale, zero = _steps(x)
         x = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).to(torch.uint8)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(x, scale, zero, self._weight, self._scales, self._zeros, self._bias),
-            *(1.0, 0, torch.float32, self._activation, [], "none"),
+            qx=x,
+            x_scale=scale,
+            x_zero_point=zero,
+            qw=self._weight,
+            w_scale=self._scales,
+            w_zero_point=self._zeros,
+            bias=self._bias,
+            output_scale=1.0,
+            output_zero_point=0,
+            output_dtype=torch.float32,
+            post_op_name=self._activation,
+            post_op_args=[],
+            post_op_algorithm="none",
         )
         return y
 
@@ -48,7 +59,7 @@ class Int8Linear(nn.Module):
 
 
 def formula(linear: nn.Linear, x: Tensor) -> Tensor:
-    """What `Int8Linear` computes of x, by definition: the rounded operands in float32."""
+    """The definition of what `Int8Linear` computes: the rounded operands in float32."""
     scales, rounded = _rounded(linear.weight.detach())
     scale, zero = _steps(x)
     steps = torch.floor(x / scale + (zero + 0.5)) - zero
@@ -56,10 +67,10 @@ def formula(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def check_products(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Tries layers of each shape below a module where sums are largest.
+    """Compares layers of each shape below a module with the formula, where sums are largest.
 
-    x is everywhere at its largest, and so are the weights, of both signs. Raises ValueError
-    if this processor's products are not those of the formula.
+    All of x is at its largest, and so are the weights, of both signs. Raises ValueError if this
+    processor's products differ.
     """
     linears = (m for m in module.modules() if isinstance(m, nn.Linear))
     for outputs, inputs in {tuple(m.weight.shape) for m in linears}:
@@ -69,7 +80,7 @@ def check_products(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) ->
             layer.weight.copy_(sign[:, None].expand_as(layer.weight))
             layer.bias.zero_()
             x = torch.ones(1, 4, inputs)
-            x[:, 1] = 0.5  # so that the scale is not all there is to it
+            x[:, 1] = 0.5  # so that rounding matters, too
             wanted = formula(layer, x)
             off = float((make(layer)(x) - wanted).abs().max() / wanted.abs().max())
         if not off <= LAYER_OFF:
@@ -82,7 +93,7 @@ def check_products(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) ->
 def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> None:
     """Compares a sample's logits [texts, classes] in int8 with float32's. Raises ValueError.
 
-    Of regressions the values count, as shares of their spread.
+    Probabilities are compared; of regressions the values, as shares of their spread.
     """
     now, then = (_probabilities(x, problem_type, wanted) for x in (got, wanted))
     off = np.abs(now - then)
@@ -96,7 +107,7 @@ def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> Non
         clear = order[:, -1] - order[:, -2] > CLEAR_LEAD
         flipped = int((clear & (now.argmax(1) != then.argmax(1))).sum())
         if flipped:
-            raise ValueError(f"on {len(off)} texts {flipped} clear labels are others in float32")
+            raise ValueError(f"on {len(off)} texts {flipped} clear labels differ from float32's")
 
 
 def _probabilities(logits: np.ndarray, problem_type: str, wanted: np.ndarray) -> np.ndarray:
@@ -115,7 +126,7 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _steps(x: Tensor) -> tuple[float, int]:
-    """The scale of x and the step that is zero, of 254 from its least to its largest."""
+    """The scale of x, in 254 steps from its least to its largest value, and the step of zero."""
     least, most = (float(end) for end in torch.aminmax(x))
     least, most = min(least, 0.0), max(most, 1e-8)
     scale = (most - least) / 254

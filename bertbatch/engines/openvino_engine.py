@@ -1,4 +1,7 @@
-"""The forward pass on OpenVINO, converted in memory from the transformers model."""
+"""The forward pass in OpenVINO.
+
+The transformers model is converted in memory. Batches are padded.
+"""
 
 import sys
 import warnings
@@ -8,53 +11,46 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertbatch.engines.attention_stats import Watch
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.engine import Running
+from bertbatch.engines.engine import EngineOptions, Running
 from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.precision import fast_dtype
 from bertbatch.engines.probe import Probe
-from bertbatch.engines.row_independence import alone, choose, first_line
-from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.engines.row_independence import choose_batching, single_text_logits
+from bertbatch.errors import JobError, first_line
 from bertbatch.model.loading import load
 from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Batch
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
-ALLOWED = (Batching.PADDED, Batching.EQUAL, Batching.SINGLE)
+CANDIDATES = (Batching.PADDED, Batching.EQUAL, Batching.SINGLE)
 
 
 class OpenVinoEngine:
     name = "openvino"
     device = "cpu"
-    packs = False
     budgets: tuple[int, ...] = (1024, 2048, 512)
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        settings: Model,
-        device: str,
-        threads: int,
-        watch: Watch | None = None,
-    ):
-        if watch:
+    def __init__(self, spec: ModelSpec, options: EngineOptions):
+        if options.statistics:
             raise JobError("model.engine openvino gives no attention statistics; use torch or auto")
-        # The converter would report its use over the network if this package were there.
+        # If this package could be imported, the converter would report its use over the network.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-        torch.set_num_threads(threads)
-        self.dtype = fast_dtype(device) if settings.dtype == "auto" else settings.dtype
-        budget = settings.tokens_per_batch
+        torch.set_num_threads(options.threads)
+        dtype, budget = options.settings.dtype, options.settings.tokens_per_batch
+        self.dtype = fast_dtype(self.device) if dtype == "auto" else dtype
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
-        self._threads = threads
+        self._threads = options.threads
         self._spec = spec
         self._model: Any = load(spec, "cpu", "float32", "eager")
         self._inputs = ModelInputs(self._model)
 
     def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> None:
         self._inputs.padding = probe.padding
-        wanted = None if known else alone(self._model, self._inputs, probe, self._spec)
+        expected = (
+            None if known else single_text_logits(self._model, self._inputs, probe, self._spec)
+        )
         try:
             self._compile(probe)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -65,26 +61,25 @@ class OpenVinoEngine:
         if known:
             self.batching, self.reason = Batching(known["batching"]), known["reason"]
             return
-        assert wanted is not None
-        self.reason = choose(self, ALLOWED, probe, wanted, self._spec)
+        assert expected is not None
+        self.reason = choose_batching(self, CANDIDATES, probe, expected, self._spec)
 
     def use(self, batching: Batching) -> None:
         self.batching = batching
 
     def _compile(self, probe: Probe) -> None:
-        """Converts the model; it is traced with two equal rows of the probe."""
+        """Converts the model, traced with two equal rows of the probe."""
         import openvino
 
         tokens = probe.tokens
         middle = np.argsort(tokens.lengths, kind="stable")[len(tokens.lengths) // 2]
-        ids, lengths, _, types = tokens.take(np.array([middle, middle]))
-        made = self._inputs.made(ids, lengths, types, always_mask=True)
-        self._names = list(made)
+        example = self._inputs.padded(tokens.take(np.array([middle, middle])), always_mask=True)
+        self._names = list(example)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's, about shapes it will see change
+            warnings.simplefilter("ignore")  # the tracer warns about shapes that will change
             graph = openvino.convert_model(
                 self._model,
-                example_input={name: torch.from_numpy(array) for name, array in made.items()},
+                example_input={name: torch.from_numpy(array) for name, array in example.items()},
             )
         compiled = openvino.Core().compile_model(
             graph,
@@ -99,19 +94,12 @@ class OpenVinoEngine:
         self._request: Any = compiled.create_infer_request()
         self._model = None
 
-    def start(
-        self,
-        ids: np.ndarray,
-        lengths: np.ndarray,
-        seconds: np.ndarray | None = None,
-        types: np.ndarray | None = None,
-        watch: bool = False,
-    ) -> Running:
-        made = self._inputs.made(ids, lengths, types, always_mask=True)
-        size = made["input_ids"].size
-        if "token_type_ids" in self._names and "token_type_ids" not in made:
-            made["token_type_ids"] = np.zeros(made["input_ids"].shape, np.int64)
-        inputs = [made[name] for name in self._names]
+    def start(self, batch: Batch) -> Running:
+        arguments = self._inputs.padded(batch, always_mask=True)
+        ids = arguments["input_ids"]
+        if "token_type_ids" in self._names:
+            arguments.setdefault("token_type_ids", np.zeros(ids.shape, np.int64))
+        inputs = [arguments[name] for name in self._names]
         answer = self._request.infer(inputs, share_inputs=True)[0]
         logits = np.array(answer, np.float32)
-        return Running(size, lambda: logits)
+        return Running(ids.size, lambda: logits)

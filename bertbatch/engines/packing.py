@@ -1,9 +1,9 @@
-"""Sequences packed end to end, without padding: one row of tokens for a whole batch.
+"""Sequences packed end to end, without padding.
 
-The model's own code runs on ids [1, total] with explicit positions; only attention knows
-where a sequence ends. It is reached through transformers' `AttentionInterface`, so every
-encoder that uses it can be packed, and the head sees each sequence's first token alone,
-which is all that classifiers of the family look at.
+The model's own code runs on ids [1, total] with explicit positions. Only attention needs to know
+where a sequence ends. transformers' `AttentionInterface` gives access to attention, so every
+encoder that uses it can be packed. The classification head gets the first token of each
+sequence, the only one that these classifiers use.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,20 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from bertbatch.engines.devices import there
+from bertbatch.engines.devices import to_device
+from bertbatch.model.tokens import Batch
 
 NAME = "bertbatch_packed"
-MOST_ROWS = 65_535  # in a kernel's call: the second and third size of a CUDA grid end there
-ALIGNED = 16  # CPU attention kernels run up to twice as fast on lengths that this divides
+MOST_ROWS = 65_535  # in one kernel call: the limit of a CUDA grid's second and third dimension
+ALIGNED = 16  # CPU attention kernels are up to twice as fast for multiples of this length
 
 
 @dataclass(frozen=True)
 class Group:
     """Sequences that attend in one call, each padded to `length` tokens.
 
-    `index` [rows * length] gathers them from the packed tokens; without it they lie there
-    side by side from `start` on. `mask` [rows, 1, 1, length] is absent if nothing is padded.
+    `index` [rows * length] gathers them from the packed tokens; without `index` they are adjacent
+    there, from `start` on. `mask` [rows, 1, 1, length] is None if nothing is padded.
     """
 
     start: int
@@ -41,10 +42,10 @@ class Group:
 
 @dataclass(frozen=True)
 class ByLength:
-    """Attention by groups of nearly equal lengths, each a plain dense call.
+    """Attention by groups of nearly equal lengths, with one dense call for each.
 
-    `restore` [total] finds each packed token in the groups' outputs laid end to end. `dense`
-    is called as `scaled_dot_product_attention` is, with a scale.
+    `restore` [total] is the place of each packed token in the groups' concatenated outputs.
+    `dense` has the signature of `scaled_dot_product_attention`, with a scale.
     """
 
     groups: list[Group]
@@ -62,9 +63,9 @@ class ByLength:
     def through(
         self, query: Tensor, key: Tensor, value: Tensor, dense: Callable[..., Tensor]
     ) -> Tensor:
-        """The same by `dense`, called with a group's number and its q, k and v.
+        """Attention by `dense`, called with a group's number, its query, key and value.
 
-        Each of these, and its answer, is [rows, heads, length, size].
+        These, and the result, are [rows, heads, length, size].
         """
         _, heads, size = query.shape
         outputs = []
@@ -81,7 +82,7 @@ class ByLength:
 
 @dataclass(frozen=True)
 class Variable:
-    """Attention in one kernel that takes the sequences' bounds, int32 [rows + 1]."""
+    """Attention in one kernel, which takes the sequences' bounds, int32 [rows + 1]."""
 
     bounds: Tensor
     longest: int
@@ -90,8 +91,8 @@ class Variable:
         """Attention [total, heads, size] of query, key and value of the same shape."""
         from torch.nn.attention.varlen import varlen_attn
 
-        ends = (self.bounds, self.bounds, self.longest, self.longest)
-        answer = varlen_attn(query, key, value, *ends, scale=scale)
+        bounds, longest = self.bounds, self.longest
+        answer = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale)
         assert isinstance(answer, Tensor)
         return answer
 
@@ -102,10 +103,10 @@ def by_length(
     device: str,
     dense: Callable[..., Tensor] = scaled_dot_product_attention,
 ) -> ByLength:
-    """How sequences of these lengths, packed in this order into `total` tokens, attend.
+    """The layout of sequences of these lengths, packed in this order into `total` tokens.
 
-    Neighbours whose lengths round up to the same multiple of `ALIGNED` share a group, if they
-    are not too many for a kernel.
+    Neighbours whose lengths round up to the same multiple of `ALIGNED` share a group, unless there
+    are too many for a kernel.
     """
     starts = np.concatenate([[0], np.cumsum(lengths)])
     rounded = -(-lengths // ALIGNED) * ALIGNED
@@ -121,33 +122,49 @@ def by_length(
         index: Tensor | None = None
         mask: Tensor | None = None
         if not keep.all():
-            # Filled up with each row's own first token: what is not finite stays in its row.
+            # Padded with each row's own first token, so that values that are not finite stay there.
             begin = starts[rows][:, None]
             places = np.where(keep, begin + np.arange(length), begin)
-            index = there(places.ravel(), device)
-            mask = there(keep, device)[:, None, None]
+            index = to_device(places.ravel(), device)
+            mask = to_device(keep, device)[:, None, None]
         groups.append(Group(first, len(rows), length, index, mask))
         restore[first : int(starts[rows[-1] + 1])] = offset + np.flatnonzero(keep)
         offset += keep.size
     plain = len(lengths) and all(group.index is None for group in groups) and total == starts[-1]
-    return ByLength(groups, None if plain else there(restore, device), dense)
+    return ByLength(groups, None if plain else to_device(restore, device), dense)
 
 
 def variable(lengths: np.ndarray, total: int, device: str) -> Variable | ByLength:
-    """The same for the kernel of `Variable`; what fills up `total` is a sequence of its own."""
+    """The same for the kernel of `Variable`; the tokens that fill up `total` are one sequence."""
     if len(lengths) >= MOST_ROWS:
         return by_length(lengths, total, device)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     if bounds[-1] < total:
         bounds = np.append(bounds, total)
-    return Variable(there(bounds.astype(np.int32), device), int(np.diff(bounds).max()))
+    return Variable(to_device(bounds.astype(np.int32), device), int(np.diff(bounds).max()))
+
+
+def packed_inputs(batch: Batch, total: int, pad_id: int, offset: bool) -> np.ndarray:
+    """The ids, positions and token types of a packed batch, int64 [3, total].
+
+    The batch is filled up with its first token, which the model surely accepts. `pad_id` and
+    `offset` as in `positions`.
+    """
+    size = len(batch.ids)
+    inputs = np.zeros((3, total), np.int64)
+    inputs[0, :size] = batch.ids
+    inputs[1, :size] = positions(batch.ids, batch.lengths, pad_id, offset)
+    inputs[:2, size:] = inputs[:2, :1]
+    if batch.types is not None:
+        inputs[2, :size] = batch.types
+    return inputs
 
 
 def positions(ids: np.ndarray, lengths: np.ndarray, pad_id: int, offset: bool) -> np.ndarray:
     """Each token's position in its sequence, as the model counts: int64 [total].
 
-    With `offset`, RoBERTa's way: positions follow the padding id, and a token that is the
-    padding id (a text may spell it out) has that position and is not counted.
+    With `offset` as in RoBERTa: positions start after the padding id. A token that is the padding
+    id (a text may spell it out) has that position and is not counted.
     """
     starts = np.cumsum(lengths) - lengths
     if not offset:
@@ -161,11 +178,10 @@ def positions(ids: np.ndarray, lengths: np.ndarray, pad_id: int, offset: bool) -
 
 
 def pack(model: Any) -> Any:
-    """Makes a transformers classifier take packed sequences; returns its encoder.
+    """Makes a transformers classifier accept packed sequences; returns its encoder.
 
-    It is then called with ids and position_ids [1, total], `layout`, and `first` [rows], the
-    places of the sequences' first tokens. Raises ValueError if its attention cannot be
-    reached.
+    The model is then called with ids and position_ids [1, total], `layout`, and `first` [rows], the
+    places of the sequences' first tokens. Raises ValueError if the encoder is not found.
     """
     encoder = next(
         (m for name, m in model.base_model.named_children() if name in ("encoder", "transformer")),
@@ -188,7 +204,7 @@ def _first_tokens(encoder: Any, args: Any, kwargs: dict[str, Any], output: Any) 
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls: query, key, value [1, heads, total, size]."""
+    """Called by transformers with query, key and value [1, heads, total, size]."""
     packed = (x[0].transpose(0, 1) for x in (query, key, value))
     return kwargs["layout"].attend(*packed, kwargs.get("scaling"))[None], None
 
@@ -200,6 +216,6 @@ def _take(x: Tensor, group: Group) -> Tensor:
 
 
 AttentionInterface.register(NAME, _attend)
-# Without a mask function transformers would leave padding unmasked without a word; here
-# there is none to mask: the layout says it all.
+# Without a mask function transformers would silently leave padding unmasked. A packed batch has no
+# padding to mask: its layout says where sequences end.
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)

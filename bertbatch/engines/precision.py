@@ -1,20 +1,23 @@
-"""What a processor does with numbers of half the size: measured, since flags do not tell."""
+"""The fastest precision of a processor.
+
+It is measured: having instructions for bfloat16 does not mean that they are fast.
+"""
 
 import time
 
 import torch
 
-GAIN = 1.2  # times faster than float32 that bfloat16 must be: it is less exact
+GAIN = 1.2  # bfloat16 must be this many times faster than float32: it is less exact
 
 
 def fast_dtype(device: str) -> str:
-    """bfloat16 where this machine is clearly faster in it, else float32.
+    """bfloat16 where it is clearly faster, else float32 on CPUs and float16 on GPUs.
 
-    On CPUs that is measured, in some 50 ms: a processor that has instructions for bfloat16
-    may still be half as fast with them (Xeons whose AMX the virtual machine does not show).
+    On CPUs it is measured, in about 50 ms: a processor with instructions for bfloat16 may still
+    be half as fast with them (Xeons whose AMX is hidden by the virtual machine).
     """
     if device == "cuda":
-        # Emulated on old ones, it would be slow, and attention's kernels refuse it.
+        # Old GPUs emulate it: slow, and the attention kernels reject it.
         exact = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if exact else "float16"
     if not (torch.cpu._is_avx512_bf16_supported() or _has_tiles()):
@@ -24,14 +27,14 @@ def fast_dtype(device: str) -> str:
 
 
 def times_slower(device: str, dtype: str) -> float:
-    """How many times slower than float32 a CPU multiplies in bfloat16; 1 of all others."""
+    """How many times slower than float32 a CPU multiplies in bfloat16; 1 in any other case."""
     if device != "cpu" or dtype != "bfloat16":
         return 1.0
     return _product_seconds(torch.bfloat16) / _product_seconds(torch.float32)
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """The least seconds of several for a linear layer of bert-base over 512 tokens."""
+    """Seconds for a linear layer of bert-base over 512 tokens; the least of several runs."""
     x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
 
     def once() -> float:
@@ -47,5 +50,5 @@ def _has_tiles() -> bool:
 
 
 def multiplies_in_vectors() -> bool:
-    """Whether it multiplies bfloat16 in vectors, but not in tiles."""
+    """Whether this CPU multiplies bfloat16 in vectors, but not in tiles."""
     return bool(torch.cpu._is_avx512_bf16_supported()) and not _has_tiles()

@@ -1,7 +1,7 @@
-"""The texts that a model is tried on before it scores any, as its tokenizer makes them.
+"""The texts of a probe, tokenized for a model.
 
-Real text, since made-up ids need not exist, and some models look for a token that only their
-tokenizer puts there.
+They are real text: made-up ids need not exist, and some models search for a token that only
+their tokenizer adds.
 """
 
 import random
@@ -13,13 +13,10 @@ from bertbatch.model.checkpoint import as_job_errors
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.model.tokens import Tokens
 
-SAMPLE_TEXTS, SAMPLE_TOKENS = 64, 64  # that a quantized model is compared on
-FEWEST_TOKENS = 4  # of the shortest row; each next one is twice as long and one token more
-TWICE_UP_TO = 100  # tokens: rows so short are there twice, with other texts
-
-CHARACTERS = (
-    16  # for each token wanted: words are rarely longer, and rows begin a little further on
-)
+SAMPLE_TEXTS, SAMPLE_TOKENS = 64, 64  # for comparing a quantized model with float32
+FEWEST_TOKENS = 4  # of the shortest row; each following row has twice as many and one more
+TWICE_UP_TO = 100  # tokens: up to this length there are two rows, with different texts
+CHARACTERS = 16  # of text per token: words are rarely longer, and rows start a little later
 
 TEXTS = (
     "The trains were late again, but the man at the counter found us seats and even smiled.",
@@ -42,7 +39,7 @@ def make_probe(
 ) -> Probe:
     """Rows of a few tokens up to `max_length`, single texts or pairs.
 
-    `sample` are the corpus's own texts for a quantized model; too few are made up for.
+    `sample` are texts of the corpus, for a quantized model; too few are filled up with others.
     Raises JobError if the tokenizer fails on them.
     """
     with as_job_errors(tokenizer.where, "its tokenizer fails on plain text"):
@@ -55,19 +52,23 @@ def _probe(tokenizer: Tokenizer, max_length: int, pair: bool, sample: list[str] 
     long = _long_texts(tokenizer, max_length)
     made = []
     for i, length in enumerate(rows):
-        most = CHARACTERS * length  # cutting a long pair takes the square of its length
+        most = CHARACTERS * length  # the time to truncate a pair grows with its length squared
         first, second = long[i % 2][7 * i : 7 * i + most], long[1 - i % 2][:most]
         made.append(tokenizer.encode([first], [second] if pair else None, length))
     some = None
     if sample is not None:
         texts = [text for text in sample if text.strip()]
         texts += [f"{a} {b}" for a in TEXTS for b in TEXTS]
-        seconds = texts[1 : SAMPLE_TEXTS + 1] if pair else None
+        pair_texts = texts[1 : SAMPLE_TEXTS + 1] if pair else None
         some = tokenizer.encode(
-            texts[:SAMPLE_TEXTS], seconds, max_length=min(SAMPLE_TOKENS, max_length)
+            texts[:SAMPLE_TEXTS], pair_texts, max_length=min(SAMPLE_TOKENS, max_length)
         )
     return Probe(
-        _joined(made), tokenizer.padding, tokenizer.vocabulary, tokenizer.types_matter, some
+        tokens=_joined(made),
+        padding=tokenizer.padding,
+        vocabulary=tokenizer.vocabulary,
+        types_matter=tokenizer.types_matter,
+        sample=some,
     )
 
 
@@ -80,7 +81,7 @@ def _lengths(most: int) -> list[int]:
 
 
 def _long_texts(tokenizer: Tokenizer, tokens: int) -> list[str]:
-    """Two texts of more than so many tokens: ours, and words of the tokenizer's own."""
+    """Two texts of more than this many tokens: our texts with words of the tokenizer's own."""
     ids = sorted(tokenizer.python.get_vocab().values())
     chosen = random.Random(0).sample(ids, min(len(ids), 500))
     known = str(tokenizer.python.decode(chosen, skip_special_tokens=True))
@@ -90,7 +91,7 @@ def _long_texts(tokenizer: Tokenizer, tokens: int) -> list[str]:
 
 
 def _joined(rows: list[Tokens]) -> Tokens:
-    """One value from several, each a row of its own."""
+    """Several tokenized texts as one value. No row counts as a duplicate."""
     count = len(rows)
     flat = {
         name: np.concatenate([getattr(row, name) for row in rows])

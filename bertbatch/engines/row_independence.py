@@ -1,8 +1,9 @@
-"""Which rows of a model may share a forward pass: tried on real text, not read off its name.
+"""Which rows of a model may share a forward pass, found by trying.
 
-A text's answer must not depend on the texts beside it. Some models let it: their attention
-has no mask, they mix neighbouring tokens, look for a token in a padded place, or change by
-what they have seen before. The reference is the model as transformers has it, one text at a time.
+A text's answer must not depend on other texts. With some models it does: their attention has no
+mask, they mix neighbouring tokens, search for a token among the padding, or keep state from
+earlier batches. Neither the model's name nor its configuration tells, so real text is scored. The
+reference is transformers' own model with one text at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,50 +13,51 @@ import numpy as np
 import torch
 
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.devices import device_errors, there
+from bertbatch.engines.devices import device_errors, to_device
 from bertbatch.engines.engine import Engine
 from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.probe import Probe, excess
-from bertbatch.errors import DeviceLost, JobError, OutOfMemory
+from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Batch
 
-ASSERTED = "device-side assert"  # what an index out of range is on a GPU
+ASSERTED = "device-side assert"  # a GPU's error for an index out of range
 
 
-def choose(
+def choose_batching(
     engine: Engine,
-    allowed: Sequence[Batching],
+    candidates: Sequence[Batching],
     probe: Probe,
-    wanted: np.ndarray,
+    expected: np.ndarray,
     spec: ModelSpec,
-    refused: Callable[[Batching, str], None] = lambda batching, why: None,
+    on_rejected: Callable[[Batching, str], None] = lambda batching, why: None,
 ) -> str:
-    """Readies an engine for the first way of batching that leaves answers alone.
+    """Sets an engine to the first way of batching that does not change any answer.
 
-    Returns why it is not an earlier one. `wanted` are the logits of the probe's rows alone,
-    `refused` is told of each way that is out, and may raise. Raises JobError if none is left,
-    OutOfMemory.
+    Returns why the candidates before it were rejected. `expected` are the logits of the probe's
+    rows from `single_text_logits`. `on_rejected` is called for each rejected candidate, with
+    the reason, and may raise. Raises JobError if all are rejected, OutOfMemory, DeviceLost.
     """
     reasons: list[str] = []
-    for batching in allowed:
-        why = _refusal(engine, batching, probe, wanted, spec.problem_type)
+    for batching in candidates:
+        why = _rejection(engine, batching, probe, expected, spec.problem_type)
         if why is None:
             return "; ".join(reasons)
-        refused(batching, why)
+        on_rejected(batching, why)
         reasons.append(f"{batching.value}: {why}")
     raise JobError(
         f"model.name {spec.name}: a text's answer depends on the texts that are scored with it or "
-        f"before it, so none would be right ({'; '.join(reasons)})"
+        f"before it, so no answer would be reliable ({'; '.join(reasons)}); use another model"
     )
 
 
 @torch.inference_mode()
-def alone(
+def single_text_logits(
     model: Any, inputs: ModelInputs, probe: Probe, spec: ModelSpec, device: str = "cpu"
 ) -> np.ndarray:
-    """The logits of each of a probe's rows, as transformers' model gives them for one text.
+    """The logits of a probe's rows from transformers' model, one row at a time: [rows, classes].
 
-    Raises JobError if it cannot, OutOfMemory, DeviceLost.
+    Raises JobError if the model cannot score one of them, OutOfMemory, DeviceLost.
     """
     rows = embedded_ids(model)
     if rows is not None and probe.vocabulary > rows:
@@ -65,14 +67,13 @@ def alone(
             "model.resize_token_embeddings, or is the tokenizer another model's?"
         )
     answers: dict[int, np.ndarray] = {}
-    for row in np.argsort(
-        -probe.tokens.lengths, kind="stable"
-    ):  # what does not fit is known at once
-        ids, lengths, _, types = probe.tokens.take(np.array([row]))
-        made = inputs.made(ids, lengths, types, always_mask=True)
+    # The longest first: it shows at once whether memory suffices.
+    for row in np.argsort(-probe.tokens.lengths, kind="stable"):
+        batch = probe.tokens.take(np.array([row]))
+        padded = inputs.padded(batch, always_mask=True)
         try:
             with device_errors():
-                sent = {name: there(array, device) for name, array in made.items()}
+                sent = {name: to_device(array, device) for name, array in padded.items()}
                 logits = model(**sent).logits.float().cpu().numpy()
         except (OutOfMemory, JobError):
             raise
@@ -81,20 +82,21 @@ def alone(
                 raise  # the GPU may be at fault, not the model
             raise JobError(
                 f"model.name {spec.name} ({type(model).__name__}): cannot score a text of "
-                f"{len(ids)} tokens: {type(error).__name__}: {first_line(error)}; is "
+                f"{len(batch.ids)} tokens: {type(error).__name__}: {first_line(error)}; is "
                 "model.max_length too large for it, or is it a model of another kind?"
             ) from error
         if logits.shape != (1, len(spec.labels)):
             raise JobError(
                 f"model.name {spec.name} ({type(model).__name__}): its answer to one text has the "
-                f"shape {logits.shape}, not one number for each of {len(spec.labels)} classes"
+                f"shape {logits.shape}, not one number for each of {len(spec.labels)} classes; "
+                "use a model for sequence classification"
             )
         answers[int(row)] = logits[0]
     return np.stack([answers[row] for row in range(len(answers))])
 
 
 def embedded_ids(model: Any) -> int | None:
-    """How many token ids a model has an embedding for; None if it does not look them up."""
+    """The number of token ids that a model has embeddings for; None if it has no such table."""
     try:
         table = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -102,44 +104,53 @@ def embedded_ids(model: Any) -> int | None:
     return getattr(table, "num_embeddings", None)
 
 
-def _refusal(
-    engine: Engine, batching: Batching, probe: Probe, wanted: np.ndarray, problem_type: str
-) -> str | None:
-    """Why rows must not be batched in this way; None if they may, and the engine is ready for it.
+def difference(engine: Engine, batch: Batch, expected: np.ndarray, problem_type: str) -> str | None:
+    """How an engine's answer to a batch differs from the expected logits; None if it does not.
 
-    Raises OutOfMemory, DeviceLost.
+    An error of the model's code is such a difference. Raises OutOfMemory, DeviceLost.
     """
     precision = "float32" if engine.dtype == "int8" else engine.dtype
     try:
-        engine.use(batching)
-        for rows in _groups(batching, probe.tokens.lengths):
-            got = engine.start(*probe.tokens.take(rows)).logits()
-            if got.shape[1:] != wanted.shape[1:]:
-                return f"its answers have the shape {got.shape}"
-            if excess(got, wanted[rows], problem_type, precision) > 1:
-                off = float(np.abs(got - wanted[rows]).max())
-                return f"its logits would be off by {off:.2g}"
+        got = engine.start(batch).logits()
     except (OutOfMemory, DeviceLost):
         raise
-    except Exception as error:  # a model's own code raises anything where it cannot
+    except Exception as error:  # models, kernels and compilers raise anything
         return first_line(error)
-    return None
+    if got.shape != expected.shape:
+        return f"its answers have the shape {got.shape}"
+    if excess(got, expected, problem_type, precision) <= 1:
+        return None
+    return f"its logits would be off by {np.abs(got - expected).max():.2g}"
 
 
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _rejection(
+    engine: Engine, batching: Batching, probe: Probe, expected: np.ndarray, problem_type: str
+) -> str | None:
+    """Why a way of batching is rejected; None if it is not, and the engine is set to it.
+
+    Raises OutOfMemory, DeviceLost.
+    """
+    try:
+        engine.use(batching)
+    except (OutOfMemory, DeviceLost):
+        raise
+    except Exception as error:  # a model's own code raises anything
+        return first_line(error)
+    found = (
+        difference(engine, probe.tokens.take(rows), expected[rows], problem_type)
+        for rows in _groups(batching, probe.tokens.lengths)
+    )
+    return next((why for why in found if why is not None), None)
 
 
 def _groups(batching: Batching, lengths: np.ndarray) -> Iterator[np.ndarray]:
-    """Batches to try. Where state could be kept the longest row comes last once more."""
+    """The batches to try. One row is repeated at the end, to show whether a model keeps state."""
     order = np.argsort(-lengths, kind="stable")
     if batching is Batching.PACKED:
         yield order
         yield order[-1:]
         return
-    if batching is Batching.PADDED:  # without padding all of them to the longest
+    if batching is Batching.PADDED:  # a few rows: all of them would be padded to the longest
         yield np.array(sorted({*order[:2], order[-1]}, key=lambda row: -lengths[row]))
         if len(order) > 3:
             yield order[2:-1]

@@ -1,4 +1,7 @@
-"""A tokenized unit in, a scored unit out: distinct rows, batches, forward, input order."""
+"""The forward passes of a tokenized unit.
+
+Distinct rows are scored once, in batches; the answers are put back into the input's order.
+"""
 
 import logging
 from collections import deque
@@ -13,15 +16,15 @@ from bertbatch.model.tokens import Tokens
 
 log = logging.getLogger("bertbatch")
 
-AHEAD = 1  # batches begun before the last one's answer is fetched: a GPU need not wait for us
+AHEAD = 1  # batches started before an answer is fetched, so that a GPU does not wait
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits float32 [rows, classes] in input order, and what they cost.
+    """Logits float32 [rows, classes] in input order, and their cost.
 
     `real_tokens` and `computed_tokens` count the forward passes' tokens without and with
-    padding. `statistics` are those of the watched rows' attention, if there are any.
+    padding. `statistics` are the attention statistics of sampled rows, if there are any.
     """
 
     logits: np.ndarray
@@ -32,10 +35,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Attention statistics of distinct texts, and which of them each row is.
+    """Attention statistics of distinct texts, and the text of each row.
 
     `values` float32 [texts, statistics, layers · heads], `counts` int32 [texts, statistics]
-    the query tokens behind them; `text` int64 [rows], −1 for rows that are not watched.
+    the query tokens behind them; `text` int64 [rows], −1 for rows that are not sampled.
     """
 
     values: np.ndarray
@@ -52,17 +55,17 @@ def score(
 ) -> Scored:
     """Scores the rows from `first` to `stop`; equal token sequences are scored once.
 
-    When the device runs out of memory, the engine's budget is halved, for good. `go_on` is
-    called between batches and may raise. Raises OutOfMemory if one row alone is too much.
+    When the device runs out of memory, the engine's budget is halved permanently. `go_on` is
+    called between batches and may raise. Raises OutOfMemory if a single row is too much.
     """
     unique, inverse = np.unique(tokens.first_duplicate[first:stop], return_inverse=True)
     lengths = tokens.lengths[unique]
-    watched = np.zeros(len(unique), bool)
-    watched[inverse[tokens.sampled[first:stop]]] = True
+    sampled = np.zeros(len(unique), bool)
+    sampled[inverse[tokens.sampled[first:stop]]] = True
     done = np.zeros(len(unique), bool)
     logits = np.empty((0, 0), np.float32)
     values, counts = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.int32)
-    place = np.cumsum(watched) - 1  # of a watched text among those
+    place = np.cumsum(sampled) - 1  # of a sampled text among the sampled texts
     computed = 0
     running: deque[tuple[np.ndarray, Running]] = deque()
 
@@ -83,13 +86,13 @@ def score(
         computed += batch.computed_tokens
 
     while not done.all():
-        watch = bool((watched & ~done).any())
-        left = np.flatnonzero(~done & (watched == watch))
+        with_statistics = bool((sampled & ~done).any())
+        left = np.flatnonzero(~done & (sampled == with_statistics))
         try:
             for batch in batches(engine, lengths[left]):
                 go_on()
                 rows = left[batch]
-                running.append((rows, engine.start(*tokens.take(unique[rows]), watch)))
+                running.append((rows, engine.start(tokens.take(unique[rows], with_statistics))))
                 if len(running) > AHEAD:
                     collect()
             while running:
@@ -101,7 +104,7 @@ def score(
             engine.tokens_per_batch //= 2
             log.warning("out of memory: going on with %d tokens a batch", engine.tokens_per_batch)
     statistics = None
-    if watched.any():
+    if sampled.any():
         text = np.where(tokens.sampled[first:stop], place[inverse], -1)
         statistics = Statistics(values, counts, text)
     return Scored(logits[inverse], int(lengths.sum()), computed, statistics)

@@ -1,11 +1,12 @@
-"""The forward pass in PyTorch, through transformers' own model code.
+"""The forward pass in PyTorch, by transformers' own model code.
 
-Batches are packed where the architecture allows. How rows are batched, and that packing and
-fusing left the answers as they are, is tried before anything is scored.
+Batches are packed if the architecture allows it. Before anything is scored, probe rows show how
+rows may be batched, and that packing and fusing do not change answers.
 """
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor
 
 from bertbatch.engines import int8, packing
-from bertbatch.engines.attention_stats import Watch, Watching
+from bertbatch.engines.attention_stats import AttentionStatsLayout
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.bmm_attention import Products
-from bertbatch.engines.devices import check_gpu, device_errors, there
-from bertbatch.engines.engine import Running
+from bertbatch.engines.bmm_attention import BmmAttention
+from bertbatch.engines.devices import check_gpu, device_errors, to_device
+from bertbatch.engines.engine import EngineOptions, Running
 from bertbatch.engines.fused_linear import (
     FusedLinear,
     can_fuse,
@@ -26,49 +27,46 @@ from bertbatch.engines.fused_linear import (
     fuse,
     uncompile_parts,
 )
-from bertbatch.engines.model_inputs import ModelInputs
+from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
 from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
-from bertbatch.engines.probe import Probe, excess
-from bertbatch.engines.row_independence import alone, choose, first_line
-from bertbatch.errors import DeviceLost, JobError, OutOfMemory
-from bertbatch.job.schema import Model
+from bertbatch.engines.probe import Probe
+from bertbatch.engines.row_independence import choose_batching, difference, single_text_logits
+from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.loading import load
 from bertbatch.model.spec import OFFSET_POSITIONS, ModelSpec
+from bertbatch.model.tokens import Batch, Tokens
 
 log = logging.getLogger("bertbatch")
 
-# Small batches stay in a CPU's cache, and bfloat16 takes half the room of float32; a GPU needs
-# large ones to be busy.
+# Small batches stay in a CPU's cache, where bfloat16 takes half the space of float32. A GPU needs
+# large batches to be busy.
 CPU_BUDGETS = {"bfloat16": (2048, 1024, 4096), "float32": (1024, 2048, 512)}
 CUDA_BUDGETS = (32768, 16384, 65536, 131072)
-# On CPUs every new number of tokens makes oneDNN generate its kernels anew (some 50 ms), so
-# a batch is filled up to one of these many sizes.
+# On CPUs oneDNN generates new kernels for every new number of tokens (about 50 ms), so a batch is
+# filled up to one of this many sizes.
 SIZES = 16
-HALF = ("bfloat16", "float16")  # what the kernel for sequences of different lengths takes
+HALF = ("bfloat16", "float16")  # the types of the kernel for sequences of different lengths
 
 
 class TorchEngine:
     name = "torch"
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        settings: Model,
-        device: str,
-        threads: int,
-        watch: Watch | None = None,
-    ):
-        if device == "cuda" and not torch.cuda.is_available():
-            raise JobError("runtime.device is cuda, but torch sees no GPU on this machine")
-        if device == "cuda":
-            check_gpu()
-        torch.set_num_threads(threads)
-        self.device = device
-        self._settings = settings
+    def __init__(self, spec: ModelSpec, options: EngineOptions):
+        self.device = options.device
+        self._settings = options.settings
         self._spec = spec
-        self._watch = watch
+        self._statistics = options.statistics
+        self._padding = NO_PADDING
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
-        self._load(fast_dtype(device) if settings.dtype == "auto" else settings.dtype)
+        if self.device == "cuda":
+            if not torch.cuda.is_available():
+                raise JobError(
+                    "runtime.device is cuda, but torch sees no GPU on this machine; use auto or cpu"
+                )
+            check_gpu()
+        torch.set_num_threads(options.threads)
+        dtype = self._settings.dtype
+        self._load(fast_dtype(self.device) if dtype == "auto" else dtype)
 
     def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> None:
         if known and known["dtype"] != self.dtype:
@@ -87,16 +85,17 @@ class TorchEngine:
                 if isinstance(error, JobError):
                     raise
                 raise JobError(
-                    f"model.name {self._spec.name}: cannot score: {first_line(error)}"
+                    f"model.name {self._spec.name}: cannot score: {first_line(error)}; use "
+                    "model.dtype: auto, or another model"
                 ) from error
-            # Some architectures mix precisions in their own code, or need the finer one.
+            # Some architectures mix precisions in their own code, or need float32.
             log.info("%s in %s: %s; float32 instead", self._spec.name, self.dtype, error)
             self._load("float32")
             self._settle(probe, None)
 
     def _settle(self, probe: Probe, known: Mapping[str, Any] | None) -> None:
-        self._inputs.padding = probe.padding
-        self._tried = probe.tokens.take(np.argsort(-probe.tokens.lengths, kind="stable"))
+        self._padding = self._inputs.padding = probe.padding
+        self._probe_batch = _longest_first(probe.tokens)
         if known:
             self.use(Batching(known["batching"]))
             self.reason = known["reason"]
@@ -105,15 +104,16 @@ class TorchEngine:
             return
         if self.dtype == "int8":
             self._check_products()
-        wanted = alone(self._model, self._inputs, probe, self._spec, self.device)
-        self.reason = choose(self, list(Batching), probe, wanted, self._spec, self._refused)
-        if self._watch:
-            self._check_watch(probe)
+        expected = single_text_logits(self._model, self._inputs, probe, self._spec, self.device)
+        self.reason = choose_batching(
+            self, list(Batching), probe, expected, self._spec, self._on_rejected
+        )
+        if self._statistics:
+            self._check_statistics()
         if self.dtype == "int8":
             self._round(probe)
 
     def use(self, batching: Batching) -> None:
-        """Makes ready for batches of this kind. Raises whatever the model's code does."""
         if self._changed:  # packing and fusing cannot be undone
             self._load(self.dtype)
         self.batching = batching
@@ -121,7 +121,7 @@ class TorchEngine:
             self._pack()
 
     def _load(self, dtype: str) -> None:
-        """Loads the model as transformers has it."""
+        """Loads the model, not packed yet."""
         self.dtype = dtype
         exact = "float32" if dtype == "int8" else dtype
         self.budgets: tuple[int, ...] = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
@@ -129,18 +129,15 @@ class TorchEngine:
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         with device_errors():
             self._model = load(self._spec, self.device, exact)
-        padding = getattr(getattr(self, "_inputs", None), "padding", None)
-        self._inputs = ModelInputs(self._model)
-        if padding:
-            self._inputs.padding = padding
+        self._inputs = ModelInputs(self._model, self._padding)
         self._changed = False
 
-    def _refused(self, batching: Batching, why: str) -> None:
-        """Raises JobError if the job asks for what only packed batches give."""
+    def _on_rejected(self, batching: Batching, why: str) -> None:
+        """Raises JobError if batches cannot be packed and the job needs that."""
         if batching is not Batching.PACKED:
             return
         name = f"{self._spec.name} ({type(self._model).__name__})"
-        if self._watch:
+        if self._statistics:
             raise JobError(
                 f"attention: {name} cannot give statistics: {why}; models shaped as BERT, "
                 "RoBERTa, XLM-R, DistilBERT or ELECTRA can"
@@ -157,64 +154,50 @@ class TorchEngine:
             self._pack_for_gpu()
             return
         kind = torch.float32 if self.dtype in ("float32", "int8") else torch.bfloat16
-        if self.dtype != "int8":  # rounded once packing is checked
+        if self.dtype != "int8":  # weights are rounded after packing is checked
             if can_fuse(kind):
                 fuse(self._encoder, FusedLinear)
         elif self._settings.compile:
             compile_parts(self._encoder)
         if self.dtype == "bfloat16" and multiplies_in_vectors():
-            self._layout = partial(packing.by_length, dense=Products(torch.get_num_threads()))
+            dense = BmmAttention(torch.get_num_threads())
+            self._layout = partial(packing.by_length, dense=dense)
 
     def _pack_for_gpu(self) -> None:
-        """Attention in one kernel, and compiled parts if asked for, where answers stay the same.
+        """Attention in one kernel, and compiled parts if asked for, if answers stay the same.
 
-        What these need of the GPU, the heads' size, torch and a C compiler is not looked up but
-        tried; without them batches are packed all the same.
+        Both are tried: they depend on the GPU, the heads' size, torch and a C compiler. Without
+        them batches are packed all the same.
         """
-        wanted = self.start(*self._tried).logits()
+        batch, problem_type = self._probe_batch, self._spec.problem_type
+        expected = self.start(batch).logits()
         if self.dtype in HALF:
             self._layout = packing.variable
-            if why := self._differs(wanted):
-                log.info("%s: attention goes by groups of lengths: %s", self._spec.name, why)
+            if why := difference(self, batch, expected, problem_type):
+                log.info("%s: attention runs by groups of lengths: %s", self._spec.name, why)
                 self._layout = packing.by_length
         if self._settings.compile:
             compile_parts(self._encoder)
-            if why := self._differs(wanted):
+            if why := difference(self, batch, expected, problem_type):
                 log.warning("model.compile: %s is not compiled: %s", self._spec.name, why)
                 uncompile_parts(self._encoder)
 
-    def _differs(self, wanted: np.ndarray) -> str | None:
-        """Why the rows tried have other answers than wanted, or none at all.
-
-        Raises OutOfMemory, DeviceLost.
-        """
+    def _check_statistics(self) -> None:
+        """Raises JobError if the statistics do not cover every head of the model."""
         try:
-            got = self.start(*self._tried).logits()
-        except (OutOfMemory, DeviceLost):
-            raise
-        except Exception as error:  # kernels and compilers raise anything
-            return first_line(error)
-        if excess(got, wanted, self._spec.problem_type, self.dtype) <= 1:
-            return None
-        return f"its logits would be off by {np.abs(got - wanted).max():.2g}"
-
-    def _check_watch(self, probe: Probe) -> None:
-        """Raises JobError if not every head of the model can be watched."""
-        try:
-            rows = np.argsort(-probe.tokens.lengths, kind="stable")
-            running = self.start(*probe.tokens.take(rows), watch=True)
+            running = self.start(replace(self._probe_batch, with_statistics=True))
             assert running.statistics
             heads = running.statistics()[0].shape[2]
         except (OutOfMemory, DeviceLost):
             raise
         except Exception as error:
-            self._refused(Batching.PACKED, first_line(error))
+            self._on_rejected(Batching.PACKED, first_line(error))
             raise
         if heads != self._spec.layers * self._spec.heads:
-            self._refused(
+            self._on_rejected(
                 Batching.PACKED,
-                f"{heads} heads were seen, its config.json tells of {self._spec.layers} layers "
-                f"of {self._spec.heads}",
+                f"{heads} heads were found, its config.json has {self._spec.layers} layers of "
+                f"{self._spec.heads}",
             )
 
     def _check_products(self) -> None:
@@ -225,36 +208,28 @@ class TorchEngine:
 
     def _round(self, probe: Probe) -> None:
         """Rounds the weights. Raises JobError if answers are then too far off."""
-        sample = probe.sample or probe.tokens
-        rows = np.argsort(-sample.lengths, kind="stable")
-        wanted = self.start(*sample.take(rows)).logits()
+        batch = _longest_first(probe.sample or probe.tokens)
+        expected = self.start(batch).logits()
         fuse(self._encoder, int8.Int8Linear)
-        got = self.start(*sample.take(rows)).logits()
+        got = self.start(batch).logits()
         try:
-            int8.check_answers(got, wanted, self._spec.problem_type)
+            int8.check_answers(got, expected, self._spec.problem_type)
         except ValueError as error:
             raise JobError(
                 f"model.dtype int8: {self._spec.name} loses too much: {error}; use auto or float32"
             ) from error
 
     @torch.inference_mode()
-    def start(
-        self,
-        ids: np.ndarray,
-        lengths: np.ndarray,
-        seconds: np.ndarray | None = None,
-        types: np.ndarray | None = None,
-        watch: bool = False,
-    ) -> Running:
-        seconds = lengths if seconds is None else seconds
+    def start(self, batch: Batch) -> Running:
         with device_errors():
             if self.batching is Batching.PACKED:
-                inputs, computed = self._packed(ids, lengths, seconds, types, watch)
+                inputs, computed = self._packed(batch)
             else:
-                made = self._inputs.made(ids, lengths, types)
-                inputs, computed = self._sent(made), made["input_ids"].size
+                padded = self._inputs.padded(batch)
+                inputs = {name: to_device(array, self.device) for name, array in padded.items()}
+                computed = padded["input_ids"].size
             logits = self._model(**inputs).logits.float()
-            statistics = partial(_numpy, inputs["layout"]) if watch else None
+            statistics = partial(_numpy, inputs["layout"]) if batch.with_statistics else None
             if self.device == "cpu":
                 return Running(computed, lambda: logits.numpy(), statistics)
             answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
@@ -263,49 +238,33 @@ class TorchEngine:
             done.record()
         return Running(computed, lambda: _fetch(answer, done), statistics)
 
-    def _packed(
-        self,
-        ids: np.ndarray,
-        lengths: np.ndarray,
-        seconds: np.ndarray,
-        types: np.ndarray | None,
-        watch: bool,
-    ) -> tuple[dict[str, Any], int]:
-        total = self._size(len(ids))
-        if watch:
-            assert self._watch
-            layout: Any = self._watch.layout(ids, lengths, seconds, total, self.device)
+    def _packed(self, batch: Batch) -> tuple[dict[str, Any], int]:
+        """The model's arguments for a packed batch, and its number of tokens."""
+        step = max(self.tokens_per_batch // SIZES, 1) if self.device == "cpu" else 1
+        total = -(-len(batch.ids) // step) * step
+        if batch.with_statistics:
+            assert self._statistics
+            layout: Any = self._statistics.layout(batch, total, self.device)
         else:
-            layout = self._layout(lengths, total, self.device)
-        inputs = np.zeros((3, total), np.int64)
-        inputs[0, : len(ids)] = ids
-        inputs[1, : len(ids)] = packing.positions(ids, lengths, self._spec.pad_id, self._offset)
-        # What fills the batch up is the first token again, which the model surely takes.
-        inputs[:2, len(ids) :] = inputs[:2, :1]
-        if types is not None:
-            inputs[2, : len(ids)] = types
-        sent = there(inputs, self.device)
-        starts = np.cumsum(lengths) - lengths
-        made = {
+            layout = self._layout(batch.lengths, total, self.device)
+        inputs = packing.packed_inputs(batch, total, self._spec.pad_id, self._offset)
+        sent = to_device(inputs, self.device)
+        arguments = {
             "input_ids": sent[:1],
             "position_ids": sent[1:2],
             "layout": layout,
-            "first": there(starts, self.device),
+            "first": to_device(np.cumsum(batch.lengths) - batch.lengths, self.device),
         }
-        if self._inputs.has_types and types is not None:
-            made["token_type_ids"] = sent[2:]
-        return made, total
-
-    def _sent(self, made: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        return {name: there(array, self.device) for name, array in made.items()}
-
-    def _size(self, tokens: int) -> int:
-        """How many tokens a packed batch is filled up to."""
-        step = max(self.tokens_per_batch // SIZES, 1) if self.device == "cpu" else 1
-        return -(-tokens // step) * step
+        if self._inputs.has_types and batch.types is not None:
+            arguments["token_type_ids"] = sent[2:]
+        return arguments, total
 
 
-def _numpy(layout: Watching) -> tuple[np.ndarray, np.ndarray]:
+def _longest_first(tokens: Tokens) -> Batch:
+    return tokens.take(np.argsort(-tokens.lengths, kind="stable"))
+
+
+def _numpy(layout: AttentionStatsLayout) -> tuple[np.ndarray, np.ndarray]:
     with device_errors(), torch.inference_mode():
         values, counts = layout.statistics()
         return values.cpu().numpy(), counts.cpu().numpy()

@@ -1,5 +1,4 @@
-"""Input files: finding them, cutting them, reading their rows.
+"""Input files: they are found, cut and read here.
 
-A file format is one file in `formats/`.
-Nothing here knows tokens, models or outputs.
+A file format is one file in `formats/`. Tokens, models and outputs are dealt with elsewhere.
 """

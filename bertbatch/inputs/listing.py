@@ -1,6 +1,6 @@
-"""What the job reads: paths, globs, folders and lists become a sorted listing of sources.
+"""The sources of a job, listed from its paths, globs, folders or lists.
 
-Files are listed and told apart here; none is opened.
+Names tell the formats of files; no file is opened here.
 """
 
 import os
@@ -27,7 +27,7 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass
 class Listing:
-    """The sources, sorted by id, and what was left out and why."""
+    """The sources, sorted by id; how many files were left out, by reason."""
 
     format: str
     sources: list[Source]
@@ -37,8 +37,8 @@ class Listing:
 def list_sources(job: Job) -> Listing:
     """Every source of the job.
 
-    Raises JobError: nothing at a path, a glob without matches, a format we don't read,
-    the output inside the input.
+    Raises JobError if there is nothing at a path, a glob matches nothing, no reader reads a
+    file's format, or the output lies inside the input.
     """
     options = job.input
     paths = [options.path] if isinstance(options.path, str) else options.path
@@ -58,7 +58,7 @@ def list_sources(job: Job) -> Listing:
                 left_out[f"younger than input.min_age ({options.min_age:g} s)"] += 1
             else:
                 key = source.id if isinstance(options.path, str) else source.url
-                # A local name may be no Unicode, which neither the plan nor a part can hold.
+                # A local name need not be Unicode, but the plan and parts can only hold Unicode.
                 key = key.encode(errors="backslashreplace").decode()
                 named = Source(key, source.url, source.size, source.stamp)
                 if key in found and found[key][0].url != source.url:
@@ -94,7 +94,7 @@ def decoded(value: str) -> str | None:
 def _files(
     given: str, job: Job, left_out: Counter[str]
 ) -> Iterator[tuple[Source, float | None, bool]]:
-    """The files that one given path means, with ids relative to its root."""
+    """The files of one given path, with ids relative to its root."""
     store, path = stores.connect(given, job.input.storage_options)
     try:
         found = find(store, path)

@@ -1,7 +1,7 @@
-"""What a path means: a file, all files of a folder, or those that a glob matches.
+"""The files of a path: a single file, a folder with its subfolders, or a glob.
 
-A file that cannot be listed is lost without a word, so whatever stands in the way of the whole
-list is an error that names it. Links are followed. Which of the files are read, `sources` says.
+A file that is not listed would silently not be scored, so anything that prevents a complete list
+is an error that names it. Links are followed. `listing` decides which of the files are read.
 """
 
 import os
@@ -24,19 +24,19 @@ _SPECIAL = "a pipe, a socket or a device"
 
 @dataclass
 class Found:
-    """The files, sorted; `hidden` are the paths that begin with _ or ., and not looked into."""
+    """The files, sorted; `hidden` are the paths that begin with _ or ., which are not listed."""
 
     files: list[FileInfo] = field(default_factory=list)
     hidden: set[str] = field(default_factory=set)
-    left_out: Counter[str] = field(default_factory=Counter)  # what is no file, by the reason
+    left_out: Counter[str] = field(default_factory=Counter)  # not regular files, by reason
 
 
 @as_os_errors()
 def find(store: Store, path: str) -> Found:
-    """The files that a path means: a file, a folder (with its subfolders) or a glob.
+    """The files of a path: a file, a folder (with its subfolders) or a glob.
 
-    Of a glob, a folder that matches means all in it. Raises FileNotFoundError if there is
-    nothing at the path, other OSErrors if not all of it can be listed.
+    A folder that a glob matches stands for all files in it. Raises FileNotFoundError if there
+    is nothing at the path, other OSErrors if the list would be incomplete.
     """
     store.fs.invalidate_cache()
     if is_glob(path) and not (store.is_local and Path(path).exists()):
@@ -76,7 +76,7 @@ def _matches(store: Store, glob: str, root: str) -> Found:
 
 
 def _lists_whole(fs: Any) -> bool:
-    """Whether a store lists whole folders by itself; fsspec's own way skips what it may not see."""
+    """Whether a store lists whole folders itself; fsspec's default skips what it may not read."""
     if isinstance(fs, AsyncFileSystem):
         return type(fs)._find is not AsyncFileSystem._find
     return type(fs).find is not AbstractFileSystem.find
@@ -98,7 +98,7 @@ def _sorted_out(store: Store, root: str, entries: dict[str, dict[str, Any]]) -> 
 
 
 class _Walk:
-    """One look at all of a folder, or at what of it a glob may match."""
+    """A walk through all of a folder, or through the parts of it that a glob may match."""
 
     def __init__(self, store: Store, root: str, glob: str | None):
         self._store, self._root = store, root
@@ -155,7 +155,7 @@ class _Walk:
         return len(names) < len(self._steps)
 
     def _followed(self, entry: dict[str, Any], path: str) -> tuple[str, dict[str, Any]]:
-        """What an entry is, and if it is a link what it leads to."""
+        """The kind of an entry, and the entry itself; a link's target instead of the link."""
         if not (self._store.is_local and entry["type"] == "other"):
             return entry["type"], entry
         try:
@@ -163,13 +163,13 @@ class _Walk:
         except OSError as error:
             if not os.path.islink(path):
                 return "gone", entry
-            raise OSError(f"{path} is a link that leads to nothing; mend or delete it") from error
+            raise OSError(f"{path} is a link that leads to nothing; repair or delete it") from error
         return entry["type"], entry
 
     def _through(
         self, entry: dict[str, Any], path: str, folder: str, through: tuple[str, ...]
     ) -> tuple[str, ...] | None:
-        """The folders that links have led to, with this one; None if it leads back into one."""
+        """The folders that links have led to, with this one; None if the link is a loop."""
         if not entry.get("linked"):
             return through
         target = os.path.realpath(path)

@@ -1,7 +1,7 @@
-"""Units to rows: texts to score, carried columns, and the rows that cannot be scored.
+"""The rows of a unit, read from its sources.
 
-Between the readers, which know files, and the stages, which know models: here a row that
-is no text gets its reason, and carried columns get the output's names and types.
+Readers deal with files, stages with models; this module lies between them. A row without a text
+that can be scored gets its reason here; carried columns get the output's names and types.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ from bertbatch.job.schema import Input, Job
 from bertbatch.storage import stores
 from bertbatch.units import RetryRows, Source, Unit
 
-FIRST_BYTES = 1 << 20  # of text, from which the first rows are taken
+FIRST_BYTES = 1 << 20  # of text, the first rows are taken from these
 
 
 @dataclass
 class Chunk:
-    """The rows of one span: those to score, and the bad ones as a quarantine table."""
+    """The rows of one span: those to score, and the `bad` ones as a quarantine table."""
 
     texts: list[str]
-    seconds: list[str]  # of pairs, else empty
+    pair_texts: list[str]  # the second texts of pairs; empty for single texts
     row: np.ndarray
     carried: pa.Table
     bad: pa.Table
@@ -71,7 +71,7 @@ def first_texts(reader: Reader, options: Input, source: Source, count: int) -> l
             for rows in reader.read(source, [cut], [options.text], options):
                 return _texts(rows.table.column(options.text), "text")[0]
     except SourceError:
-        pass  # the run will say so
+        pass  # the run reports it
     return []
 
 
@@ -86,7 +86,7 @@ def _only(chunk: Chunk, source: Source, retry: RetryRows) -> Chunk:
     bad = np.isin(chunk.bad["row"].to_numpy(), wanted)
     return Chunk(
         some(chunk.texts),
-        some(chunk.seconds),
+        some(chunk.pair_texts),
         chunk.row[kept],
         chunk.carried.filter(pa.array(kept)),
         chunk.bad.filter(pa.array(bad)),
@@ -105,7 +105,7 @@ def _check_unchanged(source: Source, options: Input) -> None:
 
 
 def _folder_values(source: Source, rules: Mapping[str, int]) -> dict[str, str | None]:
-    """What the folders on a source's path say. Raises SourceError if one cannot be decoded."""
+    """The partition values on a source's path. Raises SourceError if one cannot be decoded."""
     raw = partitions(source)
     if rules.get("hive", 0) < 1:
         return dict(raw)
@@ -133,13 +133,13 @@ def _chunk(
         [reason for _, reason in rows.bad],
         pa.table(nulls, carried.schema) if nulls else carried,
     )
-    seconds = texts[1] if len(texts) > 1 else []
-    chunk = Chunk(texts[0], seconds, rows.row, carried, unreadable)
+    pair_texts = texts[1] if len(texts) > 1 else []
+    chunk = Chunk(texts[0], pair_texts, rows.row, carried, unreadable)
     return leave_out(chunk, source, reasons) if reasons else chunk
 
 
 def leave_out(chunk: Chunk, source: Source, reasons: dict[int, str]) -> Chunk:
-    """The chunk without some of its rows to score, which are in quarantine for these reasons."""
+    """The chunk with some of its rows moved to quarantine, for these reasons by position."""
     kept = np.ones(len(chunk.row), bool)
     kept[list(reasons)] = False
     unscorable = quarantine(
@@ -148,13 +148,13 @@ def leave_out(chunk: Chunk, source: Source, reasons: dict[int, str]) -> Chunk:
         [reasons[i] for i in sorted(reasons)],
         chunk.carried.filter(pa.array(~kept)),
     )
-    texts, seconds = (
+    texts, pair_texts = (
         [text for text, keep in zip(each, kept, strict=True) if keep] if each else []
-        for each in (chunk.texts, chunk.seconds)
+        for each in (chunk.texts, chunk.pair_texts)
     )
     return Chunk(
         texts,
-        seconds,
+        pair_texts,
         chunk.row[kept],
         chunk.carried.filter(pa.array(kept)),
         pa.concat_tables([unscorable, chunk.bad]),
@@ -214,7 +214,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _values(array: pa.Array) -> list[Any]:
-    """Strings; bytes where they are no text. Equal rows of a dictionary share one string."""
+    """Strings; bytes where they are not UTF-8. Equal rows of a dictionary share one string."""
     if pa.types.is_dictionary(array.type):
         if len(array.dictionary) > len(array):
             return _values(array.dictionary_decode())
@@ -246,7 +246,7 @@ def quarantine(
 
 
 def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
-    """The carried columns' fields, under their output names. Raises SourceError if one lacks."""
+    """The carried columns' fields, under their output names. Raises SourceError without one."""
     folders = partitions(source)
     fields = []
     for new, old in job.input.carried.items():
@@ -261,7 +261,7 @@ def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
 
 
 def _storable(kind: pa.DataType) -> pa.DataType:
-    """The output's type for a carried column's: one that can hold every shard's values."""
+    """The type of a carried column in the output: one that holds every shard's values."""
     if pa.types.is_dictionary(kind):  # the next shard's dictionary may need a wider index
         return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
     if pa.types.is_string_view(kind):  # pyarrow cannot filter views

@@ -1,7 +1,7 @@
-"""Folders that are a Delta, Iceberg or Hudi table: its log says which files are in force.
+"""Delta, Iceberg or Hudi tables, which are refused.
 
-Read as plain Parquet, rows that the table has deleted would come back. So such a folder is
-refused by name, also when it is given as its files, as a folder in it or by a glob.
+A table's log says which of its files are valid; read as plain Parquet, deleted rows would come
+back. So a table is refused by name, also if its files, a folder in it or a glob are given.
 """
 
 import re
@@ -19,7 +19,7 @@ _ICEBERG = re.compile(r"(.*)/metadata/[^/]*\.metadata\.json")
 
 
 def refuse_tables(given: str, store: Store, path: str, found: Found) -> None:
-    """Raises JobError if some of the files are a table's."""
+    """Raises JobError if some of the files belong to a table."""
     table = _below(found) or _above(store, _folders(path, found))
     if table:
         kind, folder = table
@@ -42,7 +42,7 @@ def _below(found: Found) -> tuple[str, str] | None:
 
 
 def _folders(path: str, found: Found) -> set[str]:
-    """The folders that may lie in a table, and have not been listed themselves."""
+    """The folders that may lie in a table and have not been listed themselves."""
     if is_glob(path):
         folders = {file.path.rpartition("/")[0] for file in found.files}
     else:
@@ -57,7 +57,7 @@ def _parents(folder: str) -> Iterable[PurePosixPath]:
 
 
 def _above(store: Store, folders: set[str]) -> tuple[str, str] | None:
-    if "http" in store.protocol:  # where a folder cannot be asked for
+    if "http" in store.protocol:  # has no folders to ask for
         return None
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(lambda folder: _table_at(store, folder), sorted(folders))

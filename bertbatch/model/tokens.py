@@ -6,6 +6,21 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Rows that an engine scores in one forward pass.
+
+    ids: int32 [total], the rows' token ids end to end. lengths: int64 [rows]. pair_starts: int64
+    [rows] and types: int8 [total] as in `Tokens`. with_statistics: attention statistics are wanted.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    pair_starts: np.ndarray
+    types: np.ndarray | None = None
+    with_statistics: bool = False
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Token ids of n texts, special tokens included.
 
@@ -31,27 +46,27 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
-    def take(
-        self, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Some rows as an engine's `start` takes them: ids, lengths, pair_starts, types."""
+    def take(self, rows: np.ndarray, with_statistics: bool = False) -> Batch:
+        """Some rows as a batch, in this order."""
         at = places(self.offsets, rows)
         types = None if self.types is None else self.types[at]
-        return self.ids[at], self.lengths[rows], self.pair_starts[rows], types
+        return Batch(
+            self.ids[at], self.lengths[rows], self.pair_starts[rows], types, with_statistics
+        )
 
     def repeated(self, rows: np.ndarray) -> "Tokens":
-        """The tokens of these rows, a row as often as it is named."""
-        ids, lengths, pair_starts, types = self.take(rows)
-        offsets = np.append(0, np.cumsum(lengths))
+        """The tokens of texts that are these, each as often as it is named."""
+        batch = self.take(rows)
+        offsets = np.append(0, np.cumsum(batch.lengths))
         return Tokens(
-            ids=ids,
+            ids=batch.ids,
             offsets=offsets,
-            pair_starts=pair_starts,
+            pair_starts=batch.pair_starts,
             truncated=self.truncated[rows],
             unknown=self.unknown[rows],
             content=self.content[rows],
-            types=types,
-            first_duplicate=first_duplicate(ids, offsets, pair_starts),
+            types=batch.types,
+            first_duplicate=first_duplicate(batch.ids, offsets, batch.pair_starts),
             sampled=self.sampled[rows],
         )
 

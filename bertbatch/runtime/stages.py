@@ -134,9 +134,9 @@ def _encode(
 
 def _tokens(context: Context, chunks: list[rows.Chunk]) -> Tokens:
     texts = [text for chunk in chunks for text in chunk.texts]
-    seconds = [text for chunk in chunks for text in chunk.seconds]
+    pair_texts = [text for chunk in chunks for text in chunk.pair_texts]
     tokenizer = get_tokenizer(context.spec)
-    return tokenizer.encode(texts, seconds if context.job.input.text_pair else None)
+    return tokenizer.encode(texts, pair_texts if context.job.input.text_pair else None)
 
 
 def _outside(tokens: Tokens, vocabulary: int | None) -> dict[int, str]:

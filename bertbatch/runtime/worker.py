@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bertbatch.engines import scoring
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.calibration import ENOUGH_TOKENS, calibrate
-from bertbatch.engines.engine import Engine, load_engine
+from bertbatch.engines.engine import Engine, EngineOptions, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
 from bertbatch.errors import JobError
@@ -20,7 +20,7 @@ from bertbatch.model.tokens import Tokens
 from bertbatch.output.contract import RULES
 
 if TYPE_CHECKING:
-    from bertbatch.engines.attention_stats import Watch
+    from bertbatch.engines.attention_stats import AttentionStats
 
 log = logging.getLogger("bertbatch")
 
@@ -62,7 +62,7 @@ class ModelWorker:
         self._large = large
         self.kind = f"{_device_name(device)}, {threads} threads"
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
-        self._watch = _make_watch(spec, attention, threads) if attention else None
+        self._statistics = make_attention_stats(spec, attention, threads) if attention else None
         self._slower = _times_slower(device, settings.dtype)
         self._load(known.get(self.kind, {}))
 
@@ -85,14 +85,8 @@ class ModelWorker:
             self._engine = self._loaded()
 
     def _loaded(self) -> Engine:
-        return load_engine(
-            self._settings.engine,
-            self._spec,
-            self._settings,
-            self._device,
-            self._threads,
-            self._watch,
-        )
+        self._options = EngineOptions(self._settings, self._device, self._threads, self._statistics)
+        return load_engine(self._spec, self._options)
 
     def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Finds out how rows may be batched, or does what a worker of this kind has found out.
@@ -121,7 +115,7 @@ class ModelWorker:
         if not self._calibrated and len(tokens.ids) >= ENOUGH_TOKENS:
             self._calibrated = True
             self._engine, self._rates = calibrate(
-                *(self._engine, self._spec, self._settings, self._threads, tokens, self._probe)
+                self._engine, self._spec, self._options, tokens, self._probe
             )
         return scoring.score(self._engine, tokens, first, stop, go_on)
 
@@ -196,14 +190,14 @@ def _tell(kind: str, choice: dict[str, Any]) -> None:
         )
 
 
-def _make_watch(spec: ModelSpec, attention: Attention, threads: int) -> "Watch":
-    from bertbatch.engines.attention_stats import Watch
+def make_attention_stats(spec: ModelSpec, attention: Attention, threads: int) -> "AttentionStats":
+    from bertbatch.engines.attention_stats import AttentionStats
     from bertbatch.model.token_kinds import token_classes
     from bertbatch.statistics.statistic import make_statistics
 
     statistics = make_statistics(attention.statistics)
     classes = token_classes(get_tokenizer(spec).python, statistics)
-    return Watch(statistics, classes, attention.queries, threads)
+    return AttentionStats(statistics, classes, attention.queries, threads)
 
 
 def _times_slower(device: str, dtype: str) -> float:

@@ -1,5 +1,5 @@
-"""Formulas: what each attention statistic says of a head's weights.
+"""The formulas of attention statistics.
 
-`statistic.py` says what a statistic is; each other file is one formula with its source.
-They are computed in `engines/attention_stats.py`, after which `attention/` takes over.
+`statistic.py` says what a statistic is; each other file is one formula with its source. The
+engine computes them (`engines/attention_stats.py`), `attention/` aggregates them.
 """

@@ -9,7 +9,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Tile
+    from bertbatch.statistics.tile import Queries, Tile
 
 
 class Concentration(Statistic):

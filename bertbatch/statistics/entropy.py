@@ -10,7 +10,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Tile
+    from bertbatch.statistics.tile import Queries, Tile
 
 
 class Entropy(Statistic):
@@ -27,7 +27,7 @@ class Entropy(Statistic):
 
     def of_queries(self, queries: Queries) -> Tensor:
         spread = queries.total.log() - queries.collected(self.shared) * math.log(2)
-        return spread.clamp_(min=0)  # rounding may leave a hair less
+        return spread.clamp_(min=0)  # rounding may give less
 
     def most(self, max_length: int) -> float:
         return math.log(max_length)

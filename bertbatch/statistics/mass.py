@@ -1,4 +1,4 @@
-"""What statistics of attention to one kind of key token share."""
+"""The attention that goes to one kind of key token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences
+    from bertbatch.statistics.tile import Queries, Sequences
 
 
 class Mass(Statistic):

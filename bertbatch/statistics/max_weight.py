@@ -1,4 +1,4 @@
-"""How sure a head is of its one favourite key."""
+"""How much attention goes to the most attended key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries
+    from bertbatch.statistics.tile import Queries
 
 
 class MaxWeight(Statistic):

@@ -1,4 +1,4 @@
-"""How far away a token looks."""
+"""How far away the attended tokens are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences, Tile
+    from bertbatch.statistics.tile import Queries, Sequences, Tile
 
 
 class MeanDistance(Statistic):
@@ -20,7 +20,7 @@ class MeanDistance(Statistic):
     Vig & Belinkov 2019, https://arxiv.org/abs/1906.04284. Tokens are cut into blocks, b from
     its token s_b on. Of a block before i's own the sum is (i − s_b) M_b − F_b, where
     M_b = Σ_j∈b p_ij and F_b = Σ_j∈b p_ij (j − s_b) are linear in the weights, and of one after
-    it the negative. Only within its own block is each token's distance looked at.
+    it the negative. Only within i's own block are distances summed token by token.
     """
 
     shared = "distance"

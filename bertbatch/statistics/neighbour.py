@@ -1,4 +1,4 @@
-"""What statistics of attention to a token at one place beside the query share."""
+"""The attention that goes to a neighbour of the query token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences
+    from bertbatch.statistics.tile import Queries, Sequences
 
 
 class Neighbour(Statistic):

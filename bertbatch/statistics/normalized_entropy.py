@@ -1,4 +1,4 @@
-"""Entropy that can be compared between texts of different lengths."""
+"""Entropy that is comparable between texts of different lengths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertbatch.statistics.entropy import Entropy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences
+    from bertbatch.statistics.tile import Queries, Sequences
 
 
 class NormalizedEntropy(Entropy):

@@ -1,4 +1,4 @@
-"""The attention that the most watched token receives: whether a head has a sink."""
+"""The attention that the most attended token receives: whether a head has a sink."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Sequences
+    from bertbatch.statistics.tile import Sequences
 
 
 class ReceivedMax(Statistic):

@@ -9,14 +9,14 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Sequences
+    from bertbatch.statistics.tile import Sequences
 
 
 class ReceivedMean(Statistic):
-    """The mean over the counted tokens j of c_j = mean_i p_ij, queries i counted, too.
+    """The mean over the counted tokens j of c_j = mean_i p_ij, over the counted queries i.
 
-    Over all tokens it would be 1/n, whatever the head does; without special tokens it tells
-    how much attention stays on the text. Column means: Gu et al. 2024,
+    Over all tokens it is 1/n, whatever the head does; without special tokens it tells how much
+    attention stays on the text. Column means: Gu et al. 2024,
     https://arxiv.org/abs/2410.10781.
     """
 

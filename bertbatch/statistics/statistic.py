@@ -1,9 +1,9 @@
 """What a statistic of attention is.
 
-p_ij is the share of query token i's attention that goes to key token j: softmax over the
-row's own tokens j, padding never among them. A statistic gives each query token a value (or,
-if `over_keys`, looks at what key tokens receive); a text's value is the mean over the query
-tokens that count.
+p_ij is the share of query token i's attention that goes to key token j: the softmax over the
+row's own tokens j, never padding. A statistic has a value for each query token, and a text's value
+is the mean over the query tokens that count; or, if `over_keys`, a value from what key tokens
+receive.
 
 Shapes: R rows of a group, H heads, S tokens of the group's longest row, N = R·H.
 """
@@ -18,18 +18,18 @@ from bertbatch.registry import STATISTICS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences, Tile
+    from bertbatch.statistics.tile import Queries, Sequences, Tile
 
 
-BLOCKS = 4  # of a sequence: a tile has the queries of one or more of them, whole
+BLOCKS = 4  # in a sequence: a tile has the queries of one or more whole blocks
 
 
 class Statistic:
     """What one statistic needs of the attention weights, and its value.
 
-    `name` is its key in `STATISTICS`. `shared` names what `collect` collects, so that two
-    statistics may use one collection; `beside`: it looks at neighbours; `over_keys`: it has
-    `of_keys`. `needs` names the kind of token that a model's tokenizer must have.
+    `name` is its key in `STATISTICS`. `shared` names the sum of `collect`, so that two statistics
+    can use the same one; `beside`: it uses neighbours; `over_keys`: it has `of_keys`. `needs` names
+    the kind of token that a model's tokenizer must have.
     """
 
     shared = ""
@@ -49,7 +49,7 @@ class Statistic:
         raise NotImplementedError
 
     def of_queries(self, queries: Queries) -> Tensor:
-        """Each query token's value [R, H, S]; where it does not count, anything."""
+        """Each query token's value [R, H, S]; undefined for tokens that do not count."""
         raise NotImplementedError
 
     def of_keys(self, received: Tensor, sequences: Sequences) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pairs: how much attention crosses from one text to the other."""
+"""How much attention crosses from one text of a pair to the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertbatch.statistics.statistic import Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertbatch.statistics.views import Queries, Sequences
+    from bertbatch.statistics.tile import Queries, Sequences
 
 
 class ToOtherSegment(Statistic):

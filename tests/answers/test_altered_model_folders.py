@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from bertbatch import JobError
-from bertbatch.engines.engine import load_engine
+from bertbatch.engines.engine import EngineOptions, load_engine
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
 from bertbatch.job.schema import Model
@@ -96,7 +96,8 @@ def alter(folder: Path, rng: random.Random) -> str:
 def ours(folder: Path) -> tuple[np.ndarray, tuple[str, ...], int]:
     """The logits of the texts, the labels, and the tokens that they are cut to. Raises JobError."""
     spec = check_model(Model(name=str(folder), dtype="float32"))
-    engine = load_engine("torch", spec, Model(dtype="float32", tokens_per_batch=256), "cpu", 1)
+    settings = Model(dtype="float32", tokens_per_batch=256)
+    engine = load_engine(spec, EngineOptions(settings, "cpu", 1))
     tokenizer = Tokenizer(spec)
     engine.settle(make_probe(tokenizer, spec.max_length))
     logits = score(engine, tokenizer.encode(TEXTS), 0, len(TEXTS)).logits

@@ -15,6 +15,7 @@ import transformers
 from bertbatch import run
 from bertbatch.engines import bmm_attention, calibration, packing, precision
 from bertbatch.engines.batching import Batching
+from bertbatch.engines.engine import EngineOptions
 from bertbatch.engines.fused_linear import compile_parts
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
@@ -23,7 +24,7 @@ from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
-from bertbatch.model.tokens import Tokens
+from bertbatch.model.tokens import Batch, Tokens
 from bertbatch.runtime import preflight, worker
 from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
 from tests.helpers.jobs import make_job
@@ -39,9 +40,11 @@ def test_torch_agrees_with_transformers(kind, tmp_path):
     assert (engine.batching == Batching.PACKED) == (kind in PACKED)
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+    np.testing.assert_allclose(
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+    )
     half = settled(spec, Model(dtype="bfloat16"))
-    off = np.abs(half.start(ids, LENGTHS).logits() - wanted).max()
+    off = np.abs(half.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
     assert off < 0.1 * np.abs(wanted).max()
 
 
@@ -51,13 +54,13 @@ def test_where_a_batch_lies_in_memory_changes_no_bit(kind, tmp_path):
     engine = settled(spec, Model(dtype="float32"))
     ids = some_ids(np.sort(LENGTHS)[::-1]) if kind == "bert" else some_ids(np.full(8, 17))
     lengths = np.sort(LENGTHS)[::-1].copy() if kind == "bert" else np.full(8, 17)
-    wanted = engine.start(ids, lengths).logits().copy()
+    wanted = engine.start(Batch(ids, lengths, lengths)).logits().copy()
     for shift in range(1, 16):
         room = np.zeros(len(ids) + 16, np.int32)
         moved = room[shift : shift + len(ids)]
         moved[:] = ids
         kept = torch.empty(1000 * shift + shift)  # what is allocated next lies elsewhere
-        assert np.array_equal(engine.start(moved, lengths).logits(), wanted), shift
+        assert np.array_equal(engine.start(Batch(moved, lengths, lengths)).logits(), wanted), shift
         del kept
 
 
@@ -68,7 +71,9 @@ def test_a_text_may_spell_out_the_padding_token(kind, tmp_path):
     ids = some_ids(LENGTHS)
     ids[[4, 60, 61, 90]] = spec.pad_id
     wanted = one_by_one(spec, ids, LENGTHS)
-    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+    np.testing.assert_allclose(
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+    )
 
 
 def reference_varlen(query, key, value, bounds, _, longest, __, scale=None):
@@ -91,7 +96,9 @@ def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "_layout", packing.variable)
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+    np.testing.assert_allclose(
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("chunk", [1 << 19, 3 * 4 * 17 * 17, 2 * 70 * 70, 1])
@@ -100,13 +107,15 @@ def test_attention_by_products_agrees(chunk, tmp_path, monkeypatch):
     spec = save(tmp_path / "bert", "bert")
     engine = settled(spec, Model(dtype="float32"))
     monkeypatch.setattr(bmm_attention, "CHUNK", chunk)
-    dense = bmm_attention.Products(1)
+    dense = bmm_attention.BmmAttention(1)
     monkeypatch.setattr(engine, "_layout", partial(packing.by_length, dense=dense))
     # 70 is over SHORT; rows of 17 and fewer share calls, some whole and some by their heads
     lengths = np.concatenate([[70, 66], LENGTHS, [1] * 20])
     ids = some_ids(lengths)
     wanted = one_by_one(spec, ids, lengths)
-    np.testing.assert_allclose(engine.start(ids, lengths).logits(), wanted, atol=1e-4)
+    np.testing.assert_allclose(
+        engine.start(Batch(ids, lengths, lengths)).logits(), wanted, atol=1e-4
+    )
     some = torch.randn(2, 4, 9, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(some, some, some)
     np.testing.assert_allclose(dense(some, some, some, None, None), expected, atol=1e-5)
@@ -127,7 +136,9 @@ def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):
     assert engine.batching == Batching.PADDED
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    np.testing.assert_allclose(engine.start(ids, LENGTHS).logits(), wanted, atol=1e-4)
+    np.testing.assert_allclose(
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
@@ -137,7 +148,7 @@ def test_openvino_agrees(kind, dtype, tmp_path):
     engine = settled(spec, Model(dtype=dtype), "openvino")
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
+    off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
     assert off < {"float32": 1e-4, "bfloat16": 0.05}[dtype] * np.abs(wanted).max()
 
 
@@ -175,10 +186,10 @@ def small_device(monkeypatch):
     def limit(tokens: int) -> None:
         packed_batch = TorchEngine._packed
 
-        def with_limit(self: Any, ids: np.ndarray, *rest: Any) -> Any:
-            if len(ids) > tokens:
+        def with_limit(self: Any, batch: Batch) -> Any:
+            if len(batch.ids) > tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return packed_batch(self, ids, *rest)
+            return packed_batch(self, batch)
 
         monkeypatch.setattr(TorchEngine, "_packed", with_limit)
 
@@ -270,18 +281,18 @@ def test_what_the_job_fixes_is_not_measured(tiny_model, tmp_path, monkeypatch):
 def test_an_engine_with_other_answers_is_not_chosen(tiny_model, monkeypatch, caplog):
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
     spec, tokens = check_model(Model(name=tiny_model)), tokens_of(tiny_model, make_texts(100))
-    settings = Model(dtype="float32")
-    engine = settled(spec, settings)
+    options = EngineOptions(Model(dtype="float32"), "cpu", 1)
+    engine = settled(spec, options.settings)
     probe = make_probe(get_tokenizer(spec), 64)
-    _, rates = calibration.calibrate(engine, spec, settings, 1, tokens, probe)
+    _, rates = calibration.calibrate(engine, spec, options, tokens, probe)
     assert any(name.startswith("openvino") for name in rates)
     with torch.no_grad():  # as if torch had it right, and OpenVINO rounded too much
         engine._model.classifier.bias[0] += 1
     with caplog.at_level("INFO", "bertbatch"):
-        chosen, rates = calibration.calibrate(engine, spec, settings, 1, tokens, probe)
+        chosen, rates = calibration.calibrate(engine, spec, options, tokens, probe)
     assert chosen is engine
     assert not any(name.startswith("openvino") for name in rates)
-    assert "openvino float32 is no candidate: its scores are off by 0." in caplog.text
+    assert "openvino float32 is rejected: its scores are off by 0." in caplog.text
 
 
 def test_no_memory_for_the_model_is_reported(tiny_model, small_device):

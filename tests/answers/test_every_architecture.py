@@ -125,7 +125,7 @@ def test_what_one_worker_found_out_holds_for_the_others(tmp_path, monkeypatch):
     def never(*_: Any) -> Any:
         raise AssertionError("tried again")
 
-    monkeypatch.setattr("bertbatch.engines.torch_engine.choose", never)
+    monkeypatch.setattr("bertbatch.engines.torch_engine.choose_batching", never)
     other = settled(spec, Model(dtype="float32"), known=known)
     assert (other.batching, other.reason) == (Batching.EQUAL, first.reason)
 

@@ -22,7 +22,8 @@ from bertbatch.engines.scoring import score
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
-from bertbatch.runtime.worker import _make_watch
+from bertbatch.model.tokens import Batch
+from bertbatch.runtime.worker import make_attention_stats
 from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
 from tests.helpers.jobs import make_job
 from tests.helpers.paths import ROOT
@@ -84,7 +85,7 @@ def test_answers_are_the_cpus(kind, dtype, tmp_path):
     lengths = np.concatenate([LENGTHS, np.random.default_rng(0).integers(1, 61, 60)])
     ids = some_ids(lengths)
     engine = settled(spec, Model(dtype=dtype), device="cuda")
-    got = engine.start(ids, lengths).logits()
+    got = engine.start(Batch(ids, lengths, lengths)).logits()
     assert np.abs(got - one_by_one(spec, ids, lengths)).max() < allowed(
         spec, ids, lengths, dtype, "cuda"
     )
@@ -120,8 +121,8 @@ def test_statistics_are_the_cpus(dtype):
     tokens.sampled[:] = True
 
     def statistics(device: str, dtype: str) -> Any:
-        watch = _make_watch(spec, Attention(), 8)
-        engine = settled(spec, Model(dtype=dtype), device=device, watch=watch)
+        stats = make_attention_stats(spec, Attention(), 8)
+        engine = settled(spec, Model(dtype=dtype), device=device, statistics=stats)
         return score(engine, tokens, 0, 200).statistics
 
     got, wanted = statistics("cuda", dtype), statistics("cpu", "float32")
@@ -191,6 +192,7 @@ import numpy as np
 from bertbatch.errors import DeviceLost
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
+from bertbatch.model.tokens import Batch
 from tests.helpers.tiny import settled
 
 engine = settled(check_model(Model(name=sys.argv[1])), Model(), device="cuda")
@@ -198,10 +200,10 @@ lengths = np.array([20, 10])
 good = np.full(30, 7, np.int32)
 bad = good.copy()
 bad[13] = 10**6
-engine.start(good, lengths).logits()
+engine.start(Batch(good, lengths, lengths)).logits()
 for ids in (bad, good):
     try:
-        engine.start(ids, lengths).logits()
+        engine.start(Batch(ids, lengths, lengths)).logits()
         print("answered")
     except DeviceLost as error:
         print("lost:", error)

@@ -19,7 +19,7 @@ from bertbatch.inputs.listing import list_sources
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.model.tokenizer import Tokenizer
-from bertbatch.model.tokens import Tokens
+from bertbatch.model.tokens import Batch, Tokens
 from bertbatch.runtime.executors.inline import InlineExecutor
 from bertbatch.runtime.executors.ray import RayExecutor
 from bertbatch.runtime.stages import read_and_tokenize
@@ -91,10 +91,10 @@ def test_an_index_out_of_range_loses_the_gpu(batching, tmp_path):
     with simulated():
         engine = settled(spec, Model(dtype="float32"), device="cuda")
         engine.use(batching)
-        engine.start(good, LENGTHS).logits()
+        engine.start(Batch(good, LENGTHS, LENGTHS)).logits()
         for tried in (ids, good):
             with pytest.raises(DeviceLost, match="device-side assert"):
-                engine.start(tried, LENGTHS).logits()
+                engine.start(Batch(tried, LENGTHS, LENGTHS)).logits()
 
 
 def test_a_gpu_lost_while_packing_is_tried_is_no_reason_to_pad(tmp_path):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bertbatch import run
 from bertbatch.engines import int8
-from bertbatch.engines.engine import load_engine
+from bertbatch.engines.engine import EngineOptions, load_engine
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
@@ -147,7 +147,7 @@ def test_the_packaged_model_is_refused_with_the_figure(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(int8, "Int8Linear", ByFormula)
     spec = check_model(Model(dtype="int8", max_length=64))
-    engine = load_engine("torch", spec, Model(dtype="int8"), "cpu", 1)
+    engine = load_engine(spec, EngineOptions(Model(dtype="int8"), "cpu", 1))
     with pytest.raises(JobError, match=r"loses too much: on 64 texts .* 0.0\d+ on average"):
         engine.settle(make_probe(Tokenizer(spec), 64, sample=[]))
 

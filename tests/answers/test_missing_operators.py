@@ -9,6 +9,7 @@ import torch
 from bertbatch import run
 from bertbatch.engines import fused_linear, precision
 from bertbatch.job.schema import Model
+from bertbatch.model.tokens import Batch
 from tests.helpers.classifiers import LENGTHS, save, some_ids
 from tests.helpers.jobs import make_job
 from tests.helpers.paths import ROOT
@@ -53,7 +54,7 @@ def test_plain_layers_answer_as_fused_ones(dtype, tmp_path):
     assert engine.batching == "packed"
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    off = np.abs(engine.start(ids, LENGTHS).logits() - wanted).max()
+    off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
     assert off < {"float32": 1e-4, "bfloat16": 0.1}[dtype] * np.abs(wanted).max()
 
 

@@ -18,9 +18,10 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
+from bertbatch.model.tokens import Batch
 from bertbatch.runtime.executors import ray
 from bertbatch.runtime.executors.ray import RayExecutor
-from bertbatch.runtime.worker import _make_watch
+from bertbatch.runtime.worker import make_attention_stats
 from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
 from tests.helpers.reference import allowed, one_by_one
 from tests.helpers.simulated_gpu import SimulatedGpu, simulated
@@ -40,7 +41,7 @@ def test_answers_on_a_simulated_gpu_agree(kind, capability, dtype, found, tmp_pa
     wanted = one_by_one(spec, ids, LENGTHS)
     with simulated(capability):
         engine = settled(spec, Model(dtype=dtype), device="cuda")
-        got = engine.start(ids, LENGTHS).logits()
+        got = engine.start(Batch(ids, LENGTHS, LENGTHS)).logits()
     assert engine.dtype == found
     assert engine.batching == (Batching.PACKED if kind in PACKED else Batching.PADDED)
     in_one_kernel = found == "bfloat16" and kind in PACKED
@@ -53,11 +54,11 @@ def test_pairs_on_a_simulated_gpu_agree(batching, tmp_path):
     spec = save(tmp_path / "bert", "bert")
     pairs = Tokenizer(spec).encode(make_texts(12), make_texts(12, seed=1))
     rows = np.argsort(-pairs.lengths, kind="stable")
-    wanted = settled(spec, Model(dtype="float32")).start(*pairs.take(rows)).logits()
+    wanted = settled(spec, Model(dtype="float32")).start(pairs.take(rows)).logits()
     with simulated():
         engine = settled(spec, Model(dtype="float32"), device="cuda")
         engine.use(batching)
-        got = engine.start(*pairs.take(rows)).logits()
+        got = engine.start(pairs.take(rows)).logits()
     np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
@@ -68,9 +69,9 @@ def test_statistics_need_no_kernel_of_new_gpus(capability, dtype, tmp_path):
     ids = some_ids(LENGTHS)
 
     def statistics(device: str, dtype: str) -> Any:
-        watch = _make_watch(spec, Attention(), 1)
-        engine = settled(spec, Model(dtype=dtype), device=device, watch=watch)
-        return engine.start(ids, LENGTHS, watch=True).statistics()
+        stats = make_attention_stats(spec, Attention(), 1)
+        engine = settled(spec, Model(dtype=dtype), device=device, statistics=stats)
+        return engine.start(Batch(ids, LENGTHS, LENGTHS, with_statistics=True)).statistics()
 
     wanted, counted = statistics("cpu", "float32")
     with simulated(capability):
@@ -112,7 +113,7 @@ def test_attention_falls_back_and_says_why(case, reason, tmp_path, monkeypatch, 
         engine = settled(spec, Model(dtype="float16"), device="cuda")
     assert engine.batching == Batching.PACKED
     assert engine._layout is packing.by_length
-    assert "attention goes by groups of lengths" in caplog.text
+    assert "attention runs by groups of lengths" in caplog.text
     assert reason in caplog.text
 
 
@@ -135,7 +136,7 @@ def test_without_a_compiler_it_is_packed_all_the_same(fails, tmp_path, monkeypat
     with simulated():
         engine = settled(spec, Model(dtype="float32", compile=True), device="cuda")
         calls.clear()
-        got = engine.start(ids, LENGTHS).logits()
+        got = engine.start(Batch(ids, LENGTHS, LENGTHS)).logits()
     assert engine.batching == Batching.PACKED
     assert ("is not compiled: Failed to find C compiler" in caplog.text) == fails
     assert bool(calls) != fails

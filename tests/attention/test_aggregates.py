@@ -66,7 +66,7 @@ def test_any_split_and_order_gives_the_same_aggregates(seed):
     split = merged(tables)
     assert split.keys.keys() == whole.keys.keys()
     for key in whole.keys:
-        ours, theirs = split.cell(key), whole.cell(key)
+        ours, theirs = split.aggregate(key), whole.aggregate(key)
         for name in theirs:
             np.testing.assert_allclose(ours[name], theirs[name], 1e-9, 1e-9, err_msg=name)
     for name in NAMES:
@@ -84,7 +84,7 @@ def test_aggregates_are_what_numpy_says_of_the_rows():
             text = text[statistics.counts[text, k] > 0]
             x = statistics.values[text, k].astype(np.float64)
             tokens = statistics.counts[text, k].astype(np.float64)
-            cell = corpus.cell((kind, value, name))
+            cell = corpus.aggregate((kind, value, name))
             assert (cell["rows"], cell["tokens"]) == (len(x), tokens.sum())
             np.testing.assert_allclose(cell["mean"], x.mean(0), 1e-12)
             np.testing.assert_allclose(cell["m2"], x.var(0) * len(x), 1e-9)

@@ -308,7 +308,7 @@ def test_the_commands_print_and_write_their_tables(corpus, tmp_path, tiny_model)
     inside = ["attention", str(tmp_path / "out"), "--to", str(tmp_path / "out" / "t.parquet")]
     assert "lies inside" in cli.invoke(app, inside).output
     (tmp_path / "out" / "part-x-0-y.parquet").write_bytes(to.read_bytes())
-    assert "is no part of bertbatch's" in cli.invoke(app, inside[:2]).output
+    assert "is not a part of bertbatch" in cli.invoke(app, inside[:2]).output
     glance = ["peek", "a bc, d.", "--model", tiny_model]
     done = cli.invoke(app, [*glance, "--token", "bc"])
     assert done.exit_code == 2

@@ -10,13 +10,14 @@ import pytest
 import torch
 import transformers
 
-from bertbatch.engines import attention_stats
-from bertbatch.engines.attention_stats import Watch
+from bertbatch.engines import tiled_attention
+from bertbatch.engines.attention_stats import AttentionStats
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.locate import locate
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.model.token_kinds import TokenClasses, token_classes
+from bertbatch.model.tokens import Batch
 from bertbatch.registry import STATISTICS
 from bertbatch.statistics.statistic import make_statistics
 from tests.helpers.classifiers import LENGTHS, save, some_ids
@@ -32,10 +33,12 @@ def classes(size: int = 30_522) -> TokenClasses:
     return TokenClasses(ids <= 4, kinds)
 
 
-def typical_ids(lengths: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def typical_ids(lengths: np.ndarray, pair_starts: np.ndarray) -> np.ndarray:
     """[CLS] … [SEP] … [SEP], or what of it there is room for."""
     ids = some_ids(lengths, first=5)
-    for start, length, second in zip(np.cumsum(lengths) - lengths, lengths, seconds, strict=True):
+    for start, length, second in zip(
+        np.cumsum(lengths) - lengths, lengths, pair_starts, strict=True
+    ):
         ids[start] = CLS
         if length > 1:
             ids[start + second - 1] = ids[start + length - 1] = SEP
@@ -95,28 +98,33 @@ def by_definition(p: np.ndarray, ids: np.ndarray, second: int, content: bool) ->
     return out
 
 
-def watched_engine(spec: ModelSpec, dtype: str = "float32", queries: str = "all") -> Any:
-    watch = Watch(make_statistics(list(STATISTICS)), classes(), queries, 1)
-    return settled(spec, Model(dtype=dtype), watch=watch)
+def engine_with_statistics(spec: ModelSpec, dtype: str = "float32", queries: str = "all") -> Any:
+    stats = AttentionStats(make_statistics(list(STATISTICS)), classes(), queries, 1)
+    return settled(spec, Model(dtype=dtype), statistics=stats)
 
 
-def types_of(lengths: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def types_of(lengths: np.ndarray, pair_starts: np.ndarray) -> np.ndarray:
     """The token types of texts whose second ones start there."""
-    return np.concatenate([np.arange(n) >= s for n, s in zip(lengths, seconds, strict=True)])
+    return np.concatenate([np.arange(n) >= s for n, s in zip(lengths, pair_starts, strict=True)])
 
 
 Both = Iterator[tuple[str, np.ndarray, np.ndarray]]
 
 
 def pairs(
-    engine: Any, spec: ModelSpec, lengths: np.ndarray, seconds: np.ndarray, content: bool = False
+    engine: Any,
+    spec: ModelSpec,
+    lengths: np.ndarray,
+    pair_starts: np.ndarray,
+    content: bool = False,
 ) -> Both:
     """Each statistic that is defined for each text: its name, ours, the wanted"""
-    ids = typical_ids(lengths, seconds)
-    types = types_of(lengths, seconds)
-    values, counts = engine.start(ids, lengths, seconds, types, watch=True).statistics()
+    ids = typical_ids(lengths, pair_starts)
+    types = types_of(lengths, pair_starts)
+    batch = Batch(ids, lengths, pair_starts, types, with_statistics=True)
+    values, counts = engine.start(batch).statistics()
     rows = np.split(ids, np.cumsum(lengths)[:-1])
-    for row, (text, second) in enumerate(zip(rows, seconds, strict=True)):
+    for row, (text, second) in enumerate(zip(rows, pair_starts, strict=True)):
         expected = by_definition(weights(spec, text, second), text, second, content)
         for k, name in enumerate(STATISTICS):
             wanted, count = expected[name]
@@ -125,9 +133,11 @@ def pairs(
                 yield name, values[row, k].reshape(wanted.shape), wanted
 
 
-def agree(spec: ModelSpec, lengths: np.ndarray, seconds: np.ndarray, queries: str = "all") -> None:
-    engine = watched_engine(spec, queries=queries)
-    for name, ours, wanted in pairs(engine, spec, lengths, seconds, queries == "content"):
+def agree(
+    spec: ModelSpec, lengths: np.ndarray, pair_starts: np.ndarray, queries: str = "all"
+) -> None:
+    engine = engine_with_statistics(spec, queries=queries)
+    for name, ours, wanted in pairs(engine, spec, lengths, pair_starts, queries == "content"):
         np.testing.assert_allclose(ours, wanted, 1e-4, 1e-6, err_msg=name)
 
 
@@ -135,15 +145,15 @@ def agree(spec: ModelSpec, lengths: np.ndarray, seconds: np.ndarray, queries: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_statistics_are_those_of_transformers_weights(kind, queries, tmp_path):
     spec = save(tmp_path / kind, kind)
-    seconds = LENGTHS.copy()
+    pair_starts = LENGTHS.copy()
     if kind in ("bert", "electra"):
-        seconds[[0, 2, 3, 5]] = [20, 9, 4, 2]
-    agree(spec, LENGTHS, seconds, queries=queries)
+        pair_starts[[0, 2, 3, 5]] = [20, 9, 4, 2]
+    agree(spec, LENGTHS, pair_starts, queries=queries)
 
 
 @pytest.mark.parametrize("tile", [1, 50, 3 * 64, 4 * 17 * 32, 1 << 17])
 def test_tiles_change_no_statistic(tile, tmp_path, monkeypatch):
-    monkeypatch.setattr(attention_stats, "CPU_TILE", tile)
+    monkeypatch.setattr(tiled_attention, "CPU_TILE", tile)
     agree(save(tmp_path / "bert", "bert"), LENGTHS, LENGTHS)
 
 
@@ -151,7 +161,7 @@ def test_tiles_change_no_statistic(tile, tmp_path, monkeypatch):
 def test_bfloat16_statistics_are_near(packaged, tmp_path):
     spec = check_model(Model()) if packaged else save(tmp_path / "bert", "bert")
     lengths = np.array([512, 300, 128, 64, 17, 9, 3]) if packaged else LENGTHS
-    engine = watched_engine(spec, "bfloat16")
+    engine = engine_with_statistics(spec, "bfloat16")
     off, size = Counter[str](), Counter[str]()
     for name, ours, wanted in pairs(engine, spec, lengths, lengths):
         off[name] += ((ours - wanted) ** 2).sum()
@@ -168,32 +178,36 @@ def test_statistics_of_the_packaged_model_agree_up_to_512_tokens(queries):
 
 
 def test_one_text_alone_and_in_any_batch_has_the_same(tmp_path):
-    engine = watched_engine(save(tmp_path / "bert", "bert"))
+    engine = engine_with_statistics(save(tmp_path / "bert", "bert"))
     ids = typical_ids(LENGTHS, LENGTHS)
-    together, _ = engine.start(ids, LENGTHS, watch=True).statistics()
+    together, _ = engine.start(Batch(ids, LENGTHS, LENGTHS, with_statistics=True)).statistics()
     for row, text in enumerate(np.split(ids, np.cumsum(LENGTHS)[:-1])):
-        alone, _ = engine.start(text, np.array([len(text)]), watch=True).statistics()
+        length = np.array([len(text)])
+        batch = Batch(text, length, length, with_statistics=True)
+        alone, _ = engine.start(batch).statistics()
         np.testing.assert_allclose(alone[0], together[row], 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_are_left_as_they_are(kind, tmp_path):
-    engine = watched_engine(save(tmp_path / kind, kind))
+    engine = engine_with_statistics(save(tmp_path / kind, kind))
     ids = some_ids(LENGTHS)
-    plain = engine.start(ids, LENGTHS).logits()
+    plain = engine.start(Batch(ids, LENGTHS, LENGTHS)).logits()
     close = 1e-5 * max(1, np.abs(plain).max())
-    np.testing.assert_allclose(engine.start(ids, LENGTHS, watch=True).logits(), plain, 0, close)
+    np.testing.assert_allclose(
+        engine.start(Batch(ids, LENGTHS, LENGTHS, with_statistics=True)).logits(), plain, 0, close
+    )
 
 
 def test_a_model_that_cannot_give_statistics_is_refused(tmp_path):
     spec = save(tmp_path / "deberta-v2", "deberta-v2")
     with pytest.raises(JobError, match=r"deberta-v2 \(DebertaV2.*\) cannot give statistics"):
-        watched_engine(spec)
+        engine_with_statistics(spec)
 
 
 def test_nan_stays_in_its_row(tmp_path):
     spec = save(tmp_path / "bert", "bert")
-    engine = watched_engine(spec)
+    engine = engine_with_statistics(spec)
     with torch.no_grad():
         engine._model.base_model.embeddings.word_embeddings.weight[80] = float("inf")
     for lengths, bad in (([16, 16, 16], 1), ([16, 11, 9], 1), ([16, 11, 9], 0)):
@@ -202,8 +216,8 @@ def test_nan_stays_in_its_row(tmp_path):
         ids[lengths[:bad].sum()] = 80
         good = np.arange(3) != bad
         for _ in range(2):  # the second time there is something in the buffers
-            running = engine.start(ids, lengths, watch=True)
-            plain = engine.start(ids, lengths).logits()
+            running = engine.start(Batch(ids, lengths, lengths, with_statistics=True))
+            plain = engine.start(Batch(ids, lengths, lengths)).logits()
             assert np.isfinite(plain).all(-1).tolist() == good.tolist()
             assert np.isfinite(running.logits()).all(-1).tolist() == good.tolist()
             assert np.isfinite(running.statistics()[0]).all((1, 2)).tolist() == good.tolist()

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertbatch.errors import SourceError
-from bertbatch.inputs.formats import csv, csv_records
+from bertbatch.inputs.formats import byte_stream, csv_records
 from bertbatch.inputs.formats.content import what_it_is
 from bertbatch.inputs.formats.csv import CsvReader
 from bertbatch.inputs.formats.parquet import ParquetReader
@@ -52,7 +52,7 @@ def planned(source: Source, **dialect: Any) -> int:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(csv, "BLOCK", 64)
+    monkeypatch.setattr(byte_stream, "BLOCK", 64)
     monkeypatch.setattr(csv_records, "PIECE", 29)
 
 
@@ -126,7 +126,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("block", [64, 8 << 20])
 def test_packed_files_are_read_to_their_last_byte(block, tmp_path, monkeypatch):
-    monkeypatch.setattr(csv, "BLOCK", block)
+    monkeypatch.setattr(byte_stream, "BLOCK", block)
     for name, contents in WHOLE.items():
         for data in contents:
             assert planned(source_of(tmp_path, name, data)) == 500

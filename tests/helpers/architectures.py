@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.engine import load_engine
+from bertbatch.engines.engine import EngineOptions, load_engine
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
 from bertbatch.errors import JobError
@@ -137,7 +137,7 @@ def outcome(kind: str, folder: Path) -> tuple[str, str]:
     try:
         spec = check_model(Model(name=str(folder), max_length=MAX_LENGTH, dtype="float32"))
         settings = Model(dtype="float32", tokens_per_batch=256)
-        engine = load_engine("torch", spec, settings, "cpu", 1)
+        engine = load_engine(spec, EngineOptions(settings, "cpu", 1))
         tokenizer = Tokenizer(spec)
         engine.settle(make_probe(tokenizer, MAX_LENGTH))
     except JobError as error:

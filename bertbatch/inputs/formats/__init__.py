@@ -1,5 +1,4 @@
-"""One reader for each file format, with what it needs.
+"""Readers, one for each file format.
 
-`reader.py` says what a reader is.
-Readers know files and columns, not units or tokens.
+`reader.py` says what a reader is. Readers deal with files and columns, not with units or tokens.
 """

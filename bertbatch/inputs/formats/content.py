@@ -1,10 +1,10 @@
-"""What a file's first bytes say that it is, where its name says something else."""
+"""The kind of a file, detected by its first bytes."""
 
 import re
 
 HEAD = 4096
 
-# How a format's files begin; those that are plain letters only with what text does not have.
+# How files of a format begin. Plain letters count only with bytes that text does not have.
 _MAGIC = {
     "gzip": rb"\x1f\x8b",
     "zstandard": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
@@ -18,7 +18,7 @@ _MAGIC = {
     "bzip2": rb"BZh[1-9](\x31\x41\x59\x26\x53\x59|\x17\x72\x45\x38\x50\x90)",
     "xz": rb"\xfd7zXZ\x00",
     "a PDF": rb"%PDF-\d\.\d[\r\n]",
-    # With a byte order mark, or by the zeros beside the letters that a header begins with.
+    # By a byte order mark, or by the zeros beside the first letters of a header.
     "UTF-32": rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|[^\x00]\x00{3}|\x00{3}[^\x00]",
     "UTF-16": rb"\xff\xfe|\xfe\xff|([^\x00]\x00){2}|(\x00[^\x00]){2}",
 }
@@ -32,7 +32,7 @@ _ADVICE = {
 
 
 def what_it_is(head: bytes) -> str | None:
-    """The format that a file's beginning shows; None for text, and whatever is not known."""
+    """The kind of file that begins like this; None for text and unknown kinds."""
     for name, pattern in _MAGIC.items():
         if re.match(pattern, head, re.DOTALL):
             return name
@@ -40,5 +40,5 @@ def what_it_is(head: bytes) -> str | None:
 
 
 def advice(kind: str) -> str:
-    """What to do with a file that was taken for CSV."""
+    """What to do with a file of this kind that was read as text."""
     return _ADVICE.get(kind, "write it as CSV or Parquet")

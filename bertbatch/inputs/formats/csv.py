@@ -1,40 +1,32 @@
-"""CSV, plain or compressed with gzip or zstandard: cuts are byte ranges of whole records.
+"""CSV files: cuts are byte ranges of whole records.
 
 A field with nothing between its separators is null, `""` is an empty string, and every
-column is text: types are nobody's business here. A record that can't be used (wrong number
-of fields, bytes that are no text) becomes a bad row and the others go on. What a record is,
-`csv_records` says, to planning and reading alike.
+column is a string. A record that can't be used (wrong number of fields, bytes that can't be
+decoded) becomes a bad row; the other rows are scored. `csv_records` says where records begin
+and end, for planning and for reading. `byte_stream` opens and decompresses files.
 """
 
-import gzip
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats import csv_records
-from bertbatch.inputs.formats.content import HEAD, advice, what_it_is
+from bertbatch.inputs.formats.byte_stream import ByteStream, compression, open_stream
 from bertbatch.inputs.formats.csv_records import Fields, Ints, OpenQuote
 from bertbatch.inputs.formats.reader import CutSize, Rows, check_columns
 from bertbatch.job.schema import Csv, Input
-from bertbatch.storage import stores
 from bertbatch.units import Cut, Source
 
 log = logging.getLogger("bertbatch")
 
-BLOCK = 8 << 20
-# Two quotes left open swallow all that is between them; nobody's text is that long.
+# Two open quotes swallow everything between them; no text is that long.
 MAX_RECORD = 128 << 20
 _HEAD = (64 << 10, 1 << 20, 16 << 20)  # the first record is looked for in ever more bytes
-_LONG = 1000  # lines, of a record that is worth a warning
-_CODECS = {".gz": "gzip", ".zst": "zstandard"}
-
-Fetch = Callable[[int, int], bytes]
+_LONG = 1000  # a record of more lines causes a warning
 
 
 class CsvReader:
@@ -46,9 +38,8 @@ class CsvReader:
         header = options.csv.header
         first_row = rows = start = stop = 0  # of the cut that is open
         long: list[tuple[int, int]] = []
-        with _open(source, options) as fetch:
-            blocks = _blocks(fetch, source, options)
-            for starts, stops, lines in csv_records.records(blocks, options.csv):
+        with _open(source, options) as stream:
+            for starts, stops, lines in csv_records.records(stream.blocks(), options.csv):
                 at = np.flatnonzero(lines > _LONG)
                 long += zip(starts[at].tolist(), stops[at].tolist(), strict=True)
                 if header:
@@ -74,21 +65,21 @@ class CsvReader:
     ) -> Iterator[Rows]:
         names = _columns(source, options)
         check_columns(source, columns, names)
-        with _open(source, options) as fetch:
+        with _open(source, options) as stream:
             for cut in cuts:
                 if cut.bytes > MAX_RECORD:
                     yield _too_long(cut, columns)
                     continue
-                data = fetch(cut.start, cut.stop)
+                data = stream.fetch(cut.start, cut.stop)
                 fields = csv_records.fields(data, options.csv)
-                # More records than rows: `input.limit` has shortened the cut.
+                # There may be more records than rows: `input.limit` shortens a cut.
                 if len(data) < cut.stop - cut.start or len(fields.first) < cut.rows:
-                    raise SourceError(source.id, "is not what it was when it was planned")
+                    raise SourceError(source.id, "has changed since it was planned")
                 yield _rows(cut, fields, names, columns, options.csv)
 
     def task_cuts(self, source: Source) -> int:
-        # A task has to decompress all that comes before its first cut.
-        return 16 if _codec(source) else 4
+        # Each task decompresses everything before its first cut.
+        return 16 if compression(source) else 4
 
 
 def _rows(cut: Cut, fields: Fields, names: list[str], columns: Sequence[str], csv: Csv) -> Rows:
@@ -130,7 +121,7 @@ def _column(fields: Fields, which: Ints) -> pa.Array:
     """The text of some fields, as bytes; null where there is nothing between separators."""
     start, stop = fields.start[which], fields.stop[which]
     empty = start == stop
-    # Every second value is a field, the others are what lies between them: no copy yet.
+    # Every second value is a field, the others lie between fields: nothing is copied yet.
     edges = np.stack((fields.offsets(start), fields.offsets(stop)), axis=1).ravel()
     offsets = np.append(edges, edges[-1:] if len(edges) else 0).astype(np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(fields.text)]
@@ -139,12 +130,12 @@ def _column(fields: Fields, which: Ints) -> pa.Array:
 
 
 def _decode(array: pa.Array, encoding: str) -> tuple[pa.Array, dict[int, int]]:
-    """The values as strings, and for each one that can't be decoded the byte that is wrong."""
+    """The values as strings; for each value that can't be decoded, its first wrong byte."""
     if encoding == "utf-8":
         try:
             return array.cast(pa.string()), {}
         except pa.ArrowInvalid:
-            pass  # find out which
+            pass  # decode one by one, to find which
     texts: list[str | None] = []
     wrong: dict[int, int] = {}
     for i, value in enumerate(array.to_pylist()):
@@ -172,11 +163,11 @@ def _columns(source: Source, options: Input) -> list[str]:
 
 
 def _first_record(source: Source, options: Input) -> bytes:
-    with _open(source, options) as fetch:
+    with _open(source, options) as stream:
         head = b""
         for size in _HEAD:
-            head += fetch(len(head), size)
-            _check_content(head, source, options)
+            head += stream.fetch(len(head), size)
+            stream.check_head(head)
             try:
                 starts, stops, _ = next(csv_records.records([head], options.csv), ([0], [0], [0]))
             except OpenQuote:
@@ -195,123 +186,29 @@ def _fields(n: int) -> str:
     return f"{n} field" if n == 1 else f"{n} fields"
 
 
-def _codec(source: Source) -> str | None:
-    return next((codec for end, codec in _CODECS.items() if source.url.lower().endswith(end)), None)
-
-
-def _check_content(head: bytes, source: Source, options: Input) -> None:
-    """Raises SourceError if a stream begins as no CSV does."""
-    kind = what_it_is(head[:HEAD])
-    if kind is not None and not options.csv.encoding.upper().startswith(kind):
-        raise SourceError(
-            source.id, f"cannot be read as CSV: what it holds is {kind}; {advice(kind)}"
-        )
-
-
 def _warn_of_long(source: Source, options: Input, records: list[tuple[int, int]]) -> None:
-    lines = _lines_before(source, options, [at for record in records for at in record])
+    with _open(source, options) as stream:
+        lines = stream.lines_before([at for record in records for at in record])
     spans = zip(lines[::2], lines[1::2], strict=True)
     long = [(first, last) for first, last in spans if last - first > _LONG]
     if long:
         log.warning(
             "%s: %d records have more than %d lines, such as lines %d to %d; are quotes left open?",
-            *(source.id, len(long), _LONG, long[0][0] + 1, long[0][1]),
-        )
-
-
-def _lines_before(source: Source, options: Input, offsets: list[int]) -> list[int]:
-    """How many lines end before each of some ascending offsets; reads the file again."""
-    counts, count, at, before = [], 0, 0, b""
-    with _open(source, options) as fetch:
-        for offset in offsets:
-            while at < offset and (block := fetch(at, min(at + BLOCK, offset))):
-                divided = before == b"\r" and block[:1] == b"\n"
-                count += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n") - divided
-                at, before = at + len(block), block[-1:]
-            counts.append(count)
-    return counts
-
-
-def _blocks(fetch: Fetch, source: Source, options: Input) -> Iterator[bytes]:
-    """The whole stream; plain files are read ahead in parallel."""
-    blocks = _stream(fetch, source)
-    first = next(blocks, b"")
-    _check_content(first, source, options)
-    yield first
-    yield from blocks
-
-
-def _stream(fetch: Fetch, source: Source) -> Iterator[bytes]:
-    if _codec(source):
-        at = 0
-        while block := fetch(at, at + BLOCK):
-            yield block
-            at += len(block)
-        return
-    with ThreadPoolExecutor(csv_records.THREADS) as pool:
-        starts = range(0, source.size, BLOCK)
-        yield from csv_records.ahead(
-            pool, lambda at: fetch(at, at + BLOCK), starts, csv_records.THREADS
+            source.id,
+            len(long),
+            _LONG,
+            long[0][0] + 1,
+            long[0][1],
         )
 
 
 @contextmanager
-def _open(source: Source, options: Input) -> Iterator[Fetch]:
-    """A function that fetches a byte range, short at the end of the stream.
-
-    In a compressed source ranges can only be fetched in order.
-    """
-    store, path = stores.connect(source.url, options.storage_options)
-    codec = _codec(source)
-
-    def fetch(start: int, stop: int) -> bytes:
-        stop = min(stop, source.size)
-        return store.read(path, start, stop) if start < stop else b""
-
-    try:
-        if codec is None:
-            yield fetch
-        else:
-            with store.open(path) as file, _decompressed(file, codec, source) as stream:
-                yield _forward(stream)
-    except SourceError:
-        raise
-    except OpenQuote as error:
-        (line,) = _lines_before(source, options, [error.at])
-        reason = f"the quote that opens in line {line + 1} is never closed; close or double it"
-        raise SourceError(source.id, reason) from error
-    except Exception as error:  # whatever a broken file makes the storage or a codec raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(source.id, f"cannot be read as CSV: {reason}") from error
-
-
-def _decompressed(file: BinaryIO, codec: str, source: Source) -> AbstractContextManager[BinaryIO]:
-    """The stream that is packed in a file, to its last byte: a damaged one raises at the end."""
-    head = file.read(HEAD)
-    file.seek(0)
-    if head and (kind := what_it_is(head) or "not compressed") != codec:
-        raise SourceError(
-            source.id, f"cannot be read as CSV: its name says {codec}, but it is {kind}; rename it"
-        )
-    if codec == "gzip":  # Arrow's takes the zeros at the end that tapes and tar leave for an error
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
-
-
-def _forward(stream: BinaryIO) -> Fetch:
-    at = 0
-
-    def fetch(start: int, stop: int) -> bytes:
-        nonlocal at
-        while at < start:
-            skipped = len(stream.read(min(start - at, 1 << 20)))
-            at += skipped
-            if not skipped:
-                return b""
-        parts = []
-        while at < stop and (part := stream.read(stop - at)):
-            parts.append(part)
-            at += len(part)
-        return b"".join(parts)
-
-    return fetch
+def _open(source: Source, options: Input) -> Iterator[ByteStream]:
+    with open_stream(source, options, "CSV", options.csv.encoding) as stream:
+        try:
+            yield stream
+        except OpenQuote as error:
+            with _open(source, options) as again:
+                (line,) = again.lines_before([error.at])
+            reason = f"the quote that opens in line {line + 1} is never closed; close or double it"
+            raise SourceError(source.id, reason) from error

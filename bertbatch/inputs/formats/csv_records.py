@@ -1,44 +1,43 @@
-"""CSV as bytes: where records begin and end, and the fields of whole records.
+"""The records of a CSV file, found in its bytes.
 
-The rules are those of Python's csv module (doublequote, not strict, newline=''): a quote
-means something only where a field begins, a closed field may go on unquoted, and a record
-ends at an unquoted \\n, \\r\\n or \\r. As blank lines are no records, \\r\\n needs no care: it
-is an end and a blank line.
+`records` finds where records begin and end, `fields` the fields of whole records. The rules are
+those of Python's csv module (doublequote, not strict, newline=''): a quote means something only
+where a field begins, a closed field may go on unquoted, and a record ends at an unquoted \\n,
+\\r\\n or \\r. Blank lines are not records, so \\r\\n needs no special care: it is an end and a
+blank line.
 
-Both functions rest on one observation, so that planning and reading can't disagree. Look
-only at maximal runs of the quote character:
+Both functions rest on one observation, so that planning and reading can't disagree. Only
+maximal runs of the quote character matter:
 
 - an even run never changes whether we are inside quotes;
 - an odd run at a field's start (after a delimiter, a line end or nothing) toggles it;
 - any other odd run leaves us outside: it closes the field, or is literal text.
 
 Hence the state anywhere is the parity of odd runs at field starts since the last other odd
-run. No byte is looked at in Python, and a piece of a stream can be examined, in any thread,
-before the state that it starts in is known. This module knows nothing of files, columns,
+run. No loop in Python runs over bytes, and a piece of a stream can be examined in any thread
+before the state at its start is known. This module does not deal with files, columns,
 encodings or cuts.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bertbatch.inputs.formats.parallel import THREADS, ahead
 from bertbatch.job.schema import Csv
 
-PIECE = 1 << 20  # what fits a core's cache together with its position arrays
+PIECE = 1 << 20  # fits a core's cache together with its position arrays
 BOM = b"\xef\xbb\xbf"
-THREADS = min(8, os.cpu_count() or 1)
 _LF, _CR = 10, 13
 
 
 class OpenQuote(Exception):
-    """A quote that is not closed before the stream ends: the rest would be one field."""
+    """A quote at byte `at` is not closed before the stream ends."""
 
     def __init__(self, at: int):
         super().__init__(at)
@@ -48,8 +47,6 @@ class OpenQuote(Exception):
 Ints = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 def records(
@@ -57,9 +54,9 @@ def records(
 ) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Where the records of a stream start and stop (with the byte that ends them), in order.
 
-    Yields arrays that are never empty, with the line ends in each record (\\r\\n is two of them).
-    A byte order mark and blank lines are in no record; a last line without an end is one. Only a
-    few blocks are held at a time. Raises OpenQuote.
+    Yields arrays that are never empty, with the number of line ends in each record (\\r\\n counts
+    as two). A byte order mark and blank lines belong to no record; a last line without an end is
+    a record. Only a few blocks are held at a time. Raises OpenQuote.
     """
     head, rest = b"", iter(blocks)
     while len(head) < len(BOM) and (block := next(rest, b"")):
@@ -91,19 +88,6 @@ def records(
         yield np.array([start]), np.array([base]), np.array([lines])
 
 
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], window: int
-) -> Iterator[B]:
-    """The results of `work` in order, with up to `window` more under way in the pool."""
-    waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > window:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 @dataclass(frozen=True)
 class Fields:
     """The fields of some records; `first` and `count` tell each record's.
@@ -126,7 +110,7 @@ class Fields:
 
 
 def fields(data: bytes, csv: Csv) -> Fields:
-    """The fields of bytes that begin where a record begins. Blank lines are no records."""
+    """The fields of bytes that begin where a record begins. Blank lines are not records."""
     a = np.frombuffer(data, np.uint8)
     runs = _quote_runs(a, _LF, csv)
     after = _quoted_after(runs.opens[runs.odd])
@@ -146,7 +130,7 @@ def fields(data: bytes, csv: Csv) -> Fields:
 
 @dataclass(frozen=True)
 class _Examined:
-    """What a piece says before it is known whether it starts inside quotes."""
+    """A piece, examined before it is known whether it starts inside quotes."""
 
     length: int
     line_stops: Ints
@@ -154,7 +138,7 @@ class _Examined:
     unsettled: int  # the line stops before the first run that settles the state
     settled: bool  # whether there is such a run
     quoted_at_end: bool  # if the piece starts outside quotes
-    last_odd: int | None  # where its last odd run of quotes is
+    last_odd: int | None  # the offset of its last odd run of quotes
 
     def stops_if(self, quoted: bool) -> Ints:
         """Which of the line stops end a record."""
@@ -184,8 +168,8 @@ def _examine(piece: bytes, before: int, csv: Csv) -> _Examined:
 def _pieces(blocks: Iterable[bytes], quote: int) -> Iterator[tuple[bytes, int]]:
     """The stream in pieces that can be examined alone, each with the byte before it.
 
-    A run of quotes is divided only after an even number, and what follows is told the byte
-    before the run, so that its oddness and place are right.
+    A run of quotes is divided only after an even number. The next piece gets the byte before
+    the run, so that its parity and place are right.
     """
     before, rest = _LF, b""
     for block in blocks:
@@ -225,7 +209,7 @@ def _quote_runs(a: Bytes, before: int, csv: Csv) -> _Runs:
 
 
 def _quoted_after(opens: Flags) -> Flags:
-    """Whether we are inside quotes after each odd run, beginning outside."""
+    """Whether the text after each odd run is quoted, if the first run is outside quotes."""
     toggles: Ints = np.cumsum(opens)
     settled: Ints = np.maximum.accumulate(np.where(opens, 0, toggles))
     quoted: Flags = (toggles - settled) % 2 == 1
@@ -245,12 +229,12 @@ def _line_ends(a: Bytes) -> Flags:
 
 
 def _syntax(runs: _Runs, after: Flags) -> tuple[Ints, Ints]:
-    """The runs with quotes that are no text, and how many of each: which ones is the same."""
+    """The runs with quotes that are syntax, and how many quotes of each are."""
     quoted = np.append(False, after)[np.cumsum(runs.odd) - runs.odd]
     means = np.flatnonzero(quoted | runs.opens)
     length = runs.length[means]
-    # Inside quotes every second one escapes or the odd one closes; at a field's start the
-    # first one opens, and the same holds for the rest.
+    # Inside quotes every second quote escapes, or the odd one closes. At a field's start the
+    # first quote opens, and the same holds for the rest.
     return runs.at[means], np.where(quoted[means], (length + 1) // 2, length // 2 + 1)
 
 

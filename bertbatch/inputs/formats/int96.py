@@ -1,8 +1,9 @@
-"""Times as Spark, Hive and Impala write them by default: INT96, which says no unit.
+"""INT96 timestamps of Parquet files, read without loss.
 
-Arrow reads them as nanoseconds unless told otherwise, and a 9999-12-31 then comes out in 1816
-without a word. As microseconds every date is right, but what is finer is cut off. So both are read,
-and a column is taken as the one in which nothing is lost.
+Spark, Hive and Impala write them by default; they have no unit. Arrow reads them as nanoseconds
+unless told otherwise: 9999-12-31 then silently becomes a date in 1816. As microseconds every date
+is right, but finer digits are cut off. So both are read, and a column is taken in the unit that
+loses nothing.
 """
 
 import pyarrow as pa
@@ -11,17 +12,17 @@ import pyarrow.parquet as pq
 
 from bertbatch.errors import SourceError
 
-# What nanoseconds can say, in microseconds: the years 1677 to 2262.
+# The range of nanoseconds, in microseconds: the years 1677 to 2262.
 _LEAST, _MOST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
 
 
 def unit_of(metadata: pq.FileMetaData) -> str:
-    """The unit in which a file's columns are taken; Spark itself knows microseconds only."""
+    """The unit of a file's columns in its schema; Spark itself has microseconds only."""
     return "us" if "parquet-mr" in (metadata.created_by or "") else "ns"
 
 
 def int96_leaves(metadata: pq.FileMetaData) -> list[str]:
-    """The paths of leaves that are INT96."""
+    """The paths of the INT96 leaves."""
     leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
     return [leaf.path for leaf in leaves if leaf.physical_type == "INT96"]
 
@@ -42,7 +43,7 @@ def exact(name: str, source: str, micro: pa.ChunkedArray, nano: pa.ChunkedArray)
             "microseconds, or outside the years 1677 to 2262; write them as INT64 timestamps",
         )
     ticks = micro.cast(pa.int64())
-    # An overflow wraps around, so it is by the microseconds that one is seen.
+    # Nanoseconds wrap around on overflow, so microseconds tell whether they did.
     far = pc.or_(pc.less(ticks, _LEAST), pc.greater(ticks, _MOST))
     if not pc.any(far).as_py():
         return nano

@@ -1,6 +1,7 @@
-"""Parquet: cuts follow row groups, read as a stream and never a whole large group at once.
+"""Parquet files: cuts follow row groups.
 
-Where a file is cut, `parquet_cuts` says; planning reads little more than the footer.
+Row groups are read as a stream, never a large one as a whole. `parquet_cuts` decides where a file
+is cut; planning reads little more than the footer.
 """
 
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch.errors import SourceError
+from bertbatch.errors import SourceError, first_line
 from bertbatch.inputs.formats.content import HEAD, what_it_is
 from bertbatch.inputs.formats.int96 import exact, int96_leaves, unit_of
 from bertbatch.inputs.formats.parquet_cuts import (
@@ -63,7 +64,7 @@ class ParquetReader:
 
 
 def _packed(metadata: pq.FileMetaData, cuts: Sequence[Cut], options: Input) -> list[str]:
-    """The text columns to be read as their distinct values, as they hold more than they take."""
+    """The text columns to read as dictionaries, where the cuts hold more than is encoded."""
     groups = range(cuts[0].start, cuts[-1].stop)
     if sum(cut.bytes for cut in cuts) <= encoded_bytes(metadata, groups, options):
         return []
@@ -100,13 +101,13 @@ def _tables(
 
 
 def _batch_rows(cuts: Sequence[Cut]) -> int:
-    """How many rows are decoded at once: few if they are large."""
+    """How many rows are decoded at once: fewer if they are large."""
     widest = max(cut.bytes / max(cut.rows, 1) for cut in cuts)
     return int(min(BATCH_ROWS, max(BATCH_BYTES // max(widest, 1), 1)))
 
 
 def _in_exact_units(source: Source, table: pa.Table, nano: pa.Table) -> pa.Table:
-    """The rows with their INT96 times as microseconds or nanoseconds, so that none is changed."""
+    """The rows with each INT96 column in the unit that loses nothing."""
     for name in nano.column_names:
         column = exact(name, source.id, table.column(name), nano.column(name))
         table = table.set_column(table.column_names.index(name), name, column)
@@ -115,10 +116,10 @@ def _in_exact_units(source: Source, table: pa.Table, nano: pa.Table) -> pa.Table
 
 @contextmanager
 def _open(source: Source, options: Input) -> Iterator[Open]:
-    """A function that opens the file, in ways that it is told."""
+    """A function that opens the file with pyarrow's keywords. Any error becomes a SourceError."""
     store, path = stores.connect(source.url, options.storage_options)
     try:
-        # Locally as bytes, since a name may be no Unicode.
+        # Local names as bytes, since they need not be Unicode.
         with (
             pa.OSFile(os.fsencode(path)) if store.is_local else store.open(path, buffered=False)
         ) as handle:
@@ -131,14 +132,13 @@ def _open(source: Source, options: Input) -> Iterator[Open]:
             yield opened
     except SourceError:
         raise
-    except Exception as error:  # whatever a broken file makes pyarrow or the storage raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = _what_instead(store, path) or reason
+    except Exception as error:  # a broken file makes pyarrow or the storage raise anything
+        reason = _what_instead(store, path) or first_line(error)
         raise SourceError(source.id, f"cannot be read as Parquet: {reason}") from error
 
 
 def _what_instead(store: stores.Store, path: str) -> str | None:
-    """What a file that is no Parquet holds, if that is known."""
+    """What a file holds that is not Parquet, if its kind is known."""
     try:
         head = store.read(path, 0, min(HEAD, store.info(path).size))
         if (kind := what_it_is(head)) is None and head:

@@ -1,9 +1,9 @@
-"""Where a Parquet file is cut: by what its row groups hold once read, not by what they take there.
+"""Where a Parquet file is cut: by the decoded size of its row groups.
 
-The footer tells a column chunk's encoded size, and mostly that is near enough. But a dictionary,
-shared prefixes or runs can make gigabytes of a few kilobytes. So a cut also has a bound on what it
-may hold at most, first by the footer, then by the longest entry of the dictionary; if that is too
-much, the row group is measured by reading it in small pieces, which is rare.
+The footer has a column chunk's encoded size, which is mostly near enough. But a dictionary,
+shared prefixes or runs can expand a few kilobytes to gigabytes. So each cut also has an upper
+bound on its decoded size: first by the footer, then by the longest entry of the dictionary. If
+the bound is too large, the row group is measured by reading it in small pieces, which is rare.
 """
 
 import math
@@ -19,18 +19,18 @@ from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.job.schema import Input
 from bertbatch.units import Cut
 
-MOST = 64 << 20  # bytes that a cut may hold at most without being measured
-MEASURED = 16 << 20  # bytes of text in a cut that was: a repeated text costs little but memory
+MOST = 64 << 20  # decoded bytes that a cut may hold without being measured
+MEASURED = 16 << 20  # decoded text in a measured cut: repeated texts cost little but memory
 
 Open = Callable[..., pq.ParquetFile]  # with pyarrow's keywords
-_PAGES = {"pre_buffer": False, "buffer_size": 1 << 16}  # read no more of a chunk than is used
+_PAGES = {"pre_buffer": False, "buffer_size": 1 << 16}  # reads no more of a chunk than is used
 
 _WIDTH = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A column chunk that is asked for: `size` as encoded, `most` as read."""
+    """A requested column chunk: its encoded size, and at most its decoded size (`most`)."""
 
     path: str
     size: int
@@ -42,7 +42,7 @@ class _Leaf:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Rows, the encoded bytes of texts and carried columns, and what both are at most."""
+    """Rows, the encoded bytes of texts and of carried columns, the upper bound of both decoded."""
 
     rows: int = 0
     text: int = 0
@@ -50,11 +50,15 @@ class _Sizes:
     most: int = 0
 
     def __add__(self, other: "_Sizes") -> "_Sizes":
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Sizes(*(a + b for a, b in pairs))
+        return _Sizes(
+            rows=self.rows + other.rows,
+            text=self.text + other.text,
+            carried=self.carried + other.carried,
+            most=self.most + other.most,
+        )
 
     def pieces(self, size: CutSize) -> int:
-        """Into how many cuts it has to be divided, if it holds what it takes."""
+        """Into how many cuts it has to be divided, by the encoded size."""
         n = max(
             math.ceil(self.text / size.text_bytes),
             math.ceil(self.carried / size.carried_bytes),
@@ -104,7 +108,7 @@ def _cut(first: int, start: int, stop: int, sizes: _Sizes) -> Cut:
 
 
 def encoded_bytes(metadata: pq.FileMetaData, groups: Sequence[int], options: Input) -> int:
-    """What the columns that are asked for take in some row groups."""
+    """The encoded size of the requested columns in some row groups."""
     return sum(leaf.size for g in groups for leaf in _leaves(metadata.row_group(g), options))
 
 
@@ -138,7 +142,7 @@ def _leaf(chunk: pq.ColumnChunkMetaData, is_text: bool) -> _Leaf:
     shares = "DELTA_BYTE_ARRAY" in chunk.encodings  # prefixes, each with the value before it
     packs = any("DICTIONARY" in encoding for encoding in chunk.encodings)
     width = _WIDTH.get(chunk.physical_type)
-    if width is None:  # the length of a value is what the chunk can hold at most
+    if width is None:  # a value is at most as long as the chunk
         most = size + values * size if shares or packs else size
     else:
         most = max(size, values * width)
@@ -156,7 +160,7 @@ def _sizes(rows: int, leaves: list[_Leaf]) -> _Sizes:
 
 
 def _looked_into(open_: Open, group: int, leaf: _Leaf, pieces: int) -> _Leaf:
-    """The leaf, bounded by its dictionary's longest entry: what is not in there is not hidden."""
+    """The leaf with a tighter bound: values outside the dictionary are stored in full."""
     if not leaf.has_dictionary or leaf.most <= MOST // 16 * max(pieces, 1):
         return leaf
     file = open_(read_dictionary=[leaf.path], **_PAGES)
@@ -209,7 +213,7 @@ def _measured(
 
 
 def _held(array: pa.Array) -> int:
-    """What an array comes to with its dictionaries written out."""
+    """The bytes of an array with its dictionaries written out."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         lengths = pc.binary_length(array.dictionary)

@@ -1,7 +1,8 @@
-"""Readers: cut a source into consecutive rows when planning, read such cuts when scoring.
+"""What a reader of a file format is.
 
-A format is one file with one class that follows `Reader`, and one line in `FORMATS`.
-Readers know files and columns; they know nothing of units, tokens or models.
+It cuts a source into consecutive rows when planning, and reads such cuts when scoring. A format
+is one file with one class that follows `Reader`, and one line in `FORMATS`. Readers deal with
+files and columns, not with units, tokens or models.
 """
 
 from collections import Counter
@@ -20,7 +21,7 @@ from bertbatch.units import Cut, Source
 
 @dataclass(frozen=True)
 class CutSize:
-    """How large a cut may grow: whichever limit is reached first closes it."""
+    """How large a cut may grow. The limit that is reached first closes it."""
 
     text_bytes: int
     carried_bytes: int
@@ -29,10 +30,10 @@ class CutSize:
 
 @dataclass
 class Rows:
-    """What was read of one cut: the readable rows, in order, and the others with a reason.
+    """The rows of one cut: the readable ones in order, the `bad` ones with a reason.
 
-    `table` holds the asked-for columns under their names in the source; `row` (int64) is
-    each of its rows' number in the source, counted from 0.
+    `table` holds the requested columns under their names in the source; `row` (int64) has the
+    number in the source of each of its rows, counted from 0.
     """
 
     table: pa.Table

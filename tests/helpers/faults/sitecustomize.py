@@ -100,10 +100,10 @@ def install() -> None:
         if limit := int(os.environ.get("FAULT_MEMORY", "0")):
             import torch
 
-            def packed(ids, *rest, _packed=engine._packed):
-                if len(ids) > limit:
+            def packed(batch, _packed=engine._packed):
+                if len(batch.ids) > limit:
                     raise torch.OutOfMemoryError("CUDA out of memory")
-                return _packed(ids, *rest)
+                return _packed(batch)
 
             settle = engine.settle
 

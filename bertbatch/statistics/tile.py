@@ -1,7 +1,8 @@
-"""What a statistic sees of attention: the rows' tokens, a tile of weights, what tiles came to.
+"""The attention weights of a tile, for statistics.
 
-The engine makes these (`engines/attention_stats.py`). Shapes: R rows of a group, H heads, S
-tokens of its longest row; of a tile, n heads of any row and q queries.
+The engine also gives them the rows' tokens (`Sequences`) and the sums over all tiles (`Queries`);
+it makes all three in `engines/tiled_attention.py`. Shapes: R rows of a group, H heads, S tokens
+of its longest row; in a tile n heads of any rows, and q queries.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sequences:
-    """The rows of a group: float32 kinds of token, bool masks, all [R, S] but `lengths` [R].
+    """The rows of a group: kinds of token as float32, bool masks, all [R, S] but `lengths` [R].
 
-    `second_starts` [R]: where the second text of a pair starts; the length for a single text.
+    `pair_starts` [R]: where the second text of a pair starts; the length for a single text.
     """
 
     lengths: Tensor
-    second_starts: Tensor
+    pair_starts: Tensor
     real: Tensor
     counted: Tensor
     kinds: dict[str, Tensor]
@@ -31,7 +32,7 @@ class Sequences:
     @cached_property
     def segments(self) -> Tensor:
         """1 for the segment that a token is in, else 0: [R, S, 2]"""
-        second = self.places >= self.second_starts[:, None]
+        second = self.places >= self.pair_starts[:, None]
         return torch.stack([self.real & ~second, self.real & second], -1).float()
 
     @cached_property
@@ -41,7 +42,7 @@ class Sequences:
 
     @property
     def is_pair(self) -> Tensor:
-        return self.second_starts < self.lengths
+        return self.pair_starts < self.lengths
 
     def has_neighbour(self, offset: int) -> Tensor:
         """Whether a token has one `offset` further on."""
@@ -51,10 +52,10 @@ class Sequences:
 
 @dataclass
 class Tile:
-    """Queries `first` to `stop` [q] of some heads [n], with all their keys [S].
+    """The weights of queries `first` to `stop` [q] of some heads [n], with all their keys [S].
 
-    `exponents` [n, q, S] are 2 to the power of `logits`, which are scaled scores over ln 2, less
-    the row's largest. Logits are there for the first sum only: sums are made in their place.
+    `exponents` [n, q, S] are 2 to the power of `logits`, the scaled scores over ln 2 less the
+    row's largest. Only the first sum can use the logits: sums overwrite them.
     """
 
     logits: Tensor
@@ -68,9 +69,9 @@ class Tile:
         torch.sum(self.logits, -1, out=out)
 
     def sum_within_blocks(self, factors: Tensor, out: Tensor) -> None:
-        """Σ_j exponents · factors over the keys j of each query's own block into `out` [n, q].
+        """Σ_j exponents · factors over the keys j in each query's own block into `out` [n, q].
 
-        `factors` [size, size] are for the places in any block of this size.
+        `factors` [size, size] hold for the places within any block of this size.
         """
         n, queries, keys = self.exponents.shape
         size = len(factors)
@@ -89,7 +90,7 @@ class Tile:
 
 @dataclass
 class Queries:
-    """What the tiles of a group's heads came to, for every query.
+    """The sums over all tiles of a group's heads, for every query.
 
     `total` [R, H, S] is Σ_j exponents.
     """
@@ -106,9 +107,9 @@ class Queries:
         return self._masses[..., self._columns[name]] / self.total[..., None]
 
     def collected(self, name: str) -> Tensor:
-        """What was collected under a name, for every query [R, H, S], over the total."""
+        """The sum collected under a name, for every query [R, H, S], over the total."""
         return self._collected[name] / self.total
 
     def beside(self, offset: int) -> Tensor:
-        """p_ij for j = i + offset, of −1, 0 or 1: [R, H, S]; anything where there is no such j."""
+        """p_ij for j = i + offset, of −1, 0 or 1: [R, H, S]; undefined where there is no such j."""
         return self._beside[..., offset + 1] / self.total
