@@ -173,8 +173,7 @@ class Output:
 
     def quarantine_files(self) -> set[str]:
         """The ids of units that a quarantine file was written for, whether committed or not."""
-        names = self.store.names(self.at("_bertbatch", "quarantine"))
-        return {unit_of_side(name) for name in names}
+        return set(map(unit_of_side, self.store.names(self.at("_bertbatch", "quarantine"))))
 
     def quarantined(self, units: Sequence[Unit]) -> int:
         """Rows in quarantine over these committed units, without those scored again since.

@@ -7,7 +7,7 @@ output by `commit.py`. The name of a part is `Unit.part`.
 import json
 import re
 from hashlib import sha256
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,8 +29,7 @@ def encode_part(rows: pa.Table, footer: dict[str, Any]) -> bytes:
     metadata = {**(rows.schema.metadata or {}), FOOTER_KEY: to_json(footer)}
     table = rows.replace_schema_metadata(metadata)
     pq.write_table(table, sink, compression="zstd", row_group_size=65536, write_page_checksum=True)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return cast(bytes, sink.getvalue().to_pybytes())
 
 
 def decode_part(file: BinaryIO) -> tuple[dict[str, Any], pa.Table]:
@@ -64,8 +63,7 @@ def encode_side(table: pa.Table) -> bytes:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return cast(bytes, sink.getvalue().to_pybytes())
 
 
 def decode_side(data: bytes) -> pa.Table:

@@ -17,8 +17,9 @@ T = TypeVar("T")
 
 def is_permanent(error: Exception) -> bool:
     """Whether the storage refuses access, which no further try would change."""
-    number = getattr(error, "errno", None)
-    return isinstance(error, PermissionError | NoCreate) or number in (errno.EACCES, errno.EROFS)
+    return isinstance(error, PermissionError | NoCreate) or (
+        isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS)
+    )
 
 
 def retry(

@@ -153,12 +153,14 @@ class Store:
         def put() -> None:
             try:
                 self.fs.pipe_file(path, data, mode="create", **whole)
-            except OSError as error:
+            except Exception as error:
                 if _says(error, "PreconditionFailed", 412):
                     raise FileExistsError(path) from error
                 raise
 
-        retry(put, lambda error: not _in_conflict(error), pause=0.1)
+        # In conflict with another put of the same name: the store asks to try again.
+        conflict = ("ConditionalRequestConflict", 409)
+        retry(put, lambda e: isinstance(e, FileExistsError) or not _says(e, *conflict), pause=0.1)
 
     @as_os_errors()
     def replace(self, path: str, data: bytes) -> None:
@@ -252,22 +254,16 @@ def public(message: object) -> str:
     return re.sub(r"://\S*@", "://…@", str(message))
 
 
-def _in_conflict(error: Exception) -> bool:
-    """Whether another put of the same name is under way, so that the store asks to try again."""
-    failed = isinstance(error, OSError) and not isinstance(error, FileExistsError)
-    return failed and _says(error, "ConditionalRequestConflict", 409)
-
-
 def _says(error: BaseException | None, condition: str, status: int) -> bool:
     """Whether the error, or one that it was raised from, has this condition or HTTP status."""
     while error is not None:
         response = getattr(error, "response", None)
-        told = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        # Not anywhere in the text: other numbers in a response may have the same digits.
+        # The status not anywhere in the text: other numbers may have the same digits.
         codes = [str(getattr(error, name, "")) for name in ("code", "status", "status_code")]
-        if str(status) in [*codes, str(told.get("HTTPStatusCode"))]:
-            return True
-        if condition in f"{type(error).__name__} {codes} {response} {error}":
+        if isinstance(response, dict):
+            codes.append(str(response.get("ResponseMetadata", {}).get("HTTPStatusCode")))
+        text = f"{type(error).__name__} {codes} {response} {error}"
+        if str(status) in codes or condition in text:
             return True
         error = error.__cause__ or error.__context__
     return False
