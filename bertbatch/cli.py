@@ -33,34 +33,38 @@ app = _App(
 JobFile = Annotated[Path, typer.Argument(help="the job file")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="change a key: a.b=c (repeatable)")]
 Date = Annotated[
-    str | None, typer.Option("--date", help="the day that {date} in paths means [today]")
+    str | None, typer.Option("--date", help="the day that {date} in paths means; default: today")
 ]
 Name = Annotated[
-    str | None, typer.Option("--run", help="the name that {run} in paths means [the time]")
+    str | None, typer.Option("--run", help="the name that {run} in paths means; default: the time")
 ]
 Style = Literal["auto", "plain", "json"]
 Log = Annotated[
     Style,
     typer.Option("--log", help="progress as a display, plain lines or JSON lines"),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="show Ray's own messages, too")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="also show Ray's own messages")]
 
 
 @app.command()
 def score(
     input: Annotated[str, typer.Argument(help="a file, folder or glob; local or s3://, gs://, …")],
     output: Annotated[str, typer.Argument(help="the folder or URL for the predictions")],
-    text: Annotated[str | None, typer.Option(help="the column with the text [text]")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="the column with the text; default: text")
+    ] = None,
     text_pair: Annotated[str | None, typer.Option(help="the column with the second text")] = None,
     carry: Annotated[str | None, typer.Option(help="columns to copy: a,b or a:new_name")] = None,
     model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
-    max_length: Annotated[int | None, typer.Option(help="truncate to so many tokens")] = None,
-    unit_rows: Annotated[int | None, typer.Option(help="rows in a unit, at most")] = None,
-    runner: Annotated[str | None, typer.Option(help="ray or inline [ray]")] = None,
-    format: Annotated[str | None, typer.Option(help="auto, parquet or csv [auto]")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="truncate texts to this many tokens")
+    ] = None,
+    unit_rows: Annotated[int | None, typer.Option(help="maximum rows in a unit")] = None,
+    runner: Annotated[str | None, typer.Option(help="ray or inline; default: ray")] = None,
+    format: Annotated[str | None, typer.Option(help="auto, parquet or csv; default: auto")] = None,
     limit: Annotated[int | None, typer.Option(help="score only the first N rows")] = None,
     attention: Annotated[
-        bool, typer.Option("--attention", help="statistics of every attention head, too")
+        bool, typer.Option("--attention", help="also compute statistics of every attention head")
     ] = False,
     set: Set = None,
     log: Log = "auto",
@@ -139,13 +143,15 @@ def submit(
     date: Date = None,
     name: Name = None,
     id: Annotated[str | None, typer.Option("--id", help="the submission's id")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="do not watch the job")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="exit after submitting, without following the job")
+    ] = False,
     package: Annotated[
-        bool, typer.Option(help="send bertbatch itself along; else the cluster's image has it")
+        bool, typer.Option(help="upload bertbatch itself; --no-package if the image has it")
     ] = True,
-    retries: Annotated[int, typer.Option(min=0, help="tries more if the driver dies")] = 2,
+    retries: Annotated[int, typer.Option(min=0, help="resubmit this often if the driver dies")] = 2,
 ) -> None:
-    """Run a job file on a Ray cluster, show what it says, and exit with its code."""
+    """Run a job file on a Ray cluster, follow its log, and exit with its code."""
 
     def go() -> int:
         from bertbatch.display.progress import ask_to_stop, make_listener
@@ -184,17 +190,15 @@ def status(
 @app.command()
 def verify(
     output: Annotated[str, typer.Argument(help="the output of a job")],
-    clean: Annotated[
-        bool, typer.Option("--clean", help="delete side files that no part names")
-    ] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="delete orphaned side files")] = False,
     rescore: Annotated[
-        int, typer.Option(min=0, help="score so many random rows again and compare")
+        int, typer.Option(min=0, help="score this many random rows again and compare")
     ] = 0,
     job: Annotated[
         Path | None, typer.Option(help="the job file, for --rescore: where the input is")
     ] = None,
 ) -> None:
-    """Check every promise against the output's files: each row once, and nothing harmed."""
+    """Check the output against its files: every row exactly once, nothing damaged."""
 
     def check() -> int:
         from bertbatch.checks.verify import verify
@@ -218,13 +222,13 @@ def verify(
 def attention(
     output: Annotated[str, typer.Argument(help="an output scored with attention statistics")],
     to: Annotated[
-        Path | None, typer.Option(help="the Parquet file to write [attention.parquet]")
+        Path | None, typer.Option(help="the Parquet file to write; default: attention.parquet")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="another output: how its heads differ, at equal lengths")
+        str | None, typer.Option(help="another output to compare with, at equal lengths")
     ] = None,
     across_models: Annotated[
-        bool, typer.Option("--across-models", help="compare different weights, too")
+        bool, typer.Option("--across-models", help="also compare outputs of different weights")
     ] = False,
 ) -> None:
     """Write the corpus's statistics of every head as one table, or compare two corpora."""
@@ -263,11 +267,11 @@ def peek(
     second: Annotated[str | None, typer.Argument(help="the second text of a pair")] = None,
     model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
     token: Annotated[
-        str | None, typer.Option(help="whose attention: one of the tokens [the first]")
+        str | None, typer.Option(help="whose attention: one of the tokens; default: the first")
     ] = None,
     layer: Annotated[int | None, typer.Option(min=1, help="one layer's heads")] = None,
     head: Annotated[int | None, typer.Option(min=1, help="one head of each layer")] = None,
-    heads: Annotated[int, typer.Option(min=1, help="how many heads, the most telling")] = 3,
+    heads: Annotated[int, typer.Option(min=1, help="how many heads, the strongest first")] = 3,
 ) -> None:
     """Show one text's tokens, its prediction, and where its attention goes."""
 
@@ -311,13 +315,13 @@ def _guard(command: Any) -> int:
         print(f"alarm: {error}", file=sys.stderr)
         return 4
     except RunError as error:
-        print(f"error: {error}\nwhat is committed is kept", file=sys.stderr)
+        print(f"error: {error}\ncommitted units are kept", file=sys.stderr)
         return 3
     except OSError as error:  # while an output is read; a run tells its own
         print(f"error: the storage failed: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
 
 

@@ -1,8 +1,8 @@
 """Prints the files that a row passes on its way to a part: `python -m recipes.way_of_a_row`.
 
 One CSV row is scored inline under `sys.setprofile`. A file is on the way if one of its functions
-is given the row's text, its token ids, its logits or its columns. Left out are the files that
-plan, check or name things: see `LEFT_OUT`.
+is given the row's text, its token ids, its logits or its columns, between the reading and the
+part. Left out are planning, the schema, units, storage, registries and protocols: see `LEFT_OUT`.
 """
 
 import dataclasses
@@ -38,13 +38,16 @@ class Row:
     def __init__(self) -> None:
         ids = get_tokenizer(check_model(Model())).encode([TEXT], None).ids
         self._ids = ids.astype(np.int64).tobytes()
-        self._logits: np.ndarray | None = None
+        self._began = False
         self.files: list[str] = []
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
         """Notes the file of a function that is called with the row."""
         name = frame.f_code.co_filename
         if event != "call" or not name.startswith(str(PACKAGE)):
+            return
+        self._began = self._began or frame.f_code.co_name == "read_and_tokenize"
+        if not self._began:
             return
         file = Path(name).relative_to(PACKAGE).as_posix()
         if file in self.files or any(

@@ -64,7 +64,7 @@ class Input(Section):
     format: Format = Field("auto", description="the input's format; auto goes by the files' names")
     text: str = Field("text", description="the column that holds the text to score")
     text_pair: str | None = Field(
-        None, description="the column with the second text, for models that score pairs"
+        None, description="the column with the pair text, for models that score pairs"
     )
     carry: CommaList = Field(
         [], description="columns to copy to the output, each 'column' or 'column:new_name'"
@@ -72,7 +72,9 @@ class Input(Section):
     csv: Csv = Field(Csv(), description="the dialect of CSV input")
     limit: int | None = Field(None, ge=1, description="score only the first N rows")
     min_age: float = Field(
-        0, ge=0, description="seconds; younger files may still be written and are left out"
+        0,
+        ge=0,
+        description="seconds; younger files are left out, since they may still be being written",
     )
     on_changed_source: Literal["fail", "keep"] = Field(
         "fail", description="what to do when a file changed after it was scored"
@@ -81,7 +83,9 @@ class Input(Section):
         "keep", description="what to do when a file that was planned is gone"
     )
     storage_options: dict[str, Any] = Field(
-        {}, repr=False, description="passed to the storage; ${NAME} is the environment's"
+        {},
+        repr=False,
+        description="passed to the storage client; ${NAME} is read from the environment",
     )
 
     @property
@@ -124,7 +128,9 @@ class Input(Section):
 class Output(Section):
     path: str = Field(description="the folder or URL where the parts go")
     storage_options: dict[str, Any] = Field(
-        {}, repr=False, description="passed to the storage; ${NAME} is the environment's"
+        {},
+        repr=False,
+        description="passed to the storage client; ${NAME} is read from the environment",
     )
 
 
@@ -140,10 +146,15 @@ class Model(Section):
         None, description="what the model's outputs mean; default: its config.json says so"
     )
     max_length: int | None = Field(
-        None, ge=3, description="tokens a text is truncated to; default: all the model can take"
+        None,
+        ge=3,
+        description="truncate texts to this many tokens; default: the most that the model takes",
     )
     threshold: float = Field(
-        0.5, gt=0, lt=1, description="multi-label models: the probability that makes a label"
+        0.5,
+        gt=0,
+        lt=1,
+        description="multi-label models: the probability above which a class is a label",
     )
     engine: Engine = Field(
         "auto",
@@ -168,16 +179,20 @@ class Attention(Section):
         DEFAULT_STATISTICS, description=f"what is computed of every head: {', '.join(STATISTICS)}"
     )
     queries: Literal["all", "content"] = Field(
-        "all", description="whose attention counts: all tokens, or content: no special tokens"
+        "all",
+        description="whose attention counts: all tokens, or content (special tokens excluded)",
     )
     sample: float = Field(
-        1.0, gt=0, le=1, description="the share of the rows to look at; all are scored"
+        1.0,
+        gt=0,
+        le=1,
+        description="the share of the rows to compute statistics for; all rows are scored",
     )
     per_row: bool = Field(
-        True, description="whether each row gets its statistics, beside the corpus's own"
+        True, description="whether each row gets statistics of its own, besides those of the corpus"
     )
     group_by: str | None = Field(
-        None, description="a carried column (its output name) to group the corpus's by, too"
+        None, description="a carried column (its output name) to group the corpus statistics by"
     )
 
     @field_validator("statistics")
@@ -209,7 +224,7 @@ class Alarms(Section):
     empty_input: bool = Field(False, description="whether an input without rows is an alarm")
     nothing_new: bool = Field(False, description="whether a run without new rows is an alarm")
     against: str | None = Field(
-        None, description="another output whose last run is the one before; {date-1} may be in it"
+        None, description="the output whose last run is compared with; may contain {date-1}"
     )
 
 
@@ -225,19 +240,19 @@ class Runtime(Section):
         1, description="the share of a GPU that a model worker takes"
     )
     unit_rows: int | None = Field(
-        None, ge=1, description="at most this many rows in a unit that is not cut yet"
+        None, ge=1, description="maximum rows in a unit; applies to sources not yet planned"
     )
     unit_mib: float | None = Field(
         None,
         gt=0,
         le=1024,
-        description="MiB of text in a unit not cut yet; 1, in small inputs less",
+        description="MiB of text in a unit, for sources not yet planned; default 1, less for small inputs",
     )
     retry_quarantined: bool = Field(
-        False, description="whether rows in quarantine are scored again, their cause being mended"
+        False, description="whether rows in quarantine are scored again, once their cause is fixed"
     )
     on_busy: Literal["fail", "wait", "share"] = Field(
-        "fail", description="what to do while another run is at work on the output"
+        "fail", description="what to do while another run is working on the output"
     )
 
 
