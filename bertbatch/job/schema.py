@@ -246,7 +246,7 @@ class Runtime(Section):
         None,
         gt=0,
         le=1024,
-        description="MiB of text in a unit, for sources not yet planned; default 1, less for small inputs",
+        description="MiB of text in a unit, for sources not yet planned; 1, less in small inputs",
     )
     retry_quarantined: bool = Field(
         False, description="whether rows in quarantine are scored again, once their cause is fixed"
