@@ -1,13 +1,12 @@
 """Imports point one way, and light commands stay light."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
+from recipes.imports import folder, imports_of, modules
 from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "bertbatch"
@@ -29,38 +28,13 @@ ORDER = [
 ]
 
 
-def modules() -> dict[str, set[str]]:
-    """Each module of the package, and the modules of the package that it imports."""
-    found: dict[str, set[str]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        name = ".".join(("bertbatch", *path.relative_to(PACKAGE).with_suffix("").parts))
-        found[name.removesuffix(".__init__")] = imports(path)
-    return found
-
-
-def imports(path: Path) -> set[str]:
-    """The modules and names that a file imports."""
-    imported: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-    return imported
-
-
-def room(module: str) -> str:
-    """`bertbatch.inputs.formats.csv` is in the room `inputs`."""
-    return module.removeprefix("bertbatch").lstrip(".").split(".")[0]
-
-
 def test_imports_point_one_way():
     level = {name: i for i, names in enumerate(ORDER) for name in names}
     known = modules()
-    assert {room(m) for m in known} - {""} == set(level)
+    assert {folder(m) for m in known} - {""} == set(level)
     for module, imported in known.items():
         for other in imported & set(known):
-            a, b = room(module), room(other)
+            a, b = folder(module), folder(other)
             if a and b and a != b:
                 assert level[a] > level[b], f"{module} imports {other}"
 
@@ -73,7 +47,7 @@ def test_only_executors_and_submit_import_ray():
 
 def test_tests_share_by_helpers_alone():
     for path in (ROOT / "tests").rglob("*.py"):
-        for name in imports(path):
+        for name in imports_of(path):
             shared = name.startswith("tests.") and not name.startswith("tests.helpers")
             assert not shared, f"{path} imports {name}"
 

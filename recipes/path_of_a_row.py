@@ -1,6 +1,8 @@
-"""Prints the files that a row passes on its way to a part: `python -m recipes.way_of_a_row`.
+"""Prints the files that a row passes from the input to a part.
 
-One CSV row is scored inline under `sys.setprofile`. A file is on the way if one of its functions
+`python -m recipes.path_of_a_row`
+
+One CSV row is scored inline under `sys.setprofile`. A file is on the path if one of its functions
 is given the row's text, its token ids, its logits or its columns, between the reading and the
 part. Left out are planning, the schema, units, storage, registries and protocols: see `LEFT_OUT`.
 """
@@ -26,8 +28,16 @@ from bertbatch.model.tokenizer import get_tokenizer
 
 PACKAGE = Path(bertbatch.__file__).parent
 TEXT = "A quietly astonishing, impeccably acted film."
-CARRIED = "row-0001-of-the-way"
-LEFT_OUT = ("plan/", "job/", "storage/", "units.py", "registry.py", "formats/reader.py")
+CARRIED = "row-0001-of-the-path"
+LEFT_OUT = (
+    "plan/",
+    "job/",
+    "storage/",
+    "units.py",
+    "registry.py",
+    "formats/reader.py",
+    "formats/content.py",
+)
 LARGEST = 1000  # elements: what is larger is the vocabulary or the weights, not one row
 DEEPEST = 5  # levels of tuples, lists and dataclasses that are looked into
 
@@ -98,7 +108,7 @@ def _parts(value: Any) -> Iterable[Any]:
     return ()
 
 
-def files_on_the_way() -> list[str]:
+def files_on_the_path() -> list[str]:
     """The files, in the order in which they are first given the row."""
     row = Row()
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +132,7 @@ def files_on_the_way() -> list[str]:
 
 
 def main() -> None:
-    print("\n".join(files_on_the_way()))
+    print("\n".join(files_on_the_path()))
 
 
 if __name__ == "__main__":
