@@ -1,4 +1,4 @@
-"""Numbers, names and times in messages, written alike everywhere."""
+"""Numbers, names, times in messages: written alike everywhere."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Random rows scored again, in this process, and compared with what the output says of them."""
+"""Random rows scored again, in this process, then compared with the output."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How a job stands, read from its output alone: no cluster and no model are asked."""
+"""How a job stands, read from its output alone: no cluster or model is asked."""
 
 import time
 from dataclasses import dataclass
@@ -58,7 +58,9 @@ def read_status(output: Output, last_runs: int) -> Status:
     """Raises JobError if there is no output of bertbatch's at the path."""
     contract = output.contract()
     if contract is None:
-        raise JobError(f"{output.path}: no output of bertbatch, or no run has written to it yet")
+        raise JobError(
+            f"{output.path} is not an output of bertbatch, or no run has written to it yet"
+        )
     plan = stored_plan(output, contract)
     committed = output.committed()
     done = [unit for unit in plan.units.values() if unit.id in committed]

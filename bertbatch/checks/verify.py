@@ -64,7 +64,9 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     """
     contract = output.contract()
     if contract is None:
-        raise JobError(f"{output.path} is no output of bertbatch, or not begun yet")
+        raise JobError(
+            f"{output.path} is not an output of bertbatch, or no run has written to it yet"
+        )
     # Before the parts: a file that is written later is a run's that is at work.
     side_files = _side_files(output)
     plan = stored_plan(output, contract)
@@ -147,7 +149,7 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
     if not table.schema.equals(schema):
         wrong("has other columns than the output")
     if is_tombstone(footer) != void:
-        wrong("has rows though its unit is out of force" if void else "is void, its unit is not")
+        wrong("has rows although its unit was withdrawn" if void else "is void, its unit is not")
     if void:
         if table.num_rows:
             wrong(f"is void and has {table.num_rows} rows")

@@ -102,7 +102,9 @@ def score(
             if engine.tokens_per_batch <= lengths[~done].max():
                 raise
             engine.tokens_per_batch //= 2
-            log.warning("out of memory: going on with %d tokens a batch", engine.tokens_per_batch)
+            log.warning(
+                "out of memory: continuing with %d tokens per batch", engine.tokens_per_batch
+            )
     statistics = None
     if sampled.any():
         text = np.where(tokens.sampled[first:stop], place[inverse], -1)

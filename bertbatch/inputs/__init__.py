@@ -1,4 +1,4 @@
-"""Input files: they are found, cut and read here.
+"""Input files: found, cut, read.
 
 A file format is one file in `formats/`. Tokens, models and outputs are dealt with elsewhere.
 """

@@ -1,4 +1,4 @@
-"""What a person is told of a wrong key in a job file: where, what, and what the key means."""
+"""Messages about wrong keys in a job file: where, what, what the key means."""
 
 import difflib
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""The files of a model's folder, read and checked without torch.
+"""The files of a model's folder, checked without torch.
 
 Weights are safetensors only: loading a pickle would run whatever code is in it.
 """

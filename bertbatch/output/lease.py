@@ -128,7 +128,7 @@ class Lease:
                     f"run {now.run} on {now.host} began on this output at the same moment; "
                     "wait until it ends, or set runtime.on_busy: wait to begin after it"
                 )
-            log.warning("run %s works on this output, too: work may be done twice", now.run)
+            log.warning("run %s is also working on this output: work may be done twice", now.run)
             return False
         self._output.store.replace(self.path, self._content())
         return True

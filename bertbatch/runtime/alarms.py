@@ -1,4 +1,4 @@
-"""Alarms: what is wrong with a run that succeeded, by its figures and those of the run before."""
+"""Alarms: what is wrong with a run that succeeded, compared with earlier runs."""
 
 import logging
 from collections import Counter

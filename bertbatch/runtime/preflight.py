@@ -1,4 +1,4 @@
-"""What is known of a job before it starts: model, input and output checked against each other.
+"""What is known of a job before it starts: model, input, output checked together.
 
 A survey writes nothing and imports neither torch nor Ray.
 """
@@ -141,10 +141,14 @@ def check_job(job: Job) -> Preflight:
     """Checks a job against its model, its input and its output. Raises JobError."""
     output = Output.of(job)
     if job.runtime.runner == "ray" and output.store.protocol == "memory":
-        raise JobError("output.path memory:// lives in one process; use runtime.runner: inline")
+        raise JobError(
+            "output.path memory:// exists in one process only; use runtime.runner: inline"
+        )
     listing = list_sources(job)
     if job.runtime.runner == "ray" and any(s.url.startswith("memory:") for s in listing.sources):
-        raise JobError("input.path memory:// lives in one process; use runtime.runner: inline")
+        raise JobError(
+            "input.path memory:// exists in one process only; use runtime.runner: inline"
+        )
     spec = check_model(job.model)
     _check_engine(job)
     reader = reader_of("parquet" if listing.format == "auto" else listing.format)
@@ -175,7 +179,7 @@ def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
         for name, value in partitions(source).items():
             if name in carried and ("%" in value or decoded(value) is None):
                 log.info(
-                    "%s was begun when folders' values were not decoded, and keeps them as they "
+                    "%s was started when folder values were not decoded, and keeps them as they "
                     "are, such as %s=%s; a new output has them decoded",
                     *(job.output.path, name, value),
                 )

@@ -1,4 +1,4 @@
-"""What a run tells: totals while it goes on, watchers that hear of them, and the result."""
+"""The totals of a run, the listeners that receive them, the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,9 +111,9 @@ def load_attention(
     try:  # a column's values are kept as text, a number's or a day's as Arrow has it
         value = value if isinstance(value, str) else pa.scalar(value).cast(pa.string()).as_py()
     except (pa.ArrowException, TypeError) as error:
-        raise JobError(f"value {value!r} is no value that a group could have: {error}") from error
+        raise JobError(f"value {value!r} is not a value that a group can have: {error}") from error
     if not isinstance(group, str):
-        raise JobError(f"group {group!r} is no name: 'all', 'label', 'length' or a column's")
+        raise JobError(f"group {group!r} is not a name: use 'all', 'label', 'length' or a column's")
     chosen = tidy.filter((pc.field("group") == group) & (pc.field("value") == value))
     if not chosen.num_rows:
         groups = sorted({*zip(tidy["group"].to_pylist(), tidy["value"].to_pylist(), strict=True)})

@@ -252,11 +252,11 @@ class Scheduler:
             work.nodes_gone += 1
             # A row that takes all of a container's memory takes the node with it.
             if work.nodes_gone <= NODES_FORGIVEN:
-                log.warning("a model worker is gone with its node; a fresh one takes its place")
+                log.warning("a model worker was lost with its node; a new one replaces it")
                 self._put_back(work, rows)
                 return
         what = f"lost its GPU ({death})" if isinstance(death, DeviceLost) else "died"
-        log.warning("a model worker %s; a fresh one takes its place", what)
+        log.warning("a model worker %s; a new one replaces it", what)
         self._suspect(worker, work, rows, f"its model worker {what} each time")
 
     def _put_back(self, work: Work, rows: tuple[int, int]) -> None:

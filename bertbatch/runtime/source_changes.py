@@ -1,4 +1,4 @@
-"""Sources that are not as they were planned, and what a run does about each."""
+"""Sources that are no longer as they were planned."""
 
 import logging
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def find_changes(preflight: Preflight) -> Changes:
     changed = [s for s in planned if s.id in listed and listed[s.id] != s]
     if gone and options.on_removed_source == "fail":
         raise JobError(
-            f"{_some(gone)} of the plan are gone from {options.path}; bring them back, or set "
+            f"{_some(gone)} of the plan are missing in {options.path}; restore them, or set "
             "input.on_removed_source: keep to keep what is scored of them"
         )
     mended = _mended(preflight, changed)
@@ -53,14 +53,14 @@ def find_changes(preflight: Preflight) -> Changes:
         scored = [unit.id in preflight.committed for unit in units]
         what = "changed" if id_ in listed else "is gone"
         if units and not any(scored):
-            log.info("%s %s before anything of it was scored: the plan goes on without", id_, what)
+            log.info("%s %s before any of it was scored; it is taken out of the plan", id_, what)
             found.withdraw.add(id_)
         elif not all(scored):
-            found.failed[id_] = f"{what} before it was wholly scored"
+            found.failed[id_] = f"{what} before all of it was scored"
         elif units and id_ in listed:
             kept.append(id_)
     if kept:
-        log.info("changed after being scored, the old answers are kept: %s", shorten(kept))
+        log.info("changed after being scored; the old answers are kept: %s", shorten(kept))
     return found
 
 

@@ -68,7 +68,7 @@ def submit(
     for attempt in range(submission.retries + 1):
         if attempt:
             id_ = f"{first}-retry{attempt}"
-            log.warning("submitting it again, as %s: what is committed is kept", id_)
+            log.warning("submitting it again as %s; committed units are kept", id_)
             time.sleep(RETRY_SECONDS)
         _send(client, id_, submission, job)
         log.info("submitted to %s as %s", public(submission.address), id_)
@@ -83,7 +83,7 @@ def submit(
         # the node under it, is gone, and that another try may fare better.
         if code is not None and (0 <= code <= 128 or code in (130, 143)):
             return code
-        log.warning("the job's driver is gone (exit code %s)", code)
+        log.warning("the job's driver died (exit code %s)", code)
     return 3
 
 
@@ -148,7 +148,7 @@ def _client(address: str) -> Any:
         try:
             return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"})
         except AuthenticationError:
-            given = "does not take the token from here" if token else "asks for a token"
+            given = "rejects the token given here" if token else "asks for a token"
             raise JobError(f"{where}: the cluster {given}: {HOW_TO_GIVE_A_TOKEN}") from None
 
     try:
@@ -183,7 +183,7 @@ def _while_starting(step: Callable[[], T], address: str) -> T:
             if time.monotonic() - began > patience:
                 raise
             if not said:
-                log.info("%s is not ready yet; trying on", public(address))
+                log.info("%s is not ready yet; trying again", public(address))
                 said = True
             time.sleep(POLL_SECONDS)
 
@@ -208,9 +208,7 @@ def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
         try:
             _while_starting(send, submission.address)
         except OSError as error:
-            raise RunError(
-                public(f"{submission.address} does not answer any more: {error}")
-            ) from None
+            raise RunError(public(f"{submission.address} no longer responds: {error}")) from None
         except Exception as error:  # Ray's, of any type
             if "already" in str(error):
                 raise JobError(
@@ -252,8 +250,8 @@ class _Watch:
                     return None
                 if time.monotonic() - self._heard > PATIENCE_SECONDS:
                     raise RunError(
-                        f"nothing heard of {self._id} for {PATIENCE_SECONDS:.0f} s: "
-                        f"{public(error)}. It may go on: see `bertbatch status` of its output"
+                        f"no response about {self._id} for {PATIENCE_SECONDS:.0f} s: "
+                        f"{public(error)}. It may still be running: see `bertbatch status OUTPUT`"
                     ) from None
             else:
                 self._heard = time.monotonic()
@@ -292,11 +290,11 @@ def _interrupted(client: Any, id_: str, job: Job, ask_to_stop: Callable[[], bool
             while not client.get_job_status(id_).is_terminal():
                 time.sleep(POLL_SECONDS)
         except (RuntimeError, OSError) as error:
-            raise RunError(f"{id_} may go on: {public(error)}") from None
-        log.warning("%s is stopped; submit it again to go on", id_)
+            raise RunError(f"{id_} may still be running: {public(error)}") from None
+        log.warning("%s is stopped; submit it again to resume", id_)
     else:
         log.warning(
-            "%s goes on; see `bertbatch status %s`, stop it with `ray job stop %s`",
+            "%s keeps running; see `bertbatch status %s`, stop it with `ray job stop %s`",
             *(id_, job.output.path, id_),
         )
     return 130

@@ -167,7 +167,7 @@ def record_choice(kinds: dict[str, dict[str, Any]], description: dict[str, Any])
     unmeasured = not kinds.get(kind, {}).get("measured")
     if measured and unmeasured:
         log.info(
-            "measured on %s: %s; going on with %s %s, %d tokens a batch",
+            "measured on %s: %s; using %s %s, %d tokens per batch",
             *(kind, ", ".join(f"{what}: {rate:g} tokens/s" for what, rate in measured.items())),
             *(choice[key] for key in CHOSEN),
         )

@@ -63,7 +63,7 @@ def test_a_source_changed_during_the_run_never_mixes(kind, change, score, tmp_pa
     if change == "deleted":
         result = score(folder, out, **CARRY)
         assert result.exit_code == 3
-        assert result.failed_sources == {f"b.{kind}": "is gone before it was wholly scored"}
+        assert result.failed_sources == {f"b.{kind}": "is gone before all of it was scored"}
         with pytest.raises(JobError, match=rf"b.{kind}.* gone"):
             score(folder, out, **CARRY, **{"input.on_removed_source": "fail"})
         assert len(answers(out)) == len(got)
@@ -94,7 +94,7 @@ def test_a_source_changed_between_runs_is_refused_or_kept(kind, score, tmp_path,
         score(folder, out, **CARRY)
     result = score(folder, out, **CARRY, **{"input.on_changed_source": "keep"})
     assert result.exit_code == 3
-    assert result.failed_sources == {f"a.{kind}": "changed before it was wholly scored"}
+    assert result.failed_sources == {f"a.{kind}": "changed before all of it was scored"}
     pd.testing.assert_frame_equal(answers(out), before)
     same_answers(before, answers(tmp_path / "of_old").merge(before[["id"]]))
     sound(out, rows_scored=len(before))

@@ -24,7 +24,7 @@ def test_a_killed_driver_resumes_with_other_units(corpus, tmp_path, tiny_model, 
     assert not (out / "_SUCCESS.json").exists()
     code, text = finish(start(tiny_model, corpus, out, "--unit-rows", "25"))
     assert code == 0, text
-    there_then = int(text.split(" planned units were already there")[0].split()[-3])
+    there_then = int(text.split(" planned units done before")[0].split()[-3])
     assert there <= there_then < 62
     same_answers(answers(out), expected)
     sound(out, rows_scored=600)

@@ -219,7 +219,7 @@ def test_a_head_that_has_just_begun_is_waited_for(dashboard, monkeypatch):
     good = (200, '{"ray_version": "2.60.0"}')
     Answering.answers = [(503, "starting"), (500, "no available agent"), good]
     submit._client(dashboard)
-    assert said == ["%s is not ready yet; trying on"]
+    assert said == ["%s is not ready yet; trying again"]
     monkeypatch.setattr(submit, "STARTING_SECONDS", 0.1)
     Answering.answers = [(503, "starting")]
     with pytest.raises(JobError, match="503"):
@@ -311,7 +311,7 @@ def test_ray_that_cannot_start_is_reported(error, no_ray, score, corpus, tmp_pat
         raise error
 
     no_ray(init)
-    with pytest.raises(JobError, match=r"Ray cannot be started here: .*its logs stay in") as caught:
+    with pytest.raises(JobError, match="its logs are kept in") as caught:
         score(corpus, tmp_path / "out", "ray")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

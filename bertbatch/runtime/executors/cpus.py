@@ -1,4 +1,4 @@
-"""How many cores this process may really use: affinity and the cgroup's CPU quota."""
+"""How many cores this process may use: affinity, then the cgroup's CPU quota."""
 
 import math
 import os

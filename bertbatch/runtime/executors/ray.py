@@ -1,4 +1,4 @@
-"""The stages on Ray: reading and committing as tasks, one long-lived actor per model worker.
+"""The stages on Ray: reads or commits as tasks, model workers as actors.
 
 Data passes from stage to stage by reference and never through the driver. Retries of
 scoring are the pipeline's, which knows what was running; Ray only restarts tasks.
@@ -111,7 +111,7 @@ class RayExecutor:
             return
         self._look_again = time.monotonic() + ADAPT_SECONDS
         for worker in range(self.workers, self._fit()):
-            log.info("room for one more model worker: now %d", worker + 1)
+            log.info("there is room for one more model worker: %d now", worker + 1)
             self._actors.append(self._actor())
             self._loading.add(worker, self._actors[worker])
             self.workers = worker + 1
@@ -249,7 +249,7 @@ class RayExecutor:
             ray.shutdown()
         if self._scratch:
             if self._troubled:
-                log.info("Ray's logs stay in %s until the next run here", self._scratch.path)
+                log.info("Ray's logs are kept in %s until the next run here", self._scratch.path)
             self._scratch.close(keep=self._troubled)
 
 

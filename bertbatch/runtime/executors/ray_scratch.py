@@ -1,4 +1,4 @@
-"""A folder on this machine's disk for Ray's sockets, logs and what it spills, for one run.
+"""A temporary folder for the Ray of one run: its sockets, logs, spilled objects.
 
 It goes when the run ends. What a killed run has left goes when the next one starts: a lock tells
 whose process lives, because the kernel lets go of it with the process.

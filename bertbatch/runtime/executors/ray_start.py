@@ -71,9 +71,9 @@ def _start(options: dict[str, Any]) -> Scratch:
         _shut_down()
         scratch.close(keep=True)
         raise JobError(
-            f"Ray cannot be started here: {_said(error)}; its logs stay in {scratch.path} until "
-            "the next run. Is the machine overloaded, or its memory or disk full? "
-            "runtime.runner: inline does without Ray"
+            f"Ray cannot be started here: {_said(error)}; its logs are kept in {scratch.path} "
+            "until the next run. Is the machine overloaded, or its memory or disk full? "
+            "runtime.runner: inline needs no Ray"
         ) from error
     return scratch
 

@@ -1,4 +1,4 @@
-"""Ray's tokens: where one is, how a person gives one, and one that a run's own Ray asks for."""
+"""Ray's authentication tokens: where they are, how a user gives one."""
 
 import os
 import secrets
