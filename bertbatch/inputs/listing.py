@@ -16,7 +16,7 @@ from fsspec.utils import glob_translate
 
 from bertbatch.errors import EmptyInput, JobError
 from bertbatch.inputs.paths import find
-from bertbatch.inputs.table_formats import refuse_tables
+from bertbatch.inputs.refused_tables import refuse_tables
 from bertbatch.job.schema import Job
 from bertbatch.registry import FORMATS
 from bertbatch.storage import stores
