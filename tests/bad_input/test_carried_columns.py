@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+from operator import add
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,11 +13,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bertbatch import JobError
 from bertbatch.errors import SourceError
+from bertbatch.inputs.formats import int96
 from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.inputs.rows import carried_schema, read_units
@@ -180,6 +182,7 @@ def test_int96_times_are_right_or_refused(values, spark, nested, tmp_path_factor
     values=st.lists(st.none() | st.integers(-(2**63) + 1, 2**63 - 1), min_size=1, max_size=6),
     spark=st.booleans(), nested=st.booleans(),
 )  # fmt: skip
+@example(values=[-9_223_372_036_854_775_001], spark=True, nested=False)
 def test_int96_times_of_nanoseconds_are_right_or_refused(
     values, spark, nested, tmp_path_factory
 ) -> None:
@@ -211,6 +214,32 @@ def check_int96(folder: Path, times: pa.Array, spark: bool, nested: bool) -> Non
     flat = [v[0] if nested else v for v in got]
     ticks = [None if v is None else v.value if hasattr(v, "value") else round_ns(v) for v in flat]
     assert ticks == [None if v is None else v * scale for v in times.cast(pa.int64()).to_pylist()]
+
+
+@given(
+    st.lists(
+        st.none()
+        | st.integers(FIRST * 1000, LAST * 1000)
+        | st.integers(FIRST, LAST).map(lambda micros: micros * 1000)
+        | st.builds(add, st.sampled_from([-(2**63), 2**63, 0]), st.integers(-1500, 1500)),
+        max_size=3,
+    )
+)
+def test_int96_times_are_exact_or_refused(times) -> None:
+    """Also those that pyarrow cannot write: finer than microseconds, outside of nanoseconds."""
+    wrapped = [None if t is None else (t + 2**63) % 2**64 - 2**63 for t in times]
+    micro = pa.array([None if t is None else t // 1000 for t in times], pa.timestamp("us"))
+    nano = pa.array(wrapped, pa.timestamp("ns"))
+    known = [t for t in times if t is not None]
+    try:
+        got = int96.exact("ts", "x", pa.chunked_array([micro]), pa.chunked_array([nano]))
+    except SourceError:
+        assert any(t % 1000 for t in known)
+        assert any(abs(t) >= 2**63 for t in known)
+        return
+    scale = {"us": 1000, "ns": 1}[got.type.unit]
+    ticks = got.cast(pa.int64()).to_pylist()
+    assert [None if t is None else t * scale for t in ticks] == times
 
 
 def round_ns(value: dt.datetime) -> int:

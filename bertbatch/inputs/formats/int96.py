@@ -12,9 +12,6 @@ import pyarrow.parquet as pq
 
 from bertbatch.errors import SourceError
 
-# The range of nanoseconds, in microseconds: the years 1677 to 2262.
-_LEAST, _MOST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
-
 
 def unit_of(metadata: pq.FileMetaData) -> str:
     """The unit of a file's columns in its schema; Spark itself has microseconds only."""
@@ -42,13 +39,14 @@ def exact(name: str, source: str, micro: pa.ChunkedArray, nano: pa.ChunkedArray)
             f"column '{name}' holds INT96 times inside of lists or structs that are finer than "
             "microseconds, or outside the years 1677 to 2262; write them as INT64 timestamps",
         )
-    ticks = micro.cast(pa.int64())
-    # Nanoseconds wrap around on overflow, so microseconds tell whether they did.
-    far = pc.or_(pc.less(ticks, _LEAST), pc.greater(ticks, _MOST))
-    if not pc.any(far).as_py():
+    micros, nanos = micro.cast(pa.int64()), nano.cast(pa.int64())
+    towards_zero = pc.divide(nanos, 1000)
+    below = pc.less(nanos, pc.multiply(towards_zero, 1000))
+    # Nanoseconds wrap around on overflow, and then belong to another microsecond.
+    if pc.subtract(towards_zero, below.cast(pa.int64())).equals(micros):
         return nano
-    near = nano.filter(pc.invert(far)).cast(pa.int64())
-    if pc.any(pc.not_equal(near, pc.multiply(pc.divide(near, 1000), 1000))).as_py():
+    # This product wraps around as the nanoseconds do.
+    if not pc.multiply(micros, 1000).equals(nanos):
         raise SourceError(
             source,
             f"column '{name}' holds INT96 times outside the years 1677 to 2262 beside some that "
