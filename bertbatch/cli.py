@@ -3,7 +3,9 @@
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +32,18 @@ app = _App(
     pretty_exceptions_enable=False,
 )
 
+
+def _command(function: Callable[..., int | None]) -> Callable[..., None]:
+    """A command of the app. Its exit code is what the function returns, or an error's."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> None:
+        sys.exit(_guard(lambda: function(*args, **kwargs) or 0))
+
+    app.command()(command)
+    return command
+
+
 JobFile = Annotated[Path, typer.Argument(help="the job file")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="change a key: a.b=c (repeatable)")]
 Date = Annotated[
@@ -46,7 +60,7 @@ Log = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="also show Ray's own messages")]
 
 
-@app.command()
+@_command
 def score(
     input: Annotated[str, typer.Argument(help="a file, folder or glob; local or s3://, gs://, …")],
     output: Annotated[str, typer.Argument(help="the folder or URL for the predictions")],
@@ -69,7 +83,7 @@ def score(
     set: Set = None,
     log: Log = "auto",
     verbose: Verbose = False,
-) -> None:
+) -> int:
     """Score INPUT into OUTPUT; the same command again resumes."""
     given: dict[str, dict[str, Any]] = {
         "input": {
@@ -85,10 +99,10 @@ def score(
     }
     if attention:
         data["attention"] = {}
-    _run(lambda: Job.build(data, "command line", set), log, verbose)
+    return _run(lambda: Job.build(data, "command line", set), log, verbose)
 
 
-@app.command()
+@_command
 def run(
     job: JobFile,
     set: Set = None,
@@ -99,15 +113,15 @@ def run(
     ] = False,
     log: Log = "auto",
     verbose: Verbose = False,
-) -> None:
+) -> int:
     """Run a job file; the same command again resumes, or scores only what is new."""
     changes = _changes(set, date, name)
     if retry_quarantined:
         changes.append("runtime.retry_quarantined=true")
-    _run(lambda: Job.load(job, changes), log, verbose)
+    return _run(lambda: Job.load(job, changes), log, verbose)
 
 
-@app.command()
+@_command
 def plan(
     job: JobFile,
     set: Set = None,
@@ -116,23 +130,19 @@ def plan(
 ) -> None:
     """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
 
-    def show() -> int:
-        from bertbatch.checks.estimate import estimate
-        from bertbatch.display.plan import show_plan
-        from bertbatch.runtime.run import preflight
-        from bertbatch.runtime.source_changes import find_changes
+    from bertbatch.checks.estimate import estimate
+    from bertbatch.display.plan import show_plan
+    from bertbatch.runtime.run import preflight
+    from bertbatch.runtime.source_changes import find_changes
 
-        found = preflight(Job.load(job, _changes(set, date, name)))
-        changes = find_changes(found)
-        if found.work():
-            found.output.check_access()
-        show_plan(estimate(found, changes))
-        return 0
-
-    sys.exit(_guard(show))
+    found = preflight(Job.load(job, _changes(set, date, name)))
+    changes = find_changes(found)
+    if found.work():
+        found.output.check_access()
+    show_plan(estimate(found, changes))
 
 
-@app.command()
+@_command
 def submit(
     job: JobFile,
     address: Annotated[
@@ -150,44 +160,37 @@ def submit(
         bool, typer.Option(help="upload bertbatch itself; --no-package if the image has it")
     ] = True,
     retries: Annotated[int, typer.Option(min=0, help="resubmit this often if the driver dies")] = 2,
-) -> None:
+) -> int:
     """Run a job file on a Ray cluster, follow its log, and exit with its code."""
 
-    def go() -> int:
-        from bertbatch.display.progress import ask_to_stop, make_listener
-        from bertbatch.runtime.submit import Submission, submit
+    from bertbatch.display.progress import ask_to_stop, make_listener
+    from bertbatch.runtime.submit import Submission, submit
 
-        changes = _changes(set, date, name)
-        with closing(make_listener("plain")):
-            return submit(
-                Submission(job, changes, address, id, package, retries),
-                detach,
-                ask_to_stop,
-                lambda text: print(text, end="", flush=True),
-            )
-
-    sys.exit(_guard(go))
+    changes = _changes(set, date, name)
+    with closing(make_listener("plain")):
+        return submit(
+            Submission(job, changes, address, id, package, retries),
+            detach,
+            ask_to_stop,
+            lambda text: print(text, end="", flush=True),
+        )
 
 
-@app.command()
+@_command
 def status(
     output: Annotated[str, typer.Argument(help="the output of a job, running or not")],
     last: Annotated[int, typer.Option(min=1, help="how many runs to show")] = 14,
 ) -> None:
     """Show how a job stands and what its last runs did, from its output alone."""
 
-    def show() -> int:
-        from bertbatch.checks.status import read_status
-        from bertbatch.display.status import show_status
-        from bertbatch.output.folder import open_output
+    from bertbatch.checks.status import read_status
+    from bertbatch.display.status import show_status
+    from bertbatch.output.folder import open_output
 
-        show_status(read_status(open_output(output), last))
-        return 0
-
-    sys.exit(_guard(show))
+    show_status(read_status(open_output(output), last))
 
 
-@app.command()
+@_command
 def verify(
     output: Annotated[str, typer.Argument(help="the output of a job")],
     clean: Annotated[bool, typer.Option("--clean", help="delete orphaned side files")] = False,
@@ -197,28 +200,25 @@ def verify(
     job: Annotated[
         Path | None, typer.Option(help="the job file, for --rescore: where the input is")
     ] = None,
-) -> None:
+) -> int:
     """Check the output against its files: every row exactly once, nothing damaged."""
 
-    def check() -> int:
-        from bertbatch.checks.verify import verify
-        from bertbatch.display.verdict import show_verdict
-        from bertbatch.output.folder import open_output
+    from bertbatch.checks.verify import verify
+    from bertbatch.display.verdict import show_verdict
+    from bertbatch.output.folder import open_output
 
-        if rescore and job is None:
-            raise JobError("--rescore reads the input again: name the job file with --job")
-        verdict = verify(open_output(output), clean)
-        if rescore and job is not None:
-            from bertbatch.checks.rescore import rescore as again
+    if rescore and job is None:
+        raise JobError("--rescore reads the input again: name the job file with --job")
+    verdict = verify(open_output(output), clean)
+    if rescore and job is not None:
+        from bertbatch.checks.rescore import rescore as again
 
-            again(Job.load(job), output, rescore, verdict)
-        show_verdict(verdict)
-        return 0 if verdict.right else 3
-
-    sys.exit(_guard(check))
+        again(Job.load(job), output, rescore, verdict)
+    show_verdict(verdict)
+    return 0 if verdict.right else 3
 
 
-@app.command()
+@_command
 def attention(
     output: Annotated[str, typer.Argument(help="an output scored with attention statistics")],
     to: Annotated[
@@ -233,35 +233,31 @@ def attention(
 ) -> None:
     """Write the corpus's statistics of every head as one table, or compare two corpora."""
 
-    def show() -> int:
-        from bertbatch.attention.comparison import compare_outputs
-        from bertbatch.attention.corpus import read_corpus
-        from bertbatch.display.attention_tables import (
-            check_outside,
-            show_comparison,
-            show_corpus,
-            write_table,
-        )
-        from bertbatch.output.folder import open_output
+    from bertbatch.attention.comparison import compare_outputs
+    from bertbatch.attention.corpus import read_corpus
+    from bertbatch.display.attention_tables import (
+        check_outside,
+        show_comparison,
+        show_corpus,
+        write_table,
+    )
+    from bertbatch.output.folder import open_output
 
-        this = open_output(output)
-        other = None if against is None else open_output(against)
-        path = to or Path("attention.parquet" if other is None else "comparison.parquet")
-        check_outside(path, [output, *([against] if against else [])])
-        if other is None:
-            corpus = read_corpus(this)
-            show_corpus(corpus)
-            table = corpus.tidy()
-        else:
-            table = compare_outputs(this, other, across_models)
-            show_comparison(table)
-        write_table(table, path)
-        return 0
-
-    sys.exit(_guard(show))
+    this = open_output(output)
+    other = None if against is None else open_output(against)
+    path = to or Path("attention.parquet" if other is None else "comparison.parquet")
+    check_outside(path, [output, *([against] if against else [])])
+    if other is None:
+        corpus = read_corpus(this)
+        show_corpus(corpus)
+        table = corpus.tidy()
+    else:
+        table = compare_outputs(this, other, across_models)
+        show_comparison(table)
+    write_table(table, path)
 
 
-@app.command()
+@_command
 def peek(
     text: Annotated[str, typer.Argument(help="one text")],
     second: Annotated[str | None, typer.Argument(help="the second text of a pair")] = None,
@@ -275,16 +271,12 @@ def peek(
 ) -> None:
     """Show one text's tokens, its prediction, and where its attention goes."""
 
-    def show() -> int:
-        from bertbatch.attention.inspect import inspect_text
-        from bertbatch.display.attention_tables import show_inspection
-        from bertbatch.job.schema import Model
+    from bertbatch.attention.inspect import inspect_text
+    from bertbatch.display.attention_tables import show_inspection
+    from bertbatch.job.schema import Model
 
-        settings = Model(name=model) if model else Model()
-        show_inspection(inspect_text(settings, text, second), token, layer, head, heads)
-        return 0
-
-    sys.exit(_guard(show))
+    settings = Model(name=model) if model else Model()
+    show_inspection(inspect_text(settings, text, second), token, layer, head, heads)
 
 
 def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[str]:
@@ -292,16 +284,13 @@ def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[
     return [*(set or []), *(f"{key}={value!r}" for key, value in given.items() if value)]
 
 
-def _run(build: Any, log: Style, verbose: bool) -> None:
-    def go() -> int:
-        from bertbatch.display.progress import make_listener
-        from bertbatch.runtime.run import run as run_job
+def _run(build: Any, log: Style, verbose: bool) -> int:
+    from bertbatch.display.progress import make_listener
+    from bertbatch.runtime.run import run as run_job
 
-        job = build()
-        with closing(make_listener(log)) as listener:
-            return run_job(job, listener, verbose).exit_code
-
-    sys.exit(_guard(go))
+    job = build()
+    with closing(make_listener(log)) as listener:
+        return run_job(job, listener, verbose).exit_code
 
 
 def _guard(command: Any) -> int:

@@ -127,12 +127,7 @@ def read_corpus(output: Output) -> Corpus:
 
 def attention_contract(output: Output) -> dict[str, Any]:
     """The contract of an output. Raises JobError if there is none, or none with statistics."""
-    contract = output.contract()
-    if contract is None:
-        raise JobError(
-            f"{output.path} is not an output of bertbatch: it has no _bertbatch/job.yaml; give the "
-            "folder of an output"
-        )
+    contract = output.existing_contract()
     if contract.get("attention") is None:
         raise JobError(
             f"{output.path} was scored without attention statistics; score into a new folder "

@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
 from bertbatch.output.lease import LEASE_TTL_SECONDS, Holder, holder
 from bertbatch.plan.log import stored_plan
@@ -56,11 +55,7 @@ class Status:
 
 def read_status(output: Output, last_runs: int) -> Status:
     """Raises JobError if there is no output of bertbatch's at the path."""
-    contract = output.contract()
-    if contract is None:
-        raise JobError(
-            f"{output.path} is not an output of bertbatch, or no run has written to it yet"
-        )
+    contract = output.existing_contract()
     plan = stored_plan(output, contract)
     committed = output.committed()
     done = [unit for unit in plan.units.values() if unit.id in committed]

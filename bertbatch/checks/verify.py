@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertbatch.attention.aggregates import ALL
-from bertbatch.errors import JobError
 from bertbatch.output.contract import stored_schema
 from bertbatch.output.folder import Output
 from bertbatch.output.lease import Lease
@@ -62,11 +61,7 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     Raises JobError if there is none, or if a run is at work on it that cleaning would disturb.
     A unit without a part is a problem only if `_SUCCESS.json` says that all is there.
     """
-    contract = output.contract()
-    if contract is None:
-        raise JobError(
-            f"{output.path} is not an output of bertbatch, or no run has written to it yet"
-        )
+    contract = output.existing_contract()
     # Before the parts: a file that is written later is a run's that is at work.
     side_files = _side_files(output)
     plan = stored_plan(output, contract)

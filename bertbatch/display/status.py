@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bertbatch.checks.status import Status
+from bertbatch.display.facts import Facts
 from bertbatch.runtime.alarms import label_shares
 from bertbatch.wording import counted
 
@@ -26,13 +26,8 @@ LABELS = 3  # the most frequent ones of a run
 
 def show_status(status: Status) -> None:
     """How a job stands, and its last runs."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-
-    def row(name: str, text: str) -> None:
-        table.add_row(Text(name), Text(text))
-
+    facts = Facts()
+    row = facts.add
     row("state", status.state)
     if holder := status.holder:
         row("run", f"{holder.run} on {holder.host}, last heartbeat {status.silent:.0f} s ago")
@@ -46,8 +41,7 @@ def show_status(status: Status) -> None:
         left = f", {status.seconds_left:,.0f} s left" if status.seconds_left is not None else ""
         row("rate", f"{rate:,.1f} rows/s{left}")
     row("output", status.path)
-    console = Console()
-    console.print(table, highlight=False, soft_wrap=True)
+    console = facts.show()
     if status.runs:
         console.print()
         console.width = 1000  # a line that a terminal wraps reads better than one with holes

@@ -1,9 +1,6 @@
 """The summary at the end of a run."""
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from bertbatch.display.facts import Facts
 from bertbatch.runtime.result import Result
 from bertbatch.wording import counted
 
@@ -13,15 +10,8 @@ LINES = 10  # labels, reasons, failures shown
 def show_summary(result: Result) -> None:
     """What this run did, what failed, and what the output holds now."""
     totals, run = result.totals, result.run
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-
-    def row(name: str, text: str) -> None:
-        # As Text, so that brackets in a path or a reason are no markup.
-        style = "red" if name in ("failed", "alarm") else ""
-        table.add_row(Text(name, style=style), Text(text))
-
+    facts = Facts()
+    row = facts.add
     if run.units_before:
         row(
             "done before", f"{counted(run.units_before, 'unit')}, {counted(run.rows_before, 'row')}"
@@ -65,7 +55,6 @@ def show_summary(result: Result) -> None:
         f"{totals['rows_quarantined']:,} quarantined, in {counted(totals['units'], 'unit')}",
     )
     row("", result.output.path)
-    console = Console()
-    console.print(table, highlight=False, soft_wrap=True)
+    console = facts.show()
     if result.advice:
         console.print(result.advice, highlight=False, markup=False, soft_wrap=True)

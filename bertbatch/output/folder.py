@@ -114,6 +114,15 @@ class Output:
         with reading(self.at("_bertbatch", "job.yaml")):
             return decode_contract(data)
 
+    def existing_contract(self) -> dict[str, Any]:
+        """The contract. Raises JobError if there is none."""
+        contract = self.contract()
+        if contract is None:
+            raise JobError(
+                f"{self.path} is not an output of bertbatch, or no run has written to it yet"
+            )
+        return contract
+
     def is_here(self) -> bool:
         """Whether this process can see a local output: the same path on another disk has none."""
         return not self.store.is_local or Path(self.at("_bertbatch", "job.yaml")).exists()
