@@ -274,7 +274,7 @@ def test_outputs_that_cannot_be_compared_are_refused(corpus, tmp_path, tiny_mode
         compare_outputs(a, b, across_models=True)
     with pytest.raises(JobError, match="without attention statistics"):
         compare_outputs(a, plain, across_models=False)
-    with pytest.raises(JobError, match="no output of bertbatch"):
+    with pytest.raises(JobError, match="is not an output of bertbatch"):
         read_corpus(none)
     with pytest.raises(JobError, match=r"no group \('label', 'x'\); it has"):
         load_attention(str(tmp_path / "a"), "label", "x")
