@@ -130,7 +130,7 @@ def attention_contract(output: Output) -> dict[str, Any]:
     contract = output.contract()
     if contract is None:
         raise JobError(
-            f"{output.path} is not an output of bertbatch: it has no _bertbatch/job.yaml; give the "
+            f"{output.path}: no output of bertbatch, it has no _bertbatch/job.yaml; give the "
             "folder of an output"
         )
     if contract.get("attention") is None:
