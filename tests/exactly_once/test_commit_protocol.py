@@ -1,6 +1,6 @@
 """The commit protocol as a model: the real code, every interleaving, every crash, lost replies.
 
-The cases, and breaks of the protocol that they must find; `protocol_model.py` has the search.
+The cases, and breaks of the protocol that they must find; `tests/helpers/protocol/` has the search.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from bertbatch.output.folder import Output
 from bertbatch.plan.log import PlanLog
 from bertbatch.plan.revisions import Revisions
 from bertbatch.storage import retry
-from tests.helpers.protocol_model import (
+from tests.helpers.protocol.cases import (
     ALONE,
     LESS,
     MORE,
@@ -23,22 +23,19 @@ from tests.helpers.protocol_model import (
     SHARED,
     TWO_BAD,
     B,
-    OneThread,
-    Search,
-    Store,
-    Writer,
     after,
     again,
     cannot_read_b,
     changed,
-    check_whole,
-    encoded_once,
     left_over,
-    log_of,
-    next_attempt,
-    run,
     runs,
 )
+from tests.helpers.protocol.checks import check_whole, log_of
+from tests.helpers.protocol.determinism import OneThread, encoded_once, next_attempt
+from tests.helpers.protocol.runs import run
+from tests.helpers.protocol.search import Search
+from tests.helpers.protocol.store import Store
+from tests.helpers.protocol.writers import Writer
 
 
 @pytest.fixture(autouse=True)

@@ -5,119 +5,19 @@ The executor here is a simulation (seeded, one event at a time); the loop is the
 
 import errno
 import random
-import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from bertbatch.errors import DeviceLost, RunError, SourceError
-from bertbatch.runtime import scheduler
-from bertbatch.runtime.counts import Counts, Record
+from bertbatch.errors import RunError, SourceError
 from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
 from bertbatch.runtime.scheduler import Scheduler
-from bertbatch.units import Cut, Source, Span, Unit
+from tests.helpers.simulated_executor import Simulation, make_units
 
-
-@pytest.fixture(autouse=True, scope="module")
-def at_once():
-    """The loop does not sleep until simulated workers have their models."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "time", SimpleNamespace(monotonic=time.monotonic, sleep=id))
-        yield
-
-
-class Simulation:
-    """Workers that answer in order, and die or raise by chance or on poison rows."""
-
-    def __init__(self, seed: int, workers: int, faults: float, poison: set[tuple[str, int]]):
-        self.workers = workers
-        self._rng = random.Random(seed)
-        self._faults = faults
-        self._poison = poison
-        self._work: dict[int, Any] = {}
-        self._queues: list[list[int]] = [[] for _ in range(workers)]
-        self._done: dict[int, Any] = {}
-        self._next = 0
-        self.committed: dict[str, tuple[list[int], list[int]]] = {}
-        self.deepest = 0
-
-    def _begin(self, *what: Any) -> int:
-        self._next += 1
-        self._work[self._next] = what
-        return self._next
-
-    def adapt(self) -> None:
-        pass
-
-    def ready(self, worker: int) -> bool:
-        return self._rng.random() < 0.9
-
-    def read(self, units: Sequence[Unit]) -> Hashable:
-        return self._begin("read", units)
-
-    def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
-        handle = self._begin("score", worker, tokens, first, stop)
-        self._queues[worker].append(handle)
-        self.deepest = max(self.deepest, len(self._queues[worker]))
-        return handle
-
-    def commit(self, unit: Unit, passthrough: Any, poison: Any, pieces: Any) -> Hashable:
-        return self._begin("commit", unit, poison, pieces)
-
-    def replace(self, worker: int) -> None:
-        self._queues[worker] = []
-
-    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
-        able = [
-            h
-            for h in handles
-            if h in self._done
-            or self._work[h][0] != "score"
-            or self._queues[self._work[h][1]][0] == h
-        ]
-        handle = self._rng.choice(able)
-        if handle not in self._done:
-            self._done[handle] = self._finish(handle)
-        return [handle]
-
-    def _finish(self, handle: int) -> Any:
-        kind, *what = self._work[handle]
-        if kind == "read":
-            return [(unit, unit, unit.rows) for unit in what[0]]
-        if kind == "commit":
-            unit, poison, pieces = what
-            rows = [row for piece in pieces for row in piece]
-            assert unit.id not in self.committed
-            self.committed[unit.id] = (rows, [row for row, _ in poison])
-            return Record(unit.id, True, Counts(len(rows), len(poison)))
-        worker, unit, first, stop = what
-        bad = any((unit.id, row) in self._poison for row in range(first, stop))
-        if bad or self._rng.random() < self._faults:
-            if self._rng.random() < 0.5:
-                for waiting in self._queues[worker]:
-                    self._done[waiting] = WorkerDied("killed")
-                return WorkerDied("killed")
-            self._queues[worker].remove(handle)
-            return ValueError("engine")
-        self._queues[worker].remove(handle)
-        return list(range(first, stop))
-
-    def result(self, handle: Any) -> Any:
-        value = self._done[handle]
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-
-def make_units(count: int, rows: int) -> list[Unit]:
-    source = Source("a", "a", 1, "1")
-    return [Unit(f"u{i}", (Span(source, Cut(i * rows, rows, 0, 0, 100)),)) for i in range(count)]
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.mark.parametrize("seed", range(120))
@@ -336,110 +236,3 @@ def test_workers_that_never_succeed_stop_the_run():
         Scheduler(Simulation(1, 2, 1.0, set()), lambda r: None, lambda: False).run(
             iter([[unit] for unit in make_units(6, 200)])
         )
-
-
-class Gpus(Simulation):
-    """Workers on GPUs: a bad row ends their use of it, for all that they do until replaced.
-
-    `sick` workers have a GPU that fails `chance` of the ranges, whatever their rows.
-    """
-
-    def __init__(
-        self, seed: int, workers: int, bad: set[tuple[str, int]], sick: int = -1, chance: float = 1
-    ):
-        super().__init__(seed, workers, 0.0, set())
-        self._bad = bad
-        self._sick = sick
-        self._chance = chance
-        self._lost = [False] * workers
-        self._scored: set[tuple[str, int]] = set()
-        self.fresh = 0
-
-    def ready(self, worker: int) -> bool:
-        return not self.fresh or self._rng.random() < 0.5
-
-    def replace(self, worker: int) -> None:
-        super().replace(worker)
-        self._lost[worker] = False
-        self.fresh += 1
-
-    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
-        """Several may be done by now; then it is not the first one's end that is told first."""
-        for _ in range(self._rng.randint(1, 3)):
-            super().wait(handles, timeout)
-        return [self._rng.choice([handle for handle in handles if handle in self._done])]
-
-    def _finish(self, handle: int) -> Any:
-        kind, *what = self._work[handle]
-        if kind != "score":
-            return super()._finish(handle)
-        worker, unit, first, stop = what
-        failing = worker == self._sick and self._rng.random() < self._chance
-        if failing or any((unit.id, row) in self._bad for row in range(first, stop)):
-            self._lost[worker] = True
-        if self._lost[worker]:
-            self._queues[worker].remove(handle)
-            return DeviceLost("CUDA error: device-side assert triggered")
-        again = {(unit.id, row) for row in range(first, stop)} & self._scored
-        assert not again, "what was scored is not scored again"
-        self._scored |= {(unit.id, row) for row in range(first, stop)}
-        return super()._finish(handle)
-
-
-def run_on_gpus(simulation: Gpus, units: list[Unit]) -> dict[str, list[int]]:
-    """The rows in quarantine, of each unit; all others were scored once and in order."""
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
-    assert not outcome.failed_units
-    assert outcome.worker_deaths == simulation.fresh
-    for unit in units:
-        scored, quarantined = simulation.committed[unit.id]
-        assert scored == [row for row in range(unit.rows) if row not in quarantined]
-    return {unit.id: simulation.committed[unit.id][1] for unit in units}
-
-
-@pytest.mark.parametrize("bad", [[5, 50, 95], [37], [37, 38], [0], [99], [0, 99], [15, 16, 17]])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_lost_gpu_costs_the_rows_at_fault_alone(workers, bad):
-    units = make_units(1, 100)
-    simulation = Gpus(0, workers, {("u0", row) for row in bad})
-    assert run_on_gpus(simulation, units) == {"u0": bad}
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data(), st.integers(0, 2**20), st.integers(1, 4), st.integers(1, 6), st.integers(1, 300))
-def test_no_healthy_row_is_blamed_for_a_lost_gpu(data, seed, workers, count, rows):
-    """Nor for a GPU that is at fault itself, if there is another one."""
-    units = make_units(count, rows)
-    places = st.tuples(st.integers(0, count - 1), st.integers(0, rows - 1))
-    bad = {(f"u{unit}", row) for unit, row in data.draw(st.sets(places, max_size=5))}
-    sick = data.draw(st.sampled_from([-1, 0])) if workers > 1 else -1
-    chance = data.draw(st.sampled_from([0.2, 0.5, 1]))
-    quarantined = run_on_gpus(Gpus(seed, workers, bad, sick, chance), units)
-    for unit in units:
-        assert quarantined[unit.id] == sorted(row for id_, row in bad if id_ == unit.id)
-
-
-def test_a_suspect_does_not_wait_until_all_else_is_done():
-    """The other worker has work of its own for the whole run."""
-    simulation = Gpus(0, 2, {("u0", 7)})
-    simulation.ready = lambda worker: True
-    run_on_gpus(simulation, make_units(60, 20))
-    assert list(simulation.committed).index("u0") < 40
-
-
-def test_a_single_gpu_that_fails_always_ends_the_run():
-    with pytest.raises(RunError, match=r"times in a row .*CUDA error"):
-        Scheduler(Gpus(0, 1, set(), sick=0), lambda r: None, lambda: False).run(
-            iter([[unit] for unit in make_units(6, 200)])
-        )
-
-
-def test_a_suspect_does_not_wait_forever_for_a_worker(monkeypatch):
-    """The second worker is gone after the first failure, and no other comes in its place."""
-
-    class Leaving(Gpus):
-        def ready(self, worker: int) -> bool:
-            return worker == 0 or not self.fresh
-
-    monkeypatch.setattr(scheduler, "ELSEWHERE_SECONDS", 0.02)
-    assert run_on_gpus(Leaving(0, 2, {("u0", 7)}), make_units(1, 40)) == {"u0": [7]}
