@@ -1,4 +1,4 @@
-"""The command line. Each command builds a job and calls the library; no logic lives here.
+"""The command line: each command builds a job, then calls the library.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """

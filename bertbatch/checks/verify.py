@@ -1,4 +1,4 @@
-"""Every promise checked against the files: each row once, in a part or in quarantine, unharmed.
+"""Checks every promise against the files: each row exactly once, nothing damaged.
 
 Everything is read and compared with the plan, page checksums and side files' digests
 included. Nothing is trusted that the program itself wrote down as a total.

@@ -1,4 +1,4 @@
-"""What a person sees of attention: a corpus's layers, two corpora's differences, one text."""
+"""The attention statistics of a corpus, a comparison or a text, as tables."""
 
 import os
 from collections.abc import Sequence

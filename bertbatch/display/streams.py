@@ -1,4 +1,4 @@
-"""Standard streams that never fail: what a terminal cannot take must not change how a job ends.
+"""Standard streams that never fail: a broken terminal must not change how a job ends.
 
 A closed stream, a full disk behind it, a reader that has left or an encoding without a letter
 raise in the middle of whatever is being told, which may be that everything is committed.

@@ -1,4 +1,4 @@
-"""YAML that anybody may have written: plain data of bounded size; its errors quote nothing."""
+"""YAML from untrusted sources: plain data of bounded size, errors that quote nothing."""
 
 import re
 from itertools import chain

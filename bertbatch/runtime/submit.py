@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import bertbatch
-from bertbatch.errors import JobError, RunError
+from bertbatch.errors import JobError, RunError, first_line
 from bertbatch.job.schema import Job
 from bertbatch.model.locate import packaged
 from bertbatch.runtime.executors.ray_tokens import HOW_TO_GIVE_A_TOKEN, token_file
@@ -76,7 +76,7 @@ def submit(
             say(f"bertbatch status {job.output.path}\nray job logs {id_} --follow\n")
             return 0
         try:
-            code = _Watch(client, id_, say).exit_code()
+            code = _LogFollower(client, id_, say).exit_code()
         except KeyboardInterrupt:
             return _interrupted(client, id_, job, ask_to_stop)
         # What it ended with by itself stands. A signal's code or none means that its driver, or
@@ -158,7 +158,7 @@ def _client(address: str) -> Any:
     except ConnectionError as error:
         raise JobError(public(f"{where}: no Ray dashboard answers there: {error}")) from None
     except Exception as error:  # Ray's and its HTTP client's, of any type
-        raise JobError(public(f"{where}: {_first_line(error)}")) from None
+        raise JobError(public(f"{where}: {first_line(error)}")) from None
 
 
 def _token() -> str:
@@ -216,16 +216,12 @@ def _send(client: Any, id_: str, submission: Submission, job: Job) -> None:
                     "another with --id"
                 ) from None
             raise JobError(
-                public(f"{submission.address} refused the job: {_first_line(error)}")
+                public(f"{submission.address} refused the job: {first_line(error)}")
             ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-class _Watch:
-    """Passes on what a job prints, and waits for its end."""
+class _LogFollower:
+    """Passes on the log of a job until the job ends."""
 
     def __init__(self, client: Any, id_: str, say: Callable[[str], Any]):
         self._client = client
@@ -238,7 +234,7 @@ class _Watch:
     def exit_code(self) -> int | None:
         """The job's, once it has ended; None if it left none. Raises RunError if it is lost."""
         while True:
-            # The connection may break, the dashboard be away: the job goes on.
+            # The connection may break, or the dashboard restart; the job keeps running.
             with suppress(Exception):
                 asyncio.run(self._follow())
             if self._cancelled:  # the client may have made another error of it

@@ -1,4 +1,4 @@
-"""A unit between its reading and its commit: which rows are scored, which are suspects."""
+"""A unit that is being scored: its ranges of rows, its suspects."""
 
 import logging
 import time

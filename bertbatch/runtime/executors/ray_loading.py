@@ -1,4 +1,4 @@
-"""Model workers on Ray on their way to being ready: each loads its model, then settles.
+"""Model workers on Ray while they load: each loads its model, then settles.
 
 The first of a kind of processor finds out how rows are batched there; the others of its kind
 wait for that and are told, so that all give the same answers.

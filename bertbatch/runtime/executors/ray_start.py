@@ -1,4 +1,4 @@
-"""Ray for one run: the cluster that RAY_ADDRESS names, or a Ray of its own on this machine.
+"""Ray for one run: a cluster named by RAY_ADDRESS, or a Ray of its own.
 
 Whatever keeps Ray from starting is one sentence, in less than a minute.
 """
