@@ -1,4 +1,4 @@
-"""Submitting a job to a Ray cluster: packs what it needs, tells what it says, gives its exit code.
+"""Submission of a job to a Ray cluster: its files, its log, its exit code.
 
 The job's own driver runs on the cluster, as `bertbatch run` would here; watching it can stop
 at any time without stopping the job.
