@@ -31,7 +31,7 @@ def find_changes(preflight: Preflight) -> Changes:
     changed = [s for s in planned if s.id in listed and listed[s.id] != s]
     if gone and options.on_removed_source == "fail":
         raise JobError(
-            f"{_some(gone)} of the plan are missing in {options.path}; restore them, or set "
+            f"{options.path} no longer has {_some(gone)} of the plan; restore them, or set "
             "input.on_removed_source: keep to keep what is scored of them"
         )
     mended = _mended(preflight, changed)

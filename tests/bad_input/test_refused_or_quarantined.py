@@ -142,7 +142,7 @@ def test_changed_and_removed_sources_are_refused_or_kept(score, corpus, tmp_path
     assert score(corpus, out, **{"input.on_changed_source": "keep"}).exit_code == 0
     (corpus / "part-0.parquet").unlink()
     assert score(corpus, out).exit_code == 0
-    with pytest.raises(JobError, match="gone"):
+    with pytest.raises(JobError, match="no longer has"):
         score(corpus, out, **{"input.on_removed_source": "fail"})
 
 

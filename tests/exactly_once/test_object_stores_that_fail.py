@@ -107,7 +107,7 @@ def test_a_store_that_ignores_conditions_is_named(rclone, corpus, tiny_model, ca
     with caplog.at_level("WARNING", "bertbatch"):
         result = run(job(tiny_model, rclone, "s3://bucket/out", "s3://bucket/in"))
     assert result.exit_code == 0
-    assert "does not create a file only if it is absent" in caplog.text
+    assert "overwrites a file that exists" in caplog.text
     assert "secret-of-it" not in caplog.text
     verdict = verify(open_output("s3://bucket/out", rclone))
     assert verdict.problems == []

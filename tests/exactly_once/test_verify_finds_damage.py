@@ -203,11 +203,11 @@ def test_the_commands_exit_code_is_the_verdict(whole, out):
     good = CliRunner().invoke(app, ["verify", str(whole)])
     assert good.exit_code == 0
     assert "137 rows planned, 135 scored + 2 quarantined" in good.stdout
-    assert "all is right" in good.stdout
+    assert "OK" in good.stdout
     a_part(out)[0].unlink()
     bad = CliRunner().invoke(app, ["verify", str(out)])
     assert bad.exit_code == 3
-    assert "wrong: _SUCCESS.json is there" in bad.stdout
+    assert "problem: _SUCCESS.json is there" in bad.stdout
     nothing = CliRunner().invoke(app, ["verify", str(out / "nowhere")])
     assert nothing.exit_code == 2
 
