@@ -32,11 +32,9 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     done = [u for u in preflight.plan.units.values() if u.id in preflight.committed]
     chosen = random.sample(done, min(len(done), max(count // 10, 1)))
     context = preflight.context()  # without statistics, which answers do not depend on
-    context = replace(context, job=context.job.model_copy(update={"attention": None}))
-    worker = ModelWorker(
-        *(context.spec, job.model, "cpu", available_cores(), context.known, False),
-        rules=context.rules,
-    )
+    plain = context.job.model_copy(update={"attention": None})
+    context = replace(context, job=plain, large=False)
+    worker = ModelWorker.of(context, "cpu", available_cores())
     worker.settle(stages.make_probe(context))
     task = task_of(context.spec)
     names = [field.name for field in task.fields]

@@ -26,7 +26,7 @@ MEAN_TOLERANCE = 1e-4  # of a statistic's mean over a unit, from its rows in flo
 
 @dataclass
 class Verdict:
-    """What was found. `problems` say what and where; `orphans` are files that nobody names."""
+    """What was found. `problems` say what and where; `orphans` are files that no part names."""
 
     units: int = 0
     parts: int = 0

@@ -57,10 +57,10 @@ def show_inspection(
         if asked is not None and asked > have:
             raise JobError(f"--{name} {asked}: the model has {have} {name}s")
     query = inspection.query(token)
-    telling = inspection.strongest_heads(query, layers * heads)
-    chosen = [(at, of) for at, of in telling if layer in (None, at + 1) and head in (None, of + 1)][
-        : 1 if layer and head else count
-    ]
+    strongest = inspection.strongest_heads(query, layers * heads)
+    chosen = [
+        (at, of) for at, of in strongest if layer in (None, at + 1) and head in (None, of + 1)
+    ][: 1 if layer and head else count]
     console = Console()
     for name, value in inspection.answer.items():
         console.print(f"{name}: {value}", highlight=False, markup=False)
@@ -68,7 +68,7 @@ def show_inspection(
         console.print(
             f"warning: {inspection.warning}", highlight=False, markup=False, soft_wrap=True
         )
-    if not telling:
+    if not strongest:
         console.print("no word to look at: there are only special tokens", highlight=False)
     for at, of in chosen:
         weights = inspection.weights[at, of, query]

@@ -1,6 +1,6 @@
 """What is known of a job before it starts: model, input, output checked together.
 
-A survey writes nothing and imports neither torch nor Ray.
+Nothing is written here, and neither torch nor Ray is imported.
 """
 
 import logging
@@ -37,7 +37,7 @@ from bertbatch.units import Source, Unit
 
 log = logging.getLogger("bertbatch")
 
-KNOWN_RUNS = 3  # earlier runs whose calibration is looked at
+KNOWN_RUNS = 3  # earlier runs whose calibration is read
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
@@ -166,12 +166,21 @@ def check_job(job: Job) -> Preflight:
     committed = output.committed() if contract else {}
     _tell_of_raw(job, listing, rules)
     return Preflight(
-        *(job, spec, listing, reader, output, schema, contract is None, plan, committed, rules)
+        job=job,
+        spec=spec,
+        listing=listing,
+        reader=reader,
+        output=output,
+        schema=schema,
+        is_new=contract is None,
+        plan=plan,
+        committed=committed,
+        rules=rules,
     )
 
 
 def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
-    """Logs if an old output goes on with folders' values as the folders are named."""
+    """Logs if an old output keeps folder values as the folders are named."""
     if rules.get("hive", 0) >= 1:
         return
     carried = set(job.input.carried.values())
@@ -181,7 +190,9 @@ def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
                 log.info(
                     "%s was started when folder values were not decoded, and keeps them as they "
                     "are, such as %s=%s; a new output has them decoded",
-                    *(job.output.path, name, value),
+                    job.output.path,
+                    name,
+                    value,
                 )
                 return
 

@@ -68,7 +68,7 @@ class Scheduler:
         self._failures_in_a_row = 0
         self._given_up = 0  # units, in a row
         self._rereads: Counter[str] = Counter()  # by unit id
-        self._more = True  # tasks that nobody reads yet
+        self._more = True  # whether there are tasks not yet read
         self._uncommitted = 0  # units that could not be committed, in a row
         self._any_read = False  # whether a read task has ended
 
@@ -260,7 +260,7 @@ class Scheduler:
         self._suspect(worker, work, rows, f"its model worker {what} each time")
 
     def _put_back(self, work: Work, rows: tuple[int, int]) -> None:
-        """Has rows scored again, first of all, that nobody is to blame for."""
+        """Has rows that are not to blame scored again, before others."""
         work.todo.appendleft(rows)
         (self._suspects if work.suspect else self._ready).appendleft(work)
 

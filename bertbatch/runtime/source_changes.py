@@ -34,8 +34,8 @@ def find_changes(preflight: Preflight) -> Changes:
             f"{options.path} no longer has {_some(gone)} of the plan; restore them, or set "
             "input.on_removed_source: keep to keep what is scored of them"
         )
-    mended = _mended(preflight, changed)
-    others = [source for source in changed if source.id not in mended]
+    repaired = _repaired(preflight, changed)
+    others = [source for source in changed if source.id not in repaired]
     if others and options.on_changed_source == "fail":
         raise JobError(
             f"{_some(others)} changed after being planned for this output, and an output "
@@ -47,7 +47,7 @@ def find_changes(preflight: Preflight) -> Changes:
         for span in unit.spans if not unit.retry else ():
             if span.source.id in units_of:
                 units_of[span.source.id].append(unit)
-    found = Changes(mended, {})
+    found = Changes(repaired, {})
     kept: list[str] = []
     for id_, units in units_of.items():
         scored = [unit.id in preflight.committed for unit in units]
@@ -64,10 +64,10 @@ def find_changes(preflight: Preflight) -> Changes:
     return found
 
 
-def _mended(preflight: Preflight, changed: list[Source]) -> set[str]:
+def _repaired(preflight: Preflight, changed: list[Source]) -> set[str]:
     """Changed sources that an earlier run found broken, and that were never wholly scored.
 
-    What had been scored of them will be withdrawn: it is not known whether the mended
+    What had been scored of them will be withdrawn: it is not known whether the repaired
     source has the same rows.
     """
     if not changed:

@@ -39,7 +39,7 @@ from bertbatch.storage.retry import retry
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
-SAMPLED_ROWS = 256  # looked at for texts that a quantized model is compared on
+SAMPLED_ROWS = 256  # read for texts that a quantized model is compared on
 
 
 @dataclass

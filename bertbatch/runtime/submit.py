@@ -291,6 +291,8 @@ def _interrupted(client: Any, id_: str, job: Job, ask_to_stop: Callable[[], bool
     else:
         log.warning(
             "%s keeps running; see `bertbatch status %s`, stop it with `ray job stop %s`",
-            *(id_, job.output.path, id_),
+            id_,
+            job.output.path,
+            id_,
         )
     return 130

@@ -18,6 +18,7 @@ from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output.contract import RULES
+from bertbatch.runtime.context import Context
 
 if TYPE_CHECKING:
     from bertbatch.engines.attention_stats import AttentionStats
@@ -65,6 +66,20 @@ class ModelWorker:
         self._statistics = make_attention_stats(spec, attention, threads) if attention else None
         self._slower = _times_slower(device, settings.dtype)
         self._load(known.get(self.kind, {}))
+
+    @classmethod
+    def of(cls, context: Context, device: str, threads: int) -> "ModelWorker":
+        """A worker for a run. Raises JobError if the model cannot be loaded."""
+        return cls(
+            spec=context.spec,
+            settings=context.job.model,
+            device=device,
+            threads=threads,
+            known=context.known,
+            large=context.large,
+            attention=context.job.attention,
+            rules=context.rules,
+        )
 
     def _load(self, before: Mapping[str, Any]) -> None:
         """Loads what was chosen before, or else what the job says."""
@@ -168,8 +183,11 @@ def record_choice(kinds: dict[str, dict[str, Any]], description: dict[str, Any])
     if measured and unmeasured:
         log.info(
             "measured on %s: %s; using %s %s, %d tokens per batch",
-            *(kind, ", ".join(f"{what}: {rate:g} tokens/s" for what, rate in measured.items())),
-            *(choice[key] for key in CHOSEN),
+            kind,
+            ", ".join(f"{what}: {rate:g} tokens/s" for what, rate in measured.items()),
+            choice["engine"],
+            choice["dtype"],
+            choice["tokens_per_batch"],
         )
     if measured or unmeasured:
         kinds[kind] = choice
@@ -186,7 +204,9 @@ def _tell(kind: str, choice: dict[str, Any]) -> None:
         log.warning(
             "model.dtype %s is about %.0f times slower than float32 on %s, and less exact; auto "
             "takes float32 there",
-            *(choice["dtype"], choice["slower"], kind),
+            choice["dtype"],
+            choice["slower"],
+            kind,
         )
 
 

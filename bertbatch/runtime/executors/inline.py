@@ -43,16 +43,7 @@ class InlineExecutor:
             device = find_device()
         threads = available_cores()
         with _gpu():
-            self._worker = ModelWorker(
-                spec=context.spec,
-                settings=context.job.model,
-                device=device,
-                threads=threads,
-                known=context.known,
-                large=context.large,
-                attention=context.job.attention,
-                rules=context.rules,
-            )
+            self._worker = ModelWorker.of(context, device, threads)
             self.kinds = record_choice({}, self._worker.settle(stages.make_probe(context)))
 
     def adapt(self) -> None:

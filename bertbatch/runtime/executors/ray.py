@@ -1,7 +1,7 @@
 """The stages on Ray: reads or commits as tasks, model workers as actors.
 
 Data passes from stage to stage by reference and never through the driver. Retries of
-scoring are the pipeline's, which knows what was running; Ray only restarts tasks.
+scoring are the scheduler's, which knows what was running; Ray only restarts tasks.
 """
 
 import logging
@@ -131,7 +131,7 @@ class RayExecutor:
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_SECONDS)
         blind = []
         for ref in done:
-            with suppress(RayError):  # a node that is gone meanwhile sees nothing and does no harm
+            with suppress(RayError):  # a node that has gone meanwhile writes nothing
                 if not ray.get(ref):
                     blind.append(str(asked[ref]["NodeManagerHostname"]))
         return blind
@@ -152,7 +152,8 @@ class RayExecutor:
                     log.warning(
                         "no model worker has begun after %d s; each asks Ray for %.2f CPUs%s: is "
                         "the cluster busy? See `ray status`",
-                        *(PATIENCE_SECONDS, self._share),
+                        PATIENCE_SECONDS,
+                        self._share,
                         " and a GPU" if self._device == "cuda" else "",
                     )
                 continue
@@ -259,10 +260,7 @@ class _Scorer:
     def __init__(self, context: Context, device: str, threads: int):
         if device == "cuda" and context.job.runtime.device == "auto":
             device = find_device()
-        self._worker = ModelWorker(
-            *(context.spec, context.job.model, device, threads, context.known, context.large),
-            *(context.job.attention, context.rules),
-        )
+        self._worker = ModelWorker.of(context, device, threads)
 
     def loaded(self) -> tuple[str, str]:
         """Its node, and its kind of worker."""

@@ -15,7 +15,7 @@ Get = Callable[[Any], Any]  # a reference's value, or what its work raised
 
 @dataclass
 class Loading:
-    """`kinds` is what is known of each kind, and is looked at again and again."""
+    """`kinds` is what is known of each kind; it is read each time."""
 
     probe: Any  # a reference
     kinds: dict[str, dict[str, Any]]
@@ -58,7 +58,7 @@ class Loading:
         return chosen
 
     def _let_settle(self) -> None:
-        """All that can: whose kind is known, or is nobody's yet."""
+        """Settles all that can be: those of a known kind, or the first of a new one."""
         for worker, (actor, kind) in list(self._waiting.items()):
             if kind in self.kinds or all(kind != other for _, other in self._settling.values()):
                 ref = actor.settle.remote(self.probe, self.kinds.get(kind))

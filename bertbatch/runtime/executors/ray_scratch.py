@@ -24,7 +24,7 @@ class Scratch:
             with suppress(OSError):  # its run lives, or Ray is still on its way out
                 _remove_dead(old)
         self.path = tempfile.mkdtemp(prefix=PREFIX, dir=root)
-        # Locked before it has its name: nobody finds it free between the two.
+        # Locked before it has its name: no other run finds it free between the two.
         unnamed = Path(self.path, "lock.new")
         self._lock = open(unnamed, "w")  # noqa: SIM115
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -39,7 +39,7 @@ class Scratch:
 
 
 def _remove_dead(folder: Path) -> None:
-    """Removes a folder of this user that nobody holds. Raises OSError if it is held, or no such.
+    """Removes a folder that no process holds. Raises OSError if it is held, or no such.
 
     Others may write to /tmp, too: a link is not followed, and no pipe is waited for.
     """
