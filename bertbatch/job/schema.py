@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from bertbatch.errors import JobError
+from bertbatch.job.carry import carried, check_carried
 from bertbatch.job.messages import explain
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
@@ -97,7 +98,7 @@ class Input(Section):
     @property
     def carried(self) -> dict[str, str]:
         """The input's column of each carried output column, by the output's name."""
-        return {new: old for old, new in map(_carry, self.carry)}
+        return {new: old for old, new in map(carried, self.carry)}
 
     @field_validator("path")
     @classmethod
@@ -109,19 +110,7 @@ class Input(Section):
     @field_validator("carry")
     @classmethod
     def no_clash(cls, value: list[str]) -> list[str]:
-        seen: set[str] = set()
-        for spec in value:
-            old, new = _carry(spec)
-            if not old or not new:
-                raise ValueError(f"'{spec}' must be 'column' or 'column:new_name'")
-            folded = new.casefold()  # DuckDB and Spark do not tell Label from label
-            if folded in OUTPUT_COLUMNS or folded.startswith("attn_"):
-                raise ValueError(
-                    f"'{new}' is an output column; carry it under another name: '{old}:{new}_in'"
-                )
-            if folded in seen:
-                raise ValueError(f"'{new}' is carried twice; rename one: '{old}:{new}_2'")
-            seen.add(folded)
+        check_carried(value)
         return value
 
 
@@ -350,16 +339,3 @@ class Job(Section):
             new = filled(f"{section}.{key}", getattr(old, key))
             changes[section] = old.model_copy(update={key: new})
         return self.model_copy(update=changes)
-
-
-def _carry(spec: str) -> tuple[str, str]:
-    """The column and its name in the output, of `column` or `column:new_name`."""
-    old, _, new = spec.rpartition(":") if ":" in spec else (spec, "", spec)
-    return old, new
-
-
-# What predictions and quarantine files name themselves.
-OUTPUT_COLUMNS = (
-    *("source", "row", "label", "score", "scores", "labels", "value"),
-    *("n_tokens", "truncated", "unk_share", "reason"),
-)

@@ -6,10 +6,12 @@ import sys
 import pytest
 import yaml
 
+from recipes.docs import first_line
 from recipes.imports import folder, imports_of, modules
 from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "bertbatch"
+MOST_LINES = 350
 
 # Who may import whom: a file imports only from its own folder and from lines above its own.
 ORDER = [
@@ -37,6 +39,12 @@ def test_imports_point_one_way():
             a, b = folder(module), folder(other)
             if a and b and a != b:
                 assert level[a] > level[b], f"{module} imports {other}"
+
+
+def test_a_file_has_one_room():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= MOST_LINES, path
+        assert " and " not in first_line(path), path
 
 
 def test_only_executors_and_submit_import_ray():
