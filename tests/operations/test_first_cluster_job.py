@@ -121,7 +121,7 @@ def test_the_first_job_runs_as_the_guide_has_it(before, newcomer, corpus, tiny_m
     assert again.returncode == 2  # another limit than the output's contract has
     assert "belongs to another job" in again.stdout
     if before == "a token":
-        for wrong, says in (("nonsense-" * 8, "does not take the token"), ("", "asks for a token")):
+        for wrong, says in (("nonsense-" * 8, "rejects the token"), ("", "asks for a token")):
             (newcomer.home / ".ray" / "auth_token").write_text(wrong)
             refused = newcomer.types(submit_)
             assert refused.returncode == 2, refused.stdout + refused.stderr

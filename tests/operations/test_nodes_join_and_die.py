@@ -52,7 +52,7 @@ def test_a_killed_node_costs_only_its_units(cluster, corpus, tmp_path, tiny_mode
     cluster.remove_node(other, allow_graceful=False)
     code, said = finish(process)
     assert code == 0, said
-    assert "is gone with its node" in said
+    assert "was lost with its node" in said
     assert ids(out) == list(range(600))
     (record,) = open_output(str(out)).runs()
     assert record["rows_quarantined"] == 0

@@ -134,7 +134,7 @@ def test_a_killed_driver_is_submitted_again(head, job):
     driver_of(out).kill()
     stdout, stderr = watching.communicate(timeout=200)
     assert watching.returncode == 0, stdout + stderr
-    assert "submitting it again, as nightly-killed-retry1" in stderr
+    assert "submitting it again as nightly-killed-retry1" in stderr
     assert sorted(pd.read_parquet(out)["id"]) == list(range(600))
     (record,) = open_output(str(out)).runs()
     assert record["this_run"]["units_before"] >= 3
@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_the_job_going(head, job):
     watching.send_signal(signal.SIGINT)
     _, stderr = watching.communicate(timeout=60)
     assert watching.returncode == 130
-    assert "nightly-watched goes on" in stderr
+    assert "nightly-watched keeps running" in stderr
     assert not (out / "_SUCCESS.json").exists()
     wait_for_parts(out, 32)
     deadline = time.monotonic() + 60
