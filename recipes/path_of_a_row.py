@@ -118,7 +118,9 @@ def files_on_the_path() -> list[str]:
             {
                 "input": {"path": str(source), "carry": ["id"]},
                 "output": {"path": f"{folder}/out"},
-                "runtime": {"runner": "inline"},
+                # The files must not depend on the processor.
+                "model": {"engine": "torch", "dtype": "float32"},
+                "runtime": {"runner": "inline", "device": "cpu"},
             }
         )
         threading.setprofile(row.profile)

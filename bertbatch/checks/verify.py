@@ -171,8 +171,8 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
     if held != found.quarantined:
         wrong(f"{found.quarantined} rows in quarantine, {held} in their file")
     found.problems += [f"{unit.part}: {what}" for what in _check_rows(unit, table, bad)]
-    if (cells := sides.get("attention")) is not None:
-        found.problems += [f"{unit.part}: {what}" for what in _check_cells(table, cells)]
+    if (aggregates := sides.get("attention")) is not None:
+        found.problems += [f"{unit.part}: {what}" for what in _check_aggregates(table, aggregates)]
     return found
 
 
@@ -204,9 +204,9 @@ def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None) -> Iterator[s
         yield f"has rows of {source}, which is not of its unit"
 
 
-def _check_cells(table: pa.Table, cells: pa.Table) -> Iterator[str]:
+def _check_aggregates(table: pa.Table, aggregates: pa.Table) -> Iterator[str]:
     """A unit's aggregates over all rows are those of its rows, where these are there."""
-    everything = cells.filter(pc.equal(cells["group"], ALL))
+    everything = aggregates.filter(pc.equal(aggregates["group"], ALL))
     for cell in everything.to_pylist():
         name = f"attn_{cell['statistic']}"
         if name not in table.column_names:

@@ -20,6 +20,7 @@ from bertbatch.engines.probe import Probe, excess
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Batch
+from bertbatch.tasks.task import task_of
 
 ASSERTED = "device-side assert"  # a GPU's error for an index out of range
 
@@ -85,7 +86,7 @@ def single_text_logits(
                 f"{len(batch.ids)} tokens: {type(error).__name__}: {first_line(error)}; is "
                 "model.max_length too large for it, or is it a model of another kind?"
             ) from error
-        if logits.shape != (1, len(spec.labels)):
+        if logits.shape != (1, *task_of(spec).shape):
             raise JobError(
                 f"model.name {spec.name} ({type(model).__name__}): its answer to one text has the "
                 f"shape {logits.shape}, not one number for each of {len(spec.labels)} classes; "

@@ -74,7 +74,7 @@ def score(
         rows, batch = running.popleft()
         answer = batch.logits()
         if not done.any():
-            logits = np.empty((len(unique), answer.shape[1]), np.float32)
+            logits = np.empty((len(unique), *answer.shape[1:]), np.float32)
         logits[rows] = answer
         if batch.statistics:
             of_rows, behind = batch.statistics()

@@ -143,7 +143,7 @@ class TorchEngine:
                 "RoBERTa, XLM-R, DistilBERT or ELECTRA can"
             )
         if self.dtype == "int8":
-            raise JobError(f"model.dtype int8: {name} cannot have it ({why}); use auto")
+            raise JobError(f"model.dtype int8: {name} does not support it ({why}); use auto")
 
     def _pack(self) -> None:
         self._changed = True

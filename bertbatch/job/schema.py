@@ -283,7 +283,7 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
-    def can_watch(self) -> "Job":
+    def engine_has_statistics(self) -> "Job":
         if self.attention and self.model.engine == "openvino":
             raise ValueError(
                 "attention: model.engine openvino gives no statistics; use torch or auto"

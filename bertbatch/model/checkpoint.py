@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from bertbatch.errors import JobError
 from bertbatch.units import digest
+from bertbatch.wording import shorten
 
 MOST_SHOWN = 300  # characters of another library's message
 
@@ -212,13 +213,9 @@ def check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str)
     return count
 
 
-def some_names(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
 def absent_tensors(names: list[str], where: str) -> str:
     return (
-        f"{where}: the checkpoint lacks {some_names(names)}, and random numbers in their place "
+        f"{where}: the checkpoint lacks {shorten(names)}, and random numbers in their place "
         "would make the answers meaningless; fine-tune the model first, or name a fine-tuned "
         "checkpoint"
     )

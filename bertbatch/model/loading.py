@@ -13,11 +13,11 @@ from bertbatch.model.checkpoint import (
     absent_tensors,
     as_job_errors,
     read_json,
-    some_names,
     weights_hash,
 )
 from bertbatch.model.locate import locate
 from bertbatch.model.spec import ModelSpec
+from bertbatch.wording import shorten
 
 log = logging.getLogger("bertbatch")
 
@@ -95,9 +95,9 @@ def _check_tensors(
     inside = [name for name in more if name.startswith(f"{base}.") and ".pooler." not in name]
     if inside:
         raise JobError(
-            f"{where}: the checkpoint has {some_names(inside)}, which the model that config.json "
+            f"{where}: the checkpoint has {shorten(inside)}, which the model that config.json "
             "describes does not have, so the answers would be another model's; is config.json the "
             "checkpoint's own?"
         )
     if more:
-        log.info("%s: the classifier does not use %s", where, some_names(more))
+        log.info("%s: the classifier does not use %s", where, shorten(more))

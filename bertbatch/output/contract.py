@@ -111,7 +111,7 @@ def rules_of(contract: dict[str, Any] | None, path: str) -> dict[str, int]:
     newer = [name for name, version in rules.items() if version > RULES.get(name, 0)]
     if newer:
         raise JobError(
-            f"output.path {path} was begun by a newer version of bertbatch "
+            f"output.path {path} was started by a newer version of bertbatch "
             f"(rules: {', '.join(newer)}); use that version"
         )
     return dict(rules)

@@ -31,6 +31,7 @@ from bertbatch.output.part import (
     unit_of_side,
 )
 from bertbatch.output.records import count, fits, number, reading, row, text, to_json
+from bertbatch.registry import ENGINES
 from bertbatch.storage import local_disk, stores
 from bertbatch.storage.retry import retry
 from bertbatch.storage.stores import Store
@@ -39,8 +40,12 @@ from bertbatch.units import Unit
 log = logging.getLogger("bertbatch")
 
 RUN_SHAPE = {  # what the program relies on
-    **{"exit_code": count, "rows_per_second": number, "failed_sources": {"*": row(text, text)}},
-    **{"date?": text, "began?": text, "alarms?": [text]},
+    "exit_code": count,
+    "rows_per_second": number,
+    "failed_sources": {"*": row(text, text)},
+    "date?": text,
+    "began?": text,
+    "alarms?": [text],
     "this_run": {
         **dict.fromkeys(("rows_scored", "rows_quarantined", "truncated"), count),
         "labels": {"*": count},
@@ -48,14 +53,12 @@ RUN_SHAPE = {  # what the program relies on
     "chosen?": {
         "kinds?": {
             "*": {
-                "engine": ("torch", "openvino"),
+                "engine": tuple(ENGINES),
                 "dtype": ("float32", "bfloat16", "float16", "int8"),
-                **{
-                    "tokens_per_batch": count,
-                    "measured": {"*": number},
-                    "reason?": text,
-                    "slower?": number,
-                },
+                "tokens_per_batch": count,
+                "measured": {"*": number},
+                "reason?": text,
+                "slower?": number,
                 "batching?": ("packed", "padded", "equal_length", "single"),
             }
         }

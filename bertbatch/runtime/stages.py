@@ -186,13 +186,13 @@ def commit(
     answered = task.columns(answers[finite])
     labelled = task.labelled(answered)
     columns = _columns(unit, passthrough, kept, answered)
-    cells = None
+    aggregates = None
     if attention and statistics:
         statistics = replace(statistics, text=statistics.text[kept])
         columns += attention_columns(attention_fields(attention, context.spec), statistics)
         groups = _groups(passthrough, kept, labelled, attention.group_by)
         tops = [s.most(context.spec.max_length) for s in make_statistics(attention.statistics)]
-        cells = aggregate(attention.statistics, tops, statistics, groups)
+        aggregates = aggregate(attention.statistics, tops, statistics, groups)
     predictions = pa.table(columns, schema=context.schema)
     counts = _count(passthrough, kept, pieces)
     counts.rows_quarantined = bad.num_rows
@@ -201,7 +201,7 @@ def commit(
         for item in labelled[1].value_counts().to_pylist():
             counts.labels[item["values"]] += item["counts"]
     facts = {"tokens": counts.tokens}
-    result = protocol.commit(context.output, unit, predictions, bad, facts, cells)
+    result = protocol.commit(context.output, unit, predictions, bad, facts, aggregates)
     if not result.ours:
         theirs = result.footer
         counts = Counts(theirs["rows_scored"], theirs["rows_quarantined"])

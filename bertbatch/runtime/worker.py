@@ -114,10 +114,10 @@ class ModelWorker:
         self._engine.settle(probe, found)
         if self._rules() > self._allowed:
             raise JobError(
-                f"model.name {self._spec.name}: the output was begun by an earlier version, which "
-                "let this model's answers depend on the rows that a text was batched with; now "
-                f"batches are of {BATCHES[self._engine.batching]}, padded and marked as the "
-                "tokenizer says, and an output never mixes answers: score into a new folder"
+                f"model.name {self._spec.name}: the output was started by an earlier version, "
+                "which let this model's answers depend on the rows in the same batch; now batches "
+                f"are of {BATCHES[self._engine.batching]}, padded and marked as the tokenizer "
+                "says, and an output never mixes answers: score into a new folder"
             )
         fixed = all(getattr(self._settings, key) != "auto" for key in CHOSEN)
         self._calibrated = bool(self._rates) or fixed or not self._large
@@ -173,7 +173,7 @@ def find_device() -> Literal["cuda", "cpu"]:
 
 
 def record_choice(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[str, Any]:
-    """Adds what a worker says of itself to what is known of each kind of worker, and tells it."""
+    """Adds what a worker says of itself to what is known of each kind of worker, and logs it."""
     choice = dict(description)
     kind = choice.pop("kind")
     if kind not in kinds:

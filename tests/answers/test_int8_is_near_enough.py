@@ -185,7 +185,7 @@ def test_the_jobs_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("kind", "device", "message"),
-    [("deberta-v2", "cpu", "cannot have it"), ("bert", "cuda", "is for CPUs")],
+    [("deberta-v2", "cpu", "does not support it"), ("bert", "cuda", "is for CPUs")],
 )
 def test_int8_is_refused_where_it_cannot_be(kind, device, message, tmp_path, monkeypatch):
     monkeypatch.setattr(int8, "Int8Linear", ByFormula)

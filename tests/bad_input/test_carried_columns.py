@@ -96,7 +96,7 @@ def test_an_old_output_keeps_folders_values_as_it_began(score, tmp_path, caplog)
     assert sorted(table["k"]) == [NULL, "a%2Fb"]
     assert len([m for m in caplog.messages if "keeps them as they are" in m]) == 1
     contract.write_text(yaml.safe_dump({**content, "rules": {"hive": 2}}))
-    with pytest.raises(JobError, match="begun by a newer version"):
+    with pytest.raises(JobError, match="started by a newer version"):
         score(tmp_path / "in", tmp_path / "out", **keys)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import yaml
@@ -45,6 +46,14 @@ def test_a_file_has_one_room():
     for path in PACKAGE.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= MOST_LINES, path
         assert " and " not in first_line(path), path
+
+
+def test_packaged_files_are_in_the_wheel():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for package, patterns in settings["package-data"].items():
+        folder = ROOT / package.replace(".", "/")
+        assert (folder / "__init__.py").exists(), f"{package} is no package"
+        assert all(any(folder.glob(pattern)) for pattern in patterns), package
 
 
 def test_only_executors_and_submit_import_ray():

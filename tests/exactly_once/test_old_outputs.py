@@ -94,7 +94,7 @@ def test_answers_that_would_now_be_others_are_refused(kind, tmp_path):
     if kind == "bert":
         assert run(wanted).exit_code == 0
         return
-    with pytest.raises(JobError, match=r"begun by an earlier version.*rows of equal length"):
+    with pytest.raises(JobError, match=r"started by an earlier version.*rows of equal length"):
         run(wanted)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == before
 
