@@ -34,6 +34,7 @@ def modules():
         "see `docs/nothing.md`",
         "see `nowhere/`",
         "see `stages.score`",
+        "see `RULES` in `output/folder.py`",
         "see `Result.to_polars()`",
         "see `bertbatch.errors.Alert`",
         "see `check_nothing()`",

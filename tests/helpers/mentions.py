@@ -66,6 +66,11 @@ def wrong_in(page: str, where: Path) -> Iterator[str]:
     for mention in dict.fromkeys(re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose)):
         if why := wrong(" ".join(mention.split()), where):
             yield why
+    for name, file in re.findall(r"`(\w+)`\s+in\s+`([\w/]+\.py)`", prose):
+        there = [path for path in files() if f"/{path}".endswith(f"/{file}")]
+        defined = re.compile(rf"\b(?:def|class) {name}\b|^ *{name}\b.*[:=]", re.M)
+        if not any(defined.search((ROOT / path).read_text()) for path in there):
+            yield f"`{name}` in `{file}`: not there"
     for kind, block in blocks:
         yield from _wrong_in_block(kind, block)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
