@@ -69,7 +69,7 @@ def test_an_added_node_is_used(cluster, corpus, tmp_path, tiny_model):
     cluster.add_node(num_cpus=1, object_store_memory=STORE)
     code, said = finish(process)
     assert code == 0, said
-    assert "room for one more model worker: now 2" in said
+    assert "room for one more model worker: 2 now" in said
     assert len(set((tmp_path / "loads").read_text().split())) == 2
     assert ids(out) == list(range(600))
     (record,) = open_output(str(out)).runs()
