@@ -62,7 +62,8 @@ def formula(linear: nn.Linear, x: Tensor) -> Tensor:
     """The definition of what `Int8Linear` computes: the rounded operands in float32."""
     scales, rounded = _rounded(linear.weight.detach())
     scale, zero = _steps(x)
-    steps = torch.floor(x / scale + (zero + 0.5)) - zero
+    # Multiplied as `Int8Linear` does: a quotient that is rounded otherwise is another step.
+    steps = torch.floor(torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale)) - zero
     return plain_linear(steps * scale, rounded * scales[:, None], linear.bias)
 
 

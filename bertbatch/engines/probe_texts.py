@@ -39,7 +39,8 @@ def make_probe(
 ) -> Probe:
     """Rows of a few tokens up to `max_length`, single texts or pairs.
 
-    `sample` are texts of the corpus, for a quantized model; too few are filled up with others.
+    `sample` are texts of the corpus, for a quantized model; if too few of them differ, others
+    are added.
     Raises JobError if the tokenizer fails on them.
     """
     with as_job_errors(tokenizer.where, "its tokenizer fails on plain text"):
@@ -57,7 +58,7 @@ def _probe(tokenizer: Tokenizer, max_length: int, pair: bool, sample: list[str] 
         made.append(tokenizer.encode([first], [second] if pair else None, length))
     some = None
     if sample is not None:
-        texts = [text for text in sample if text.strip()]
+        texts = list(dict.fromkeys(text for text in sample if text.strip()))
         texts += [f"{a} {b}" for a in TEXTS for b in TEXTS]
         pair_texts = texts[1 : SAMPLE_TEXTS + 1] if pair else None
         some = tokenizer.encode(
