@@ -16,7 +16,7 @@ from benchmarks.corpora import write_corpus
 from benchmarks.report import Report
 from bertbatch import Job
 from bertbatch.output.contract import make_contract
-from bertbatch.plan.planner import cut_size
+from bertbatch.plan.unit_size import cut_size
 from bertbatch.runtime.preflight import check_job
 from bertbatch.runtime.stages import commit, make_probe, read_and_tokenize
 from bertbatch.runtime.worker import ModelWorker

@@ -2,15 +2,17 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.engines.engine import Engine, EngineOptions, batches, load_engine
+from bertbatch.engines.batching import Batching
+from bertbatch.engines.engine import Engine, EngineOptions, Running, batches, load_engine
 from bertbatch.engines.probe import Probe
-from bertbatch.engines.scoring import score
+from bertbatch.engines.scoring import AHEAD, score
 from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
@@ -21,6 +23,8 @@ log = logging.getLogger("bertbatch")
 
 ENOUGH_TOKENS = 50_000  # in a unit: scoring fewer takes less time than measuring
 SECONDS = 0.4  # of batches for each candidate
+MOST_BATCHES = 1000
+FULL = 0.8  # of the largest batch: others are what is left over
 HOPELESS = 0.7  # of the best rate: no other budget makes up for that
 SAMPLE_TOKENS = 8192  # in the rows whose scores are compared
 # How far another engine's scores may be from torch's.
@@ -90,17 +94,44 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
 
 
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
-    """Real tokens per second of batches drawn at random."""
+    """Real tokens per second of full batches drawn at random.
+
+    The next batch is started before an answer is fetched, as in scoring. Batches of what is left
+    over at the end are no measure.
+    """
     plan = list(batches(engine, lengths))
+    sizes = np.array([_size(engine, lengths[rows]) for rows in plan])
+    full = np.flatnonzero(sizes >= FULL * sizes.max())
+    order = np.random.default_rng(0).permutation(full)
     with_statistics = bool(tokens.sampled.all())
-    order = np.random.default_rng(0).permutation(len(plan))
-    done, began = 0, 0.0
-    for count, i in enumerate(order):
-        rows = plan[i]
-        if count == 1:
-            done, began = 0, time.perf_counter()  # the first one also sets things up
-        engine.start(tokens.take(rows, with_statistics)).logits()
-        done += int(lengths[rows].sum())
-        if count and time.perf_counter() - began > SECONDS:
-            break
-    return done / max(time.perf_counter() - began, 1e-9) if began else 0.0
+    running: deque[tuple[int, Running]] = deque()
+    done, began, end = 0, 0.0, 0.0
+    for count in range(MOST_BATCHES):
+        rows = plan[order[count % len(order)]]
+        started = engine.start(tokens.take(rows, with_statistics))
+        running.append((int(lengths[rows].sum()), started))
+        if len(running) > AHEAD:
+            size, first = running.popleft()
+            first.logits()
+            end = time.perf_counter()
+            if not began:
+                began = end  # the first one also sets things up
+            else:
+                done += size
+            if done and end - began > SECONDS:
+                break
+    return done / max(end - began, 1e-9)
+
+
+def _size(engine: Engine, lengths: np.ndarray) -> int:
+    """The tokens of a batch, with padding if there is any."""
+    packed = engine.batching is Batching.PACKED
+    return int(lengths.sum() if packed else len(lengths) * lengths.max())
+
+
+def rough_rate(engine: Engine, probe: Probe) -> float:
+    """Tokens per second of full batches of the probe's rows, before there are others."""
+    count = len(probe.tokens.lengths)
+    times = -(-2 * engine.tokens_per_batch // len(probe.tokens.ids))
+    tokens = probe.tokens.repeated(np.tile(np.arange(count), times))
+    return round(_rate(engine, tokens, tokens.lengths))

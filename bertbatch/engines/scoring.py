@@ -6,7 +6,9 @@ Distinct rows are scored once, in batches; the answers are put back into the inp
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,11 +54,14 @@ def score(
     first: int,
     stop: int,
     go_on: Callable[[], None] = lambda: None,
+    turn: AbstractContextManager[Any] | None = None,
 ) -> Scored:
     """Scores the rows from `first` to `stop`; equal token sequences are scored once.
 
     When the device runs out of memory, the engine's budget is halved permanently. `go_on` is
-    called between batches and may raise. Raises OutOfMemory if a single row is too much.
+    called between batches and may raise. `turn` is held while batches are started: another
+    thread starts its first one while this one waits for its last answers. Raises OutOfMemory if
+    a single row is too much.
     """
     unique, inverse = np.unique(tokens.first_duplicate[first:stop], return_inverse=True)
     lengths = tokens.lengths[unique]
@@ -89,12 +94,13 @@ def score(
         with_statistics = bool((sampled & ~done).any())
         left = np.flatnonzero(~done & (sampled == with_statistics))
         try:
-            for batch in batches(engine, lengths[left]):
-                go_on()
-                rows = left[batch]
-                running.append((rows, engine.start(tokens.take(unique[rows], with_statistics))))
-                if len(running) > AHEAD:
-                    collect()
+            with turn or nullcontext():
+                for batch in batches(engine, lengths[left]):
+                    go_on()
+                    rows = left[batch]
+                    running.append((rows, engine.start(tokens.take(unique[rows], with_statistics))))
+                    if len(running) > AHEAD:
+                        collect()
             while running:
                 collect()
         except OutOfMemory:

@@ -26,7 +26,7 @@ from bertbatch.job.messages import explain
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
 from bertbatch.job.safe_yaml import read_yaml
-from bertbatch.job.types import CommaList, CountOrAuto, Engine, Format, ProblemType
+from bertbatch.job.types import CommaList, CountOrAuto, Engine, Format, MibOrAuto, ProblemType
 from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 
 
@@ -231,11 +231,10 @@ class Runtime(Section):
     unit_rows: int | None = Field(
         None, ge=1, description="maximum rows in a unit; applies to sources not yet planned"
     )
-    unit_mib: float | None = Field(
-        None,
-        gt=0,
-        le=1024,
-        description="MiB of text in a unit, for sources not yet planned; 1, less in small inputs",
+    unit_mib: MibOrAuto = Field(
+        "auto",
+        description="MiB of text in a unit, for sources not yet planned; auto: 1, less in small "
+        "inputs, more for many fast devices",
     )
     retry_quarantined: bool = Field(
         False, description="whether rows in quarantine are scored again, once their cause is fixed"

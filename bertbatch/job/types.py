@@ -17,8 +17,15 @@ def _at_least_one(value: int | str) -> int | str:
     return value
 
 
+def _size(value: float | str) -> float | str:
+    if isinstance(value, float) and not 0 < value <= 1024:
+        raise ValueError("must be above 0 and at most 1024, or auto")
+    return value
+
+
 CommaList = Annotated[list[str], BeforeValidator(_split_commas)]
 CountOrAuto = Annotated[int | Literal["auto"], AfterValidator(_at_least_one)]
+MibOrAuto = Annotated[float | Literal["auto"], AfterValidator(_size)]
 if TYPE_CHECKING:
     Format: TypeAlias = str
     Engine: TypeAlias = str

@@ -7,31 +7,11 @@ from dataclasses import dataclass, field
 
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
-from bertbatch.job.schema import Input, Runtime
+from bertbatch.job.schema import Input
 from bertbatch.plan.log import ENTRY_BYTES, ENTRY_SOURCES, Entry, PlanLog
 from bertbatch.units import Cut, Source, Span, Unit
 
 log = logging.getLogger("bertbatch")
-
-# About 256k tokens: large enough that reading, committing and Ray cost little beside the
-# scoring, small enough that a worker's death costs little.
-UNIT_TEXT_BYTES = 1 << 20
-UNIT_CARRIED_BYTES = 64 << 20
-UNIT_ROWS = 1 << 16
-# A small input is cut finer, so that many workers can share it and end together, but not so fine
-# that batches are no longer filled.
-UNITS = 64
-LEAST_TEXT_BYTES = 1 << 16
-
-
-def cut_size(runtime: Runtime, input_bytes: int) -> CutSize:
-    """How large the units of an input of this many bytes may grow."""
-    text_bytes = min(max(input_bytes // UNITS, LEAST_TEXT_BYTES), UNIT_TEXT_BYTES)
-    carried, rows = UNIT_CARRIED_BYTES, UNIT_ROWS
-    if runtime.unit_mib is not None:
-        text_bytes = int(runtime.unit_mib * (1 << 20))
-        carried, rows = max(carried, text_bytes), max(rows, int(runtime.unit_mib * rows))
-    return CutSize(text_bytes, carried, runtime.unit_rows or rows)
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from bertbatch.engines.engine import check_installed, check_settings
 from bertbatch.errors import JobError, SourceError
-from bertbatch.inputs.formats.reader import Reader, check_columns, reader_of
+from bertbatch.inputs.formats.reader import CutSize, Reader, check_columns, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
 from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.schema import Job
@@ -28,10 +28,12 @@ from bertbatch.output.contract import (
 )
 from bertbatch.output.folder import Output
 from bertbatch.plan.log import PlanLog
-from bertbatch.plan.planner import Planner, cut_size
+from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
+from bertbatch.plan.unit_size import cut_size
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.stages import output_schema
+from bertbatch.runtime.work import ReadTask
 from bertbatch.storage import stores
 from bertbatch.units import Source, Unit
 
@@ -95,8 +97,11 @@ class Preflight:
         return Revisions(self.plan, self.output, self.schema)
 
     def planner(self, store_entries: bool) -> Planner:
-        size = cut_size(self.job.runtime, self._bytes)
-        return Planner(self.plan, self.reader, self.job.input, size, store_entries)
+        return Planner(self.plan, self.reader, self.job.input, self.unit_size(), store_entries)
+
+    def unit_size(self, workers: int = 1, rate: float = 0.0) -> CutSize:
+        """How large new units may be for so many workers of `rate` tokens/s each (0: unknown)."""
+        return cut_size(self.job.runtime, self._bytes, workers, rate)
 
     def fresh(self) -> list[Source]:
         """Sources that no entry of the plan covers."""
@@ -117,7 +122,7 @@ class Preflight:
         """Whether all of a unit's sources are there, and what they were."""
         return all(self.listed.get(span.source.id) == span.source for span in unit.spans)
 
-    def tasks(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    def tasks(self, units: Sequence[Unit]) -> Iterator[ReadTask]:
         """Pending units as read tasks: consecutive ones of one source go together."""
         task: list[Unit] = []
         for unit in self.pending(units):
@@ -130,11 +135,15 @@ class Preflight:
                 and len(task) < self.reader.task_cuts(source)
             )
             if task and not joins:
-                yield task
+                yield self._read_task(task)
                 task = []
             task.append(unit)
         if task:
-            yield task
+            yield self._read_task(task)
+
+    def _read_task(self, units: Sequence[Unit]) -> ReadTask:
+        streamed = len(units) > 1 and self.reader.streams(units[0].spans[0].source)
+        return ReadTask(units, divisible=not streamed)
 
 
 def check_job(job: Job) -> Preflight:

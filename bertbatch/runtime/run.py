@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from bertbatch.engines import batching
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
@@ -21,12 +22,14 @@ from bertbatch.runtime.alarms import ENOUGH_ROWS, evaluate
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Record
 from bertbatch.runtime.executors.executor import Executor
+from bertbatch.runtime.failures import Outcome
 from bertbatch.runtime.judgement import Ending, Judgement, judge
 from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.runtime.result import ProgressListener, Result, Totals
-from bertbatch.runtime.scheduler import Outcome, Scheduler
+from bertbatch.runtime.scheduler import Scheduler
 from bertbatch.runtime.signals import StopSignal
 from bertbatch.runtime.source_changes import find_changes
+from bertbatch.runtime.work import ReadTask
 from bertbatch.units import Unit
 from bertbatch.wording import counted, shorten
 
@@ -118,6 +121,8 @@ class _Run:
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
                     preflight.revisions.plan_retry(preflight.listed)
+                rates = [kind.get("rate", 0.0) for kind in executor.kinds.values()]
+                self._planner.size = preflight.unit_size(executor.workers, max(rates))
                 self._listener.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 scheduler = Scheduler(executor, self._observe, self._should_stop)
@@ -127,7 +132,11 @@ class _Run:
             except JobError as error:
                 raise RunError(str(error)) if self._begun_now else error from None
             finally:
-                self._chosen = {"workers": executor.workers, "kinds": executor.kinds}
+                self._chosen = {
+                    "workers": executor.workers,
+                    "batches": batching.VERSION,
+                    "kinds": executor.kinds,
+                }
                 executor.close()
                 self._lease.release()
             return self._finish(outcome)
@@ -194,7 +203,7 @@ class _Run:
 
         return RayExecutor(context, self._verbose)
 
-    def _tasks(self) -> Iterator[list[Unit]]:
+    def _tasks(self) -> Iterator[ReadTask]:
         """Every read task: of units planned earlier, then of new ones as they are planned.
 
         Before a unit runs in the place of a withdrawn one, that one has its tombstone.
@@ -220,7 +229,7 @@ class _Run:
             self._totals.units_planned = self._totals.rows_planned = 0
             self._count_planned(preflight.plan.units.values())
 
-    def _rescued(self, outcome: Outcome) -> list[list[Unit]]:
+    def _rescued(self, outcome: Outcome) -> list[ReadTask]:
         """Read tasks for the good sources of units that failed because of a bad one."""
         preflight = self._preflight
         tasks = []
@@ -236,7 +245,7 @@ class _Run:
                 if id_ not in preflight.plan.units:
                     self._totals.units_planned -= 1
                     self._totals.rows_planned -= unit.new_rows
-                tasks += [[unit] for unit in units]
+                tasks += [ReadTask([unit]) for unit in units]
         return tasks
 
     def _count_planned(self, units: Iterable[Unit]) -> None:

@@ -1,8 +1,9 @@
-"""A unit that is being scored: its ranges of rows, its suspects."""
+"""What the scheduler hands around: tasks to read, units that are being scored."""
 
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,16 @@ log = logging.getLogger("bertbatch")
 
 PIECES = 16  # a range of rows that kills its worker is split into so many
 
+Rows = tuple[int, int]  # a range of a unit's rows to score: the first, one past the last
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """Units that are read together. If it is divisible, fewer of them may be read at a time."""
+
+    units: Sequence[Unit]
+    divisible: bool = True
+
 
 @dataclass(eq=False)
 class Work:
@@ -21,10 +32,10 @@ class Work:
     unit: Unit
     tokens: Any
     passthrough: Any
-    todo: deque[tuple[int, int]]  # ranges of rows not yet scored
+    todo: deque[Rows]  # ranges of rows not yet scored
     pieces: dict[int, Any] = field(default_factory=dict)  # first row → scored range
     poison: list[tuple[int, str]] = field(default_factory=list)
-    tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    tries: dict[Rows, int] = field(default_factory=dict)
     failed_on: int | None = None  # the worker where a range of it failed last,
     failed_at: float = 0.0  # and when
     nodes_gone: int = 0  # while it was scored on them
@@ -33,7 +44,7 @@ class Work:
     def suspect(self) -> bool:
         return bool(self.tries)
 
-    def blame(self, worker: int, rows: tuple[int, int], reason: str) -> None:
+    def blame(self, worker: int, rows: Rows, reason: str) -> None:
         """Notes that a range of rows failed: it runs again, then in pieces, down to one row.
 
         A row that has failed alone goes to quarantine.

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertbatch.engines import scoring
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.calibration import ENOUGH_TOKENS, calibrate
+from bertbatch.engines.calibration import ENOUGH_TOKENS, calibrate, rough_rate
 from bertbatch.engines.engine import Engine, EngineOptions, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
@@ -32,6 +33,9 @@ BATCHES = {
     Batching.SINGLE: "one row",
 }
 MUCH_SLOWER = 1.5  # times, than float32: then the log says so
+# That score on a worker. On a GPU the first batch of the next rows is started before the last
+# answer of these is fetched; a CPU computes where a batch is started.
+THREADS = {"cuda": 2, "cpu": 1}
 CHOSEN = ("engine", "dtype", "tokens_per_batch")  # what a calibration decides
 FOUND = ("dtype", "batching", "reason")  # what is tried once for each kind of worker
 
@@ -64,6 +68,8 @@ class ModelWorker:
         self.kind = f"{_device_name(device)}, {threads} threads"
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
         self._statistics = make_attention_stats(spec, attention, threads) if attention else None
+        self._turn = Lock()  # to start batches
+        self._rate = 0.0  # tokens/s, roughly; measured where it decides how large units are
         self._slower = _times_slower(device, settings.dtype)
         self._load(known.get(self.kind, {}))
 
@@ -121,18 +127,21 @@ class ModelWorker:
             )
         fixed = all(getattr(self._settings, key) != "auto" for key in CHOSEN)
         self._calibrated = bool(self._rates) or fixed or not self._large
+        if self._device == "cuda" and self._large:
+            self._rate = rough_rate(self._engine, probe)
         return self.describe()
 
     def score(
         self, tokens: Tokens, first: int, stop: int, go_on: Callable[[], None] = lambda: None
     ) -> Scored:
-        """Scores rows of a tokenized unit."""
-        if not self._calibrated and len(tokens.ids) >= ENOUGH_TOKENS:
-            self._calibrated = True
-            self._engine, self._rates = calibrate(
-                self._engine, self._spec, self._options, tokens, self._probe
-            )
-        return scoring.score(self._engine, tokens, first, stop, go_on)
+        """Scores rows of a tokenized unit; two threads may do so, see `THREADS`."""
+        with self._turn:
+            if not self._calibrated and len(tokens.ids) >= ENOUGH_TOKENS:
+                self._calibrated = True
+                self._engine, self._rates = calibrate(
+                    self._engine, self._spec, self._options, tokens, self._probe
+                )
+        return scoring.score(self._engine, tokens, first, stop, go_on, self._turn)
 
     def describe(self) -> dict[str, Any]:
         """What was chosen, for the log and the run's record; tokens/s where measured."""
@@ -146,6 +155,7 @@ class ModelWorker:
             "reason": self._engine.reason,
             "slower": self._slower,
             "measured": self._rates,
+            "rate": self._rate,
         }
 
     def _rules(self) -> int:

@@ -1,7 +1,5 @@
 """Batches: every row once, within the budget, in an order that wastes little."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,13 +35,22 @@ def test_equal_batches_hold_one_length(lengths, budget):
 
 @given(lengths_of, budgets)
 def test_packed_batches_keep_the_budget(lengths, budget):
-    batches = list(packed_batches(lengths, budget))
-    for rows in batches:
+    for rows in packed_batches(lengths, budget):
         assert lengths[rows].sum() <= budget or len(rows) == 1
         assert (np.diff(lengths[rows]) <= 0).all()  # equal lengths are neighbours
-    for rows, later in pairwise(batches):
-        gap = budget - lengths[rows].sum()
-        assert gap < lengths[later].min() or gap < 0  # nothing that came later had fitted
+
+
+@given(lengths_of, st.integers(70, 300))
+def test_packed_batches_are_few(lengths, budget):
+    sizes = [lengths[rows].sum() for rows in packed_batches(lengths, budget)]
+    assert len(sizes) <= 2 * -(-lengths.sum() // budget) + 1
+
+
+@given(st.lists(st.integers(1, 40), min_size=400, max_size=800).map(np.array), st.integers(2, 16))
+def test_a_few_packed_batches_are_even(lengths, count):
+    sizes = [lengths[r].sum() for r in packed_batches(lengths, -(-lengths.sum() // count))]
+    assert count <= len(sizes) <= count + 1
+    assert max(sizes) - min(sizes) <= 80
 
 
 @given(lengths_of, budgets)

@@ -19,7 +19,7 @@ from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.model.tokens import Batch
-from bertbatch.runtime.executors import ray
+from bertbatch.runtime.executors import ray_nodes
 from bertbatch.runtime.executors.ray import RayExecutor
 from bertbatch.runtime.worker import make_attention_stats
 from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
@@ -190,14 +190,14 @@ def test_the_simulation_notices_what_a_gpu_would():
         assert answer.tolist() == [1, 1, 1]
 
 
-def fitting(monkeypatch: pytest.MonkeyPatch, gpus: list[float], share: float) -> int:
+def fitting(gpus: list[float], share: float) -> int:
     """The workers that a cluster of nodes with so many GPUs has room for, by the runner."""
-    monkeypatch.setattr(ray, "_resources", lambda: ([8] * len(gpus), gpus))
+    found = ray_nodes.Resources([8] * len(gpus), gpus, store=1 << 30)
     executor: Any = object.__new__(RayExecutor)
     executor._device = "cuda"
     runtime = SimpleNamespace(gpus_per_worker=share)
     executor._context = SimpleNamespace(job=SimpleNamespace(runtime=runtime))
-    return int(executor._fit())
+    return int(executor._fit(found))
 
 
 @pytest.mark.parametrize(
@@ -205,13 +205,13 @@ def fitting(monkeypatch: pytest.MonkeyPatch, gpus: list[float], share: float) ->
     [(1, 1), (0.7, 1), (0.5, 2), (0.34, 2), (1 / 3, 3), (0.3, 3), (0.25, 4), (0.1, 10)]
     + [(1 / n, n) for n in range(2, 50)],
 )
-def test_a_worker_lies_on_one_gpu(share, each, monkeypatch):
+def test_a_worker_lies_on_one_gpu(share, each):
     for gpus in ([8.0], [1.0, 0.0, 4.0], [1.0] * 7):
-        assert fitting(monkeypatch, gpus, share) == sum(gpus) * each
+        assert fitting(gpus, share) == sum(gpus) * each
 
 
 @given(st.floats(0.0001, 1))
 def test_as_many_workers_as_fit_on_a_gpu_and_no_more(share):
     of_it = Fraction(int(share * 10_000), 10_000)  # as Ray counts
-    each = ray._to_a_gpu(share)
+    each = ray_nodes.to_a_gpu(share)
     assert each * of_it <= 1 < (each + 1) * of_it

@@ -52,7 +52,8 @@ def test_equal_workers_agree_bit_for_bit(score, corpus, tmp_path, ray_here, monk
 @pytest.mark.parametrize(
     ("megabytes", "unit_mib", "least", "most"),
     [
-        *((0.05, None, 1, 1), (1, None, 14, 20), (10, None, 55, 80), (100, None, 90, 120)),
+        *((0.05, "auto", 1, 1), (1, "auto", 14, 20), (10, "auto", 55, 80)),
+        *((100, "auto", 90, 120),),
         *((10, 1.0, 9, 12), (10, 4.0, 2, 4)),
     ],
 )

@@ -1,6 +1,5 @@
 """The loop when GPUs are lost: the rows at fault alone end in quarantine."""
 
-from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
@@ -8,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertbatch.errors import DeviceLost, RunError
-from bertbatch.runtime import scheduler
+from bertbatch.runtime import failures
 from bertbatch.runtime.scheduler import Scheduler
 from bertbatch.units import Unit
-from tests.helpers.simulated_executor import Simulation, make_units
+from tests.helpers.simulated_executor import Simulation, make_units, one_by_one
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -41,12 +40,6 @@ class Gpus(Simulation):
         self._lost[worker] = False
         self.fresh += 1
 
-    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
-        """Several may be done by now; then it is not the first one's end that is told first."""
-        for _ in range(self._rng.randint(1, 3)):
-            super().wait(handles, timeout)
-        return [self._rng.choice([handle for handle in handles if handle in self._done])]
-
     def _finish(self, handle: int) -> Any:
         kind, *what = self._work[handle]
         if kind != "score":
@@ -66,7 +59,7 @@ class Gpus(Simulation):
 
 def run_on_gpus(simulation: Gpus, units: list[Unit]) -> dict[str, list[int]]:
     """The rows in quarantine, of each unit; all others were scored once and in order."""
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(one_by_one(units))
     assert not outcome.failed_units
     assert outcome.worker_deaths == simulation.fresh
     for unit in units:
@@ -108,7 +101,7 @@ def test_a_suspect_does_not_wait_until_all_else_is_done():
 def test_a_single_gpu_that_fails_always_ends_the_run():
     with pytest.raises(RunError, match=r"times in a row .*CUDA error"):
         Scheduler(Gpus(0, 1, set(), sick=0), lambda r: None, lambda: False).run(
-            iter([[unit] for unit in make_units(6, 200)])
+            one_by_one(make_units(6, 200))
         )
 
 
@@ -119,5 +112,5 @@ def test_a_suspect_does_not_wait_forever_for_a_worker(monkeypatch):
         def ready(self, worker: int) -> bool:
             return worker == 0 or not self.fresh
 
-    monkeypatch.setattr(scheduler, "ELSEWHERE_SECONDS", 0.02)
+    monkeypatch.setattr(failures, "ELSEWHERE_SECONDS", 0.02)
     assert run_on_gpus(Leaving(0, 2, {("u0", 7)}), make_units(1, 40)) == {"u0": [7]}

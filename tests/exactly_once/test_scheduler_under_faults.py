@@ -6,7 +6,7 @@ The executor here is a simulation (seeded, one event at a time); the loop is the
 import errno
 import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pytest
 from bertbatch.errors import RunError, SourceError
 from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
 from bertbatch.runtime.scheduler import Scheduler
-from tests.helpers.simulated_executor import Simulation, make_units
+from bertbatch.runtime.work import ReadTask
+from tests.helpers.simulated_executor import Simulation, make_units, one_by_one
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -30,7 +31,7 @@ def test_every_row_once_whatever_dies(seed):
     simulation = Simulation(seed, rng.randint(1, 4), faults, poison)
     records: Counter[str] = Counter()
     loop = Scheduler(simulation, lambda r: records.update([r.unit]), lambda: False)
-    outcome = loop.run(iter([[unit] for unit in units]))
+    outcome = loop.run(one_by_one(units))
     assert not outcome.failed_units
     assert records == Counter(unit.id for unit in units)
     for unit in units:
@@ -73,7 +74,7 @@ class Nodes(Simulation):
 def test_nodes_that_come_and_go_cost_no_row(seed):
     units = make_units(12, 300)
     simulation = Nodes(seed, 1 + seed % 3, 0.0, set())
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(one_by_one(units))
     assert not outcome.failed_units
     assert simulation.committed == {unit.id: (list(range(300)), []) for unit in units}
 
@@ -92,7 +93,7 @@ def test_a_unit_that_takes_its_nodes_along_is_found_out():
 
     units = make_units(4, 40)
     simulation = Hungry(0, 2, 0.0, set())
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(one_by_one(units))
     assert not outcome.failed_units
     assert simulation.committed["u1"][1] == [7]
     assert outcome.worker_deaths < 20
@@ -113,7 +114,7 @@ def test_lost_data_whose_source_is_gone_fails_its_source(stage):
 
     units = make_units(4, 10)
     simulation = Lost(0, 2, 0.0, set())
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(one_by_one(units))
     assert outcome.failed_sources == {"a": "has changed since it was planned"}
     assert list(outcome.failed_units) == ["u1"]
     assert set(simulation.committed) == {"u0", "u2", "u3"}
@@ -132,9 +133,7 @@ def test_workers_that_join_are_used():
 
     used: set[int] = set()
     units = make_units(40, 10)
-    Scheduler(Joining(0, 1, 0.0, set()), lambda r: None, lambda: False).run(
-        iter([[u] for u in units])
-    )
+    Scheduler(Joining(0, 1, 0.0, set()), lambda r: None, lambda: False).run(one_by_one(units))
     assert used == {0, 1, 2}
 
 
@@ -150,7 +149,7 @@ def test_a_unit_whose_reader_always_dies_fails_alone():
     deaths: list[int] = []
     units = make_units(4, 10)
     simulation = Deadly(0, 2, 0.0, set())
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(one_by_one(units))
     assert list(outcome.failed_units) == ["u1"]
     assert len(deaths) == 6
     assert set(simulation.committed) == {"u0", "u2", "u3"}
@@ -183,8 +182,8 @@ def test_a_storage_that_takes_no_more_units_ends_the_run(error, refused, given_u
     tries: list[str] = []
     units = make_units(40, 10)
     simulation = Full(1, 1, 0.0, set())
-    simulation.wait = lambda handles, timeout: Simulation.wait(simulation, [min(handles)], timeout)
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    simulation.most_at_once, simulation.choose = 1, min
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(one_by_one(units))
     # Each once: the commit itself has tried what the storage refuses again.
     assert len(tries) == len(set(tries)) * (1 if isinstance(error, OSError) else 3)
     assert given_up <= len(outcome.failed_units) <= given_up + 2  # those under way may fail, too
@@ -200,7 +199,7 @@ def test_the_last_units_wait_for_workers_that_still_load():
             return worker == 0 or bool(self.committed)
 
     simulation = Late(1, 2, 0.0, set())
-    Scheduler(simulation, lambda r: None, lambda: False).run(iter([make_units(2, 10)]))
+    Scheduler(simulation, lambda r: None, lambda: False).run(iter([ReadTask(make_units(2, 10))]))
     assert len(simulation.committed) == 2
     assert simulation.deepest == 1
 
@@ -209,14 +208,12 @@ def test_the_first_read_task_is_alone():
     reading: list[int] = []
 
     class Watched(Simulation):
-        def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
-            reading.append(sum(self._work[handle][0] == "read" for handle in handles))
-            return super().wait(handles, timeout)
+        def wait(self, timeout: float) -> list[Hashable]:
+            reading.append(sum(self._work[handle][0] == "read" for handle in self._open))
+            return super().wait(timeout)
 
     units = make_units(30, 10)
-    Scheduler(Watched(1, 4, 0.0, set()), lambda r: None, lambda: False).run(
-        iter([[unit] for unit in units])
-    )
+    Scheduler(Watched(1, 4, 0.0, set()), lambda r: None, lambda: False).run(one_by_one(units))
     assert reading[0] == 1
     assert max(reading) > 1
 
@@ -226,7 +223,7 @@ def test_one_wholly_poisonous_unit_fails_alone(workers):
     units = make_units(6, 200)
     poison = {("u2", row) for row in range(200)}
     simulation = Simulation(1, workers, 0.0, poison)
-    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(iter([[u] for u in units]))
+    outcome = Scheduler(simulation, lambda r: None, lambda: False).run(one_by_one(units))
     assert set(simulation.committed) == {unit.id for unit in units} - set(outcome.failed_units)
     assert set(outcome.failed_units) <= {"u2"}
 
@@ -234,5 +231,5 @@ def test_one_wholly_poisonous_unit_fails_alone(workers):
 def test_workers_that_never_succeed_stop_the_run():
     with pytest.raises(RunError, match="times in a row"):
         Scheduler(Simulation(1, 2, 1.0, set()), lambda r: None, lambda: False).run(
-            iter([[unit] for unit in make_units(6, 200)])
+            one_by_one(make_units(6, 200))
         )

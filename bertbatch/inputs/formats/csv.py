@@ -78,8 +78,10 @@ class CsvReader:
                 yield _rows(cut, fields, names, columns, options.csv)
 
     def task_cuts(self, source: Source) -> int:
-        # Each task decompresses everything before its first cut.
-        return 16 if compression(source) else 4
+        return 16 if self.streams(source) else 4
+
+    def streams(self, source: Source) -> bool:
+        return compression(source) is not None
 
 
 def _rows(cut: Cut, fields: Fields, names: list[str], columns: Sequence[str], csv: Csv) -> Rows:

@@ -62,6 +62,9 @@ class ParquetReader:
     def task_cuts(self, source: Source) -> int:
         return 4
 
+    def streams(self, source: Source) -> bool:
+        return False
+
 
 def _packed(metadata: pq.FileMetaData, cuts: Sequence[Cut], options: Input) -> list[str]:
     """The text columns to read as dictionaries, where the cuts hold more than is encoded."""

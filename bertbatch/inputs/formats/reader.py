@@ -56,6 +56,9 @@ class Reader(Protocol):
     def task_cuts(self, source: Source) -> int:
         """How many consecutive cuts one reader task should take together."""
 
+    def streams(self, source: Source) -> bool:
+        """Whether everything before a cut is read again to reach it."""
+
 
 def check_columns(source: Source, wanted: Iterable[str], found: Sequence[str]) -> None:
     """Raises SourceError if a wanted column is not among those found, or more than once."""

@@ -5,6 +5,7 @@ A new executor is one file with one class that follows `Executor`, and one line 
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bertbatch.units import Unit
@@ -22,14 +23,28 @@ class DataLost(Exception):
     """What a stage had made was on a node that is gone."""
 
 
+@dataclass(frozen=True)
+class Readers:
+    """What may be read at a time.
+
+    `cores` is how many the model workers leave free, `most` how many read tasks may run once
+    the first has ended. `memory` bytes of text and carried columns may be read but not committed.
+    """
+
+    cores: int
+    most: int
+    memory: int
+
+
 class Executor(Protocol):
     """Where the stages run. Handles stand for work under way; `wait` tells which is done.
 
-    `workers` is how many there are, and may grow. `kinds` is what each kind of worker chose, for
-    the log and the run's record.
+    `workers` is how many there are, and may grow, as `readers` may. `kinds` is what each kind of
+    worker chose, for the log and the run's record.
     """
 
     workers: int
+    readers: Readers
     kinds: dict[str, dict[str, Any]]
 
     def adapt(self) -> None:
@@ -52,8 +67,11 @@ class Executor(Protocol):
     ) -> Hashable:
         """Starts a commit. Its result: the Record."""
 
-    def wait(self, handles: Sequence[Hashable], timeout: float) -> list[Hashable]:
-        """Those that are done, after at least one is or the timeout (seconds) is over."""
+    def wait(self, timeout: float) -> list[Hashable]:
+        """All that are done and were not told before, after at least one is.
+
+        After the timeout (seconds) none. There may be work of workers that were replaced, too.
+        """
 
     def result(self, handle: Hashable) -> Any:
         """Raises what the work raised; WorkerDied if its process is gone, DataLost if data are.

@@ -6,8 +6,8 @@ isolates it.
 """
 
 import threading
-from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,8 @@ from bertbatch.model.tokens import Tokens
 from bertbatch.runtime import stages
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
-from bertbatch.runtime.worker import ModelWorker, find_device, record_choice
+from bertbatch.runtime.executors.executor import Readers
+from bertbatch.runtime.worker import THREADS, ModelWorker, find_device, record_choice
 from bertbatch.units import Unit
 
 
@@ -33,14 +34,17 @@ class _Held:
 
 class InlineExecutor:
     workers = 1
+    readers = Readers(cores=0, most=1, memory=512 << 20)
 
     def __init__(self, context: Context):
         self._context = context
         self._stop = threading.Event()
-        self._reader, self._scorer, self._committer = (ThreadPoolExecutor(1) for _ in range(3))
+        self._under_way: set[Future[Any]] = set()
         device = context.job.runtime.device
         if device == "auto":
             device = find_device()
+        self._reader, self._committer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._scorer = ThreadPoolExecutor(THREADS[device])
         threads = available_cores()
         with _gpu():
             self._worker = ModelWorker.of(context, device, threads)
@@ -56,14 +60,14 @@ class InlineExecutor:
         return True
 
     def read(self, units: Sequence[Unit]) -> Hashable:
-        return self._reader.submit(self._read, units)
+        return self._begin(self._reader, self._read, units)
 
     def _read(self, units: Sequence[Unit]) -> list[tuple[Any, Any, int]]:
         prepared = stages.read_and_tokenize(self._context, units)
         return [(_Held(unit.tokens), _Held(unit.passthrough), unit.rows) for unit in prepared]
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
-        return self._scorer.submit(self._score, tokens.value, first, stop)
+        return self._begin(self._scorer, self._score, tokens.value, first, stop)
 
     def _score(self, tokens: Tokens, first: int, stop: int) -> _Held:
         with _gpu():
@@ -79,12 +83,18 @@ class InlineExecutor:
         self, unit: Unit, passthrough: Any, poison: Sequence[tuple[int, str]], pieces: Sequence[Any]
     ) -> Hashable:
         scored = [piece.value for piece in pieces]
-        return self._committer.submit(
-            stages.commit, self._context, unit, passthrough.value, poison, scored
+        return self._begin(
+            self._committer, stages.commit, self._context, unit, passthrough.value, poison, scored
         )
 
-    def wait(self, handles: Sequence[Any], timeout: float) -> list[Hashable]:
-        return list(wait(handles, timeout, FIRST_COMPLETED).done)
+    def _begin(self, pool: ThreadPoolExecutor, what: Callable[..., Any], *given: Any) -> Hashable:
+        future = pool.submit(what, *given)
+        self._under_way.add(future)
+        return future
+
+    def wait(self, timeout: float) -> list[Hashable]:
+        done, self._under_way = wait(self._under_way, timeout, FIRST_COMPLETED)
+        return list(done)
 
     def result(self, handle: Any) -> Any:
         return handle.result()

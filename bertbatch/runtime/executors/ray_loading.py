@@ -4,12 +4,14 @@ The first of a kind of processor finds out how rows are batched there; the other
 wait for that and are told, so that all give the same answers.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
+ASK_SECONDS = 0.1  # between questions to Ray which workers are done
 Get = Callable[[Any], Any]  # a reference's value, or what its work raised
 
 
@@ -23,6 +25,8 @@ class Loading:
     _loading: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # actor, reference
     _waiting: dict[int, tuple[Any, str]] = field(default_factory=dict)  # actor, kind
     _settling: dict[int, tuple[Any, str]] = field(default_factory=dict)  # reference, kind
+    _finished: set[Any] = field(default_factory=set)  # references, when last asked
+    _ask_again: float = 0.0
 
     def add(self, worker: int, actor: Any) -> None:
         """A fresh worker, or one in the place of another."""
@@ -39,19 +43,20 @@ class Loading:
         under_way = {ref: worker for worker, (_, ref) in self._loading.items()}
         under_way |= {ref: worker for worker, (ref, _) in self._settling.items()}
         done, _ = ray.wait(list(under_way), num_returns=1, timeout=timeout)
+        self._finished.update(done)
         return under_way[done[0]] if done else None
 
     def look(self, worker: int, get: Get) -> dict[str, Any] | None:
         """What a worker has chosen, once it is ready. Raises what its start raised."""
         if worker in self._loading:
             actor, ref = self._loading[worker]
-            if not _done(ref):
+            if not self._done(ref):
                 return None
             self.nodes[worker], kind = get(ref)
             del self._loading[worker]
             self._waiting[worker] = actor, kind
         self._let_settle()
-        if worker not in self._settling or not _done(self._settling[worker][0]):
+        if worker not in self._settling or not self._done(self._settling[worker][0]):
             return None
         ref, _ = self._settling.pop(worker)
         chosen: dict[str, Any] = get(ref)
@@ -65,6 +70,12 @@ class Loading:
                 self._settling[worker] = ref, kind
                 del self._waiting[worker]
 
-
-def _done(ref: Any) -> bool:
-    return bool(ray.wait([ref], timeout=0)[0])
+    def _done(self, ref: Any) -> bool:
+        """One question to Ray for all of them, now and then: it takes half a millisecond."""
+        if time.monotonic() >= self._ask_again:
+            self._ask_again = time.monotonic() + ASK_SECONDS
+            refs = [ref for _, ref in self._loading.values()]
+            refs += [ref for ref, _ in self._settling.values()]
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            self._finished = set(done)
+        return ref in self._finished

@@ -11,8 +11,9 @@ from bertbatch.job.schema import Input, Runtime
 from bertbatch.output import commit
 from bertbatch.output.folder import Output
 from bertbatch.plan.log import PlanLog
-from bertbatch.plan.planner import Planner, cut_size
+from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
+from bertbatch.plan.unit_size import cut_size
 from bertbatch.units import Cut, Source, Unit, digest
 
 SCHEMA = pa.schema([("source", pa.string()), ("row", pa.int64())])
