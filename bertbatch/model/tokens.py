@@ -82,10 +82,14 @@ class Padding:
 
 def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Where the tokens of some rows are in arrays that hold those of all rows end to end."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    ends = np.cumsum(lengths)
-    shift = np.repeat(offsets[rows] - ends + lengths, lengths)
-    found: np.ndarray = np.arange(ends[-1]) + shift
+    return ranges(offsets[rows], offsets[rows + 1] - offsets[rows])
+
+
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Each start and the numbers after it, as many as its count says, end to end."""
+    ends = np.cumsum(counts)
+    shift = np.repeat(starts - ends + counts, counts)
+    found: np.ndarray = np.arange(len(shift)) + shift
     return found
 
 
