@@ -64,11 +64,12 @@ def _tokens(workload: str, rng: np.random.Generator) -> int:
 
 
 def stored(folder: Path, column: str) -> Iterator[str]:
-    """The different texts of a folder's Parquet and CSV files, in a shuffled, fixed order."""
+    """The different texts of a file, or a folder's Parquet and CSV files, in a fixed order."""
     texts: dict[str, None] = {}
-    for path in sorted(folder.rglob("*.parquet")):
+    files = [folder] if folder.is_file() else sorted(folder.rglob("*.*"))
+    for path in (file for file in files if file.suffix == ".parquet"):
         texts |= dict.fromkeys(pq.read_table(path, columns=[column])[column].to_pylist())
-    for path in sorted(folder.rglob("*.csv")):
+    for path in (file for file in files if file.suffix == ".csv"):
         with open(path, encoding="utf-8", newline="") as file:
             texts |= dict.fromkeys(record[column] for record in csv.DictReader(file))
     found = np.array([text for text in texts if text], object)

@@ -5,7 +5,6 @@ A tiny model makes the forward pass cheap, so that what is left is bertbatch's o
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,17 +21,16 @@ import psutil
 import pyarrow as pa
 
 from benchmarks.compare import environment
-from benchmarks.corpora import generated, write_corpus
+from benchmarks.corpora import write_corpus
 from benchmarks.models import ROOT, model_folder
 from benchmarks.report import Report
 from benchmarks.stages import stages
+from benchmarks.tokenizing import tokenizing
 from bertbatch import Job
 from bertbatch.attention.aggregates import ALL, LABEL, Group, aggregate, length_groups
 from bertbatch.engines.scoring import Statistics
 from bertbatch.inputs.rows import quarantine
-from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
-from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.output import commit
 from bertbatch.output.contract import make_contract
 from bertbatch.runtime.preflight import Preflight, check_job
@@ -43,15 +40,23 @@ from bertbatch.units import Unit
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
+    parts = [*PARTS, "tokenizer"]
+    parser.add_argument("--part", choices=parts, nargs="+", default=parts)
+    parser.add_argument("--data", type=Path, help="for the tokenizer: a file or a folder of texts")
+    parser.add_argument("--column", default="text", help="its column; default %(default)s")
+    parser.add_argument("--model", default="", help="its model; default the packaged one")
     parser.add_argument("--fraction", type=float, default=1.0, help="of every size")
     parser.add_argument("--out", type=Path, help="the results file; appended to if it exists")
     options = parser.parse_args()
     report = Report("bertbatch's cost against size", options.out)
     for name in options.part:
+        if name == "tokenizer":
+            tokenizing(report, options.fraction, options.data, options.column, options.model)
+            continue
         with tempfile.TemporaryDirectory(prefix="bertbatch-scale-") as scratch:
             PARTS[name](report, Path(scratch), options.fraction)
-    print(f"written to {report.path}")
+    if options.part[-1] != "tokenizer":  # whose last line is its result
+        print(f"written to {report.path}")
 
 
 def rows(report: Report, scratch: Path, fraction: float) -> None:
@@ -173,28 +178,6 @@ def made_up_aggregates(job: Job) -> pa.Table:
     return aggregate(names, [1.0] * len(names), statistics, groups)
 
 
-def tokenizer(report: Report, scratch: Path, fraction: float) -> None:
-    """The reader's tokenizing on one core. Real text has rarer words, in more pieces."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    stage = get_tokenizer(check_model(Model()))
-    table = []
-    for workload, count in (("short", 20_000), ("long", 2_000)):
-        stream = generated(workload)
-        texts = [next(stream) for _ in range(max(int(count * fraction), 1))]
-        seconds, tokens = [], 0
-        for _ in range(5):
-            began = time.perf_counter()
-            tokens = len(stage.encode(texts).ids)
-            seconds.append(time.perf_counter() - began)
-        slowest, fastest = (f"{tokens / s:,.0f}" for s in (max(seconds), min(seconds)))
-        middle = f"{tokens / median(seconds):,.0f}"
-        table.append(
-            [workload, f"{len(texts):,}", f"{tokens:,}", middle, f"{slowest} to {fastest}"]
-        )
-    columns = ["texts", "rows", "tokens", "tokens/s, median of 5", "spread"]
-    report.table("Tokenizing on one core", columns, table)
-
-
 PARTS: dict[str, Callable[[Report, Path, float], None]] = {
     "rows": rows,
     "units": units,
@@ -202,7 +185,6 @@ PARTS: dict[str, Callable[[Report, Path, float], None]] = {
     "planning": planning,
     "resume": resume,
     "merging": merging,
-    "tokenizer": tokenizer,
 }
 
 

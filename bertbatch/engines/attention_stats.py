@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.engines.devices import to_device
-from bertbatch.engines.packing import ByLength, Group, by_length
+from bertbatch.engines.packing import ByLength, Group, by_length, to_device
 from bertbatch.engines.tiled_attention import GroupStats, TiledAttention
 from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch

@@ -1,12 +1,10 @@
-"""Devices that tensors are on: CPUs, GPUs, their errors."""
+"""Errors of the devices that tensors are on."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 
@@ -14,12 +12,6 @@ from bertbatch.errors import DeviceLost, JobError, OutOfMemory
 OF_GPU = re.compile(r"(CUDA|HIP)( driver)? error|Triton Error|cuDNN error|CUBLAS_STATUS")
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 NO_KERNEL = "no kernel image is available"
-
-
-def to_device(array: np.ndarray, device: str) -> Tensor:
-    """The array on a device. It may still be copied to a GPU when this returns."""
-    tensor = torch.from_numpy(array)
-    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -17,12 +17,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from bertbatch.engines.devices import to_device
 from bertbatch.model.tokens import Batch
 
 NAME = "bertbatch_packed"
 MOST_ROWS = 65_535  # in one kernel call: the limit of a CUDA grid's second and third dimension
 ALIGNED = 16  # CPU attention kernels are up to twice as fast for multiples of this length
+
+
+def to_device(array: np.ndarray, device: str) -> Tensor:
+    """The array on a device. It may still be copied to a GPU when this returns."""
+    tensor = torch.from_numpy(array)
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

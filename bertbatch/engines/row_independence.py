@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.devices import device_errors, to_device
+from bertbatch.engines.devices import device_errors
 from bertbatch.engines.engine import Engine
 from bertbatch.engines.model_inputs import ModelInputs
+from bertbatch.engines.packing import to_device
 from bertbatch.engines.probe import Probe, excess
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.spec import ModelSpec

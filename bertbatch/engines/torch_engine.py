@@ -18,7 +18,7 @@ from bertbatch.engines import int8, packing
 from bertbatch.engines.attention_stats import AttentionStatsLayout
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.bmm_attention import BmmAttention
-from bertbatch.engines.devices import check_gpu, device_errors, to_device
+from bertbatch.engines.devices import check_gpu, device_errors
 from bertbatch.engines.engine import EngineOptions, Running
 from bertbatch.engines.fused_linear import (
     FusedLinear,
@@ -226,7 +226,9 @@ class TorchEngine:
                 inputs, computed = self._packed(batch)
             else:
                 padded = self._inputs.padded(batch)
-                inputs = {name: to_device(array, self.device) for name, array in padded.items()}
+                inputs = {
+                    name: packing.to_device(array, self.device) for name, array in padded.items()
+                }
                 computed = padded["input_ids"].size
             logits = self._model(**inputs).logits.float()
             statistics = partial(_numpy, inputs["layout"]) if batch.with_statistics else None
@@ -248,12 +250,12 @@ class TorchEngine:
         else:
             layout = self._layout(batch.lengths, total, self.device)
         inputs = packing.packed_inputs(batch, total, self._spec.pad_id, self._offset)
-        sent = to_device(inputs, self.device)
+        sent = packing.to_device(inputs, self.device)
         arguments = {
             "input_ids": sent[:1],
             "position_ids": sent[1:2],
             "layout": layout,
-            "first": to_device(np.cumsum(batch.lengths) - batch.lengths, self.device),
+            "first": packing.to_device(np.cumsum(batch.lengths) - batch.lengths, self.device),
         }
         if self._inputs.has_types and batch.types is not None:
             arguments["token_type_ids"] = sent[2:]

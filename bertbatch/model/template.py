@@ -1,4 +1,4 @@
-"""The special tokens that a tokenizer puts around texts, and how much of long texts it keeps."""
+"""Rows of token ids as a tokenizer makes them: special tokens around texts that are cut to fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -133,6 +133,10 @@ class Tokenizer:
             sampled=np.zeros(count, bool),
         )
 
+    def tokenize_plainly(self) -> None:
+        """From here on no text is taken apart into words first."""
+        self._words = None
+
     def _encode_by_words(self, texts: list[str], pair_texts: list[str] | None) -> Encoded | None:
         """Much faster, where the tokenizer allows it, with the same ids."""
         template = self._templates.get(pair_texts is not None)
@@ -152,7 +156,7 @@ class Tokenizer:
             plain = self._encode_plainly(some[0], some[1] if len(some) > 1 else None)
             if not encoded.begins_with(plain):
                 log.warning("%s: words are tokenized plainly, since ids differ", self.where)
-                self._words = None
+                self.tokenize_plainly()
                 return None
         return encoded
 

@@ -131,7 +131,7 @@ def test_killed_workers_and_drivers_lose_and_double_nothing(corpus, tmp_path, ti
     process = start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.3")
     wait_for_parts(out, 3, process)
     children = psutil.Process(process.pid).children(recursive=True)
-    next(c for c in children if any("_Scorer" in word for word in c.cmdline())).kill()
+    next(c for c in children if any("Scorer" in word for word in c.cmdline())).kill()
     wait_for_parts(out, 8, process)
     process.kill()
     process.wait()

@@ -38,7 +38,7 @@ def test_a_killed_worker_costs_no_row(corpus, tmp_path, tiny_model, expected):
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if any("_Scorer" in word for word in child.cmdline())
+        if any("Scorer" in word for word in child.cmdline())
     ]
     assert workers
     workers[0].kill()

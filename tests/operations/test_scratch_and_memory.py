@@ -77,7 +77,7 @@ def test_the_logs_of_a_worker_that_died_stay(root, corpus, tmp_path, tiny_model)
     process = start(tiny_model, corpus, out, "--unit-rows", "20", **faults)
     wait_for_parts(out, 2, process)
     children = psutil.Process(process.pid).children(recursive=True)
-    next(c for c in children if any("_Scorer" in word for word in c.cmdline())).kill()
+    next(c for c in children if any("Scorer" in word for word in c.cmdline())).kill()
     code, said = finish(process)
     assert code == 0, said
     (kept,) = root.iterdir()
