@@ -5,7 +5,7 @@ WHEELS ?= wheels
 # A machine with a GPU may be offline: `make gpu-check PYTHON=python3` makes no .venv.
 OWN := $(filter-out file,$(origin PYTHON))
 
-.PHONY: help setup demo test test-cluster test-faults test-processors test-sweeps check bench bench-gpu gpu-check format clean
+.PHONY: help setup demo test test-cluster test-faults test-kernels test-processors test-sweeps check bench bench-gpu gpu-check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -37,6 +37,14 @@ test-faults: .venv/test  ## run every fault test (half an hour)
 
 test-processors: .venv/test  ## run the engine tests under lower instruction sets (minutes)
 	$(BIN)/python -m tests.helpers.processors
+
+.venv/kernels: .venv/test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[kernels]'
+	touch $@
+
+test-kernels: .venv/kernels  ## test the Triton kernels without a GPU: their arithmetic, and that they compile (minutes)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/attention/test_fused_arithmetic.py
+	$(BIN)/python -m pytest tests/attention/test_fused_compiled.py
 
 test-sweeps: .venv/test  ## test every architecture and thousands of damaged model folders (half an hour)
 	$(BIN)/python -m pytest -m sweep

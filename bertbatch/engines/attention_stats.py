@@ -1,14 +1,18 @@
 """Attention statistics, collected during the forward pass.
 
 `AttentionStats` makes the layout of a packed batch that computes them as a side result of
-attention. `tiled_attention.py` computes the weights, `statistics/` has the formulas.
+attention. `tiled_attention.py` computes the weights, `statistics/` has the formulas. On GPUs
+`fused_statistics.py` can do both in one pass.
 
 Shapes: R rows of a group, H heads, S tokens of its longest row, D head size, C further columns,
 K statistics.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +24,19 @@ from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch
 from bertbatch.statistics.statistic import Statistic
 from bertbatch.statistics.tile import Sequences
+
+if TYPE_CHECKING:
+    from bertbatch.engines.fused_statistics import FusedStatistics
+
+
+class StatsLayout(Protocol):
+    """A layout as in `packing.py` that has statistics after the forward pass."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Attention [total, H, D] of query, key and value of the same shape."""
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Values float32 [rows, K, layers·H], and the tokens behind each, int32 [rows, K]."""
 
 
 class AttentionStats:
@@ -35,9 +52,21 @@ class AttentionStats:
         self._classes = classes
         self._all = queries == "all"
         self._attention = TiledAttention(self._statistics, threads)
+        self._fused: FusedStatistics | None = None
 
-    def layout(self, batch: Batch, total: int, device: str) -> "AttentionStatsLayout":
+    def fuse(self) -> None:
+        """From here on, one pass. Raises ImportError without Triton, ValueError if it cannot."""
+        from bertbatch.engines.fused_statistics import FusedStatistics
+
+        self._fused = FusedStatistics(self._statistics, self._classes, self._all)
+
+    def use_tiles(self) -> None:
+        self._fused = None
+
+    def layout(self, batch: Batch, total: int, device: str) -> StatsLayout:
         """The layout of a batch, packed into `total` tokens."""
+        if self._fused:
+            return self._fused.layout(batch, total, device)
         plain = by_length(batch.lengths, total, device)
         starts = np.cumsum(batch.lengths) - batch.lengths
         groups = []
@@ -46,7 +75,7 @@ class AttentionStats:
             rows = slice(row, row + group.rows)
             groups.append(self._group(group, batch, starts[rows], rows, device))
             row += group.rows
-        return AttentionStatsLayout(plain, groups, self._attention)
+        return TiledLayout(plain, groups, self._attention)
 
     def _group(
         self, group: Group, batch: Batch, starts: np.ndarray, rows: slice, device: str
@@ -86,22 +115,19 @@ class AttentionStats:
 
 
 @dataclass(frozen=True)
-class AttentionStatsLayout:
-    """A layout like `ByLength` that has statistics after the forward pass."""
+class TiledLayout:
+    """A layout like `ByLength`."""
 
     plain: ByLength
     groups: list[GroupStats]
     attention: TiledAttention
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attention [total, H, D] of query, key and value of the same shape."""
-
         def dense(group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return self.attention.attend(self.groups[group], q, k, v, scale)
 
         return self.plain.through(query, key, value, dense)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Values float32 [rows, K, layers·H], and the tokens behind each, int32 [rows, K]."""
         values = [torch.stack(group.layers, 2).flatten(2) for group in self.groups]
         return torch.cat(values), torch.cat([group.counts for group in self.groups])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bertbatch.engines import int8, packing
-from bertbatch.engines.attention_stats import AttentionStatsLayout
+from bertbatch.engines.attention_stats import StatsLayout
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.bmm_attention import BmmAttention
 from bertbatch.engines.devices import check_gpu, device_errors
@@ -45,6 +45,8 @@ CUDA_BUDGETS = (32768, 16384, 65536, 131072)
 # On CPUs oneDNN generates new kernels for every new number of tokens (about 50 ms), so a batch is
 # filled up to one of this many sizes.
 SIZES = 16
+# How far statistics in one pass may be from those by tiles: weights are rounded in half precision.
+FUSED_OFF = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-3}
 HALF = ("bfloat16", "float16")  # the types of the kernel for sequences of different lengths
 
 
@@ -101,6 +103,7 @@ class TorchEngine:
             self.reason = known["reason"]
             if self.dtype == "int8":
                 fuse(self._encoder, int8.Int8Linear)
+            self._fuse_statistics()
             return
         if self.dtype == "int8":
             self._check_products()
@@ -110,6 +113,7 @@ class TorchEngine:
         )
         if self._statistics:
             self._check_statistics()
+            self._fuse_statistics()
         if self.dtype == "int8":
             self._round(probe)
 
@@ -185,9 +189,7 @@ class TorchEngine:
     def _check_statistics(self) -> None:
         """Raises JobError if the statistics do not cover every head of the model."""
         try:
-            running = self.start(replace(self._probe_batch, with_statistics=True))
-            assert running.statistics
-            heads = running.statistics()[0].shape[2]
+            heads = self._probe_statistics().shape[2]
         except (OutOfMemory, DeviceLost):
             raise
         except Exception as error:
@@ -199,6 +201,29 @@ class TorchEngine:
                 f"{heads} heads were found, its config.json has {self._spec.layers} layers of "
                 f"{self._spec.heads}",
             )
+
+    def _fuse_statistics(self) -> None:
+        """On a GPU statistics take one pass, if that gives what tiles give."""
+        if not self._statistics or self.device != "cuda":
+            return
+        self._statistics.use_tiles()
+        wanted = self._probe_statistics()
+        try:
+            self._statistics.fuse()
+            off = np.abs(self._probe_statistics() - wanted) / np.maximum(np.abs(wanted), 1)
+            why = "" if off.max() <= FUSED_OFF[self.dtype] else f"they are off by {off.max():.2g}"
+        except (OutOfMemory, DeviceLost):
+            raise
+        except Exception as error:
+            why = first_line(error)
+        if why:
+            log.info("%s: attention statistics by tiles, which is slower: %s", self._spec.name, why)
+            self._statistics.use_tiles()
+
+    def _probe_statistics(self) -> np.ndarray:
+        running = self.start(replace(self._probe_batch, with_statistics=True))
+        assert running.statistics
+        return running.statistics()[0]
 
     def _check_products(self) -> None:
         try:
@@ -266,7 +291,7 @@ def _longest_first(tokens: Tokens) -> Batch:
     return tokens.take(np.argsort(-tokens.lengths, kind="stable"))
 
 
-def _numpy(layout: AttentionStatsLayout) -> tuple[np.ndarray, np.ndarray]:
+def _numpy(layout: StatsLayout) -> tuple[np.ndarray, np.ndarray]:
     with device_errors(), torch.inference_mode():
         values, counts = layout.statistics()
         return values.cpu().numpy(), counts.cpu().numpy()

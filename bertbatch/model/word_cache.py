@@ -24,15 +24,13 @@ _PUNCTUATION = bytes(c for c in range(33, 127) if not chr(c).isalnum())
 _CHINESE = bytes(range(0xE5, 0xEA))  # first of three bytes: U+5000 to U+9FFF
 
 
-def _table(values: bytes) -> np.ndarray:
-    table = np.zeros(256, bool)
-    table[list(values)] = True
-    return table
-
-
-_BEFORE = _table(_BLANKS + _PUNCTUATION)
-_AFTER = _table(_PUNCTUATION)
-_IS_CHINESE = _table(_CHINESE)
+_BEFORE, _AFTER, _IS_CHINESE = 1, 2, 4  # what a byte means for cutting
+_MEANS = bytes(
+    _BEFORE * (byte in _BLANKS + _PUNCTUATION)
+    | _AFTER * (byte in _PUNCTUATION)
+    | _IS_CHINESE * (byte in _CHINESE)
+    for byte in range(256)
+)
 
 
 @dataclass
@@ -45,6 +43,8 @@ class WordCache:
     rust: Any
     chinese: bool
     whole: tuple[str, ...]  # what is a token as it stands, though it would be cut
+    _lowercase: bool = False
+    _alike: bool = False  # whether no added word is hidden in ASCII letters
     _known: tuple[dict[str, int], int] = ({}, 0)  # what it began with
     _numbers: dict[str, int] = field(default_factory=dict)
     _ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -65,21 +65,20 @@ class WordCache:
         ):
             return None
         cache = cls(rust, rust.normalizer.handle_chinese_chars, tuple(t.content for t in whole))
-        if len(whole) == len(added):
+        cache._lowercase = rust.normalizer.lowercase
+        cache._alike = len(whole) == len(added)
+        if cache._alike:
             cache._know_vocabulary()
         return cache
 
     def _know_vocabulary(self) -> None:
         """Plain words that are tokens need not be tokenized."""
-        lowercase = self.rust.normalizer.lowercase
         most = self.rust.model.max_input_chars_per_word
         words: dict[str, int] = {}
         for word, id_ in self.rust.get_vocab(with_added_tokens=False).items():
-            if word.isascii() and word.isalnum() and len(word) <= most:
-                if not lowercase:
-                    words[word] = id_
-                elif word == word.lower():
-                    words |= {word: id_, word.capitalize(): id_}
+            as_it_stands = word == word.lower() or not self._lowercase
+            if as_it_stands and word.isascii() and word.isalnum() and len(word) <= most:
+                words[word] = id_
         ids = list(words.values())
         self._add(np.array(ids, np.int32), np.ones(len(ids), np.int64))
         self._numbers.update((form, n) for n, w in enumerate(words) for form in (w, f" {w}"))
@@ -93,9 +92,12 @@ class WordCache:
         array = pa.array(texts, pa.large_string())
         _, offsets, data = array.buffers()
         starts = np.frombuffer(offsets, np.int64, len(texts) + 1)
-        text = np.frombuffer(data, np.uint8, starts[-1]) if starts[-1] else np.zeros(0, np.uint8)
-        # A text that names special tokens is one piece.
-        uncut = [i for i, each in enumerate(texts) if any(token in each for token in self.whole)]
+        text: bytes = data.to_pybytes()[: starts[-1]] if data else b""
+        uncut: list[int] = []
+        if any(token.encode() in text for token in self.whole):
+            # A text that names special tokens is one piece.
+            named = [any(token in each for token in self.whole) for each in texts]
+            uncut = np.flatnonzero(named).tolist()
         cuts = _cuts(text, starts, self.chinese, uncut)
         pieces = pa.LargeStringArray.from_buffers(
             len(cuts) - 1, pa.py_buffer(cuts), data or pa.py_buffer(b"")
@@ -114,12 +116,29 @@ class WordCache:
         known = self._numbers
         numbers = np.fromiter(map(known.get, pieces, repeat(-1)), np.int64, len(pieces))
         new = np.flatnonzero(numbers < 0)
+        if len(new) and self._alike:
+            # Of ASCII letters only the word itself counts, in the case that the tokenizer makes.
+            alike = [self._alike_of(pieces[i]) for i in new.tolist()]
+            numbers[new] = np.fromiter(map(known.get, alike, repeat(-1)), np.int64, len(new))
+            known.update((pieces[i], int(numbers[i])) for i in new.tolist() if numbers[i] >= 0)
+            new = new[numbers[new] < 0]
         for at in range(0, len(new), TOGETHER):
             some = new[at : at + TOGETHER]
             numbers[some] = self._tokenize([pieces[i] for i in some.tolist()])
-        short = ((pieces[i], n) for i, n in zip(new.tolist(), numbers[new].tolist(), strict=True))
-        known.update((piece, n) for piece, n in short if len(piece) <= LONGEST)
+        for i in new.tolist():
+            piece, number = pieces[i], int(numbers[i])
+            if len(piece) <= LONGEST:
+                known[piece] = number
+                if self._alike:
+                    known[self._alike_of(piece)] = number
         return numbers
+
+    def _alike_of(self, piece: str) -> str:
+        """A piece that has the same ids."""
+        if not piece.isascii():
+            return piece
+        word = piece.lstrip(" \t\n\r")
+        return word.lower() if self._lowercase else word
 
     def _tokenize(self, pieces: list[str]) -> np.ndarray:
         """The numbers of new pieces, tokenized as one text: a blank separates words anywhere."""
@@ -145,20 +164,20 @@ class WordCache:
 
 def _is_cut(content: bytes) -> bool:
     """Whether texts are cut within this one."""
-    text = np.frombuffer(content, np.uint8)
-    ends = np.array([0, len(text)])
-    return len(_cuts(text, ends, True, ())) > len(np.unique(ends))
+    ends = np.array([0, len(content)])
+    return len(_cuts(content, ends, True, ())) > len(np.unique(ends))
 
 
-def _cuts(text: np.ndarray, starts: np.ndarray, chinese: bool, uncut: Sequence[int]) -> np.ndarray:
+def _cuts(text: bytes, starts: np.ndarray, chinese: bool, uncut: Sequence[int]) -> np.ndarray:
     """Where pieces of UTF-8 text begin, with the end; int64.
 
     `starts` [texts + 1] are cuts, too; the texts of these numbers are not cut.
     """
-    cut = _BEFORE[text]
-    cut[1:] |= _AFTER[text[:-1]]
-    if chinese:
-        (found,) = np.nonzero(_IS_CHINESE[text])
+    means = np.frombuffer(text.translate(_MEANS), np.uint8)
+    cut = (means & _BEFORE).astype(bool)
+    cut[1:] |= (means[:-1] & _AFTER).astype(bool)
+    if chinese and len(means) and means.max() & _IS_CHINESE:
+        found = np.flatnonzero(means & _IS_CHINESE)
         cut[found] = True
         cut[found[found + 3 < len(text)] + 3] = True
     for number in uncut:

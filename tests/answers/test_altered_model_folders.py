@@ -6,6 +6,7 @@ something else. Nothing else than a JobError may come of it, and no weight may b
 
 import copy
 import json
+import logging
 import random
 import shutil
 import warnings
@@ -44,6 +45,14 @@ def kinds(folder: Path) -> list[Path]:
     save_roberta(made[1])
     save_like_bert(made[2], "distilbert")
     return made
+
+
+@pytest.fixture(autouse=True)
+def no_records() -> Iterator[None]:
+    """pytest keeps log records until a test ends, and with their errors whole models."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

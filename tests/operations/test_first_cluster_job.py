@@ -84,9 +84,14 @@ def newcomer():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.cluster
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("before", ["nothing", "a token", "a run here"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("nothing", marks=pytest.mark.faults),
+        *(pytest.param(what, marks=pytest.mark.cluster) for what in ("a token", "a run here")),
+    ],
+)
 def test_the_first_job_runs_as_the_guide_has_it(before, newcomer, corpus, tiny_model):
     """Its job file and its commands, whatever the home folder holds."""
     table = pq.read_table(corpus).slice(0, 60).rename_columns(["review_id", "body"])

@@ -140,7 +140,7 @@ def test_a_killed_driver_is_submitted_again(head, job):
     assert record["this_run"]["units_before"] >= 3
 
 
-@pytest.mark.cluster
+@pytest.mark.faults
 def test_a_job_that_is_stopped_is_not_submitted_again(head, job):
     out, watching = watch(head, job, "stopped")
     wait_for_parts(out, 2)

@@ -1,0 +1,225 @@
+"""Attention statistics on GPUs in a single pass, by the kernels of `fused_kernels.py`.
+
+Imports Triton, which comes with torch for CUDA.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertbatch.engines import fused_kernels as kernels
+from bertbatch.engines.packing import to_device
+from bertbatch.model.token_kinds import TokenClasses
+from bertbatch.model.tokens import Batch
+from bertbatch.statistics.statistic import Statistic
+
+LN_2 = float(np.log(2))
+PLACES = {
+    "entropy": kernels.ENTROPY,
+    "normalized_entropy": kernels.ENTROPY,
+    "max_weight": kernels.MAX_WEIGHT,
+    "concentration": kernels.SQUARES,
+    "mean_distance": kernels.DISTANCE,
+    "to_cls": kernels.CLS,
+    "to_sep": kernels.SEP,
+    "to_punctuation": kernels.PUNCTUATION,
+    "to_previous": kernels.PREVIOUS,
+    "to_self": kernels.SELF,
+    "to_next": kernels.NEXT,
+    "to_other_segment": kernels.OTHER_SEGMENT,
+    "received_mean": kernels.RECEIVED,
+    "received_max": kernels.MOST_RECEIVED,
+}
+OVER_KEYS = ("received_mean", "received_max")
+COLUMNS = ("cls", "sep", "punctuation")  # of the kinds of token; the second segment follows
+SIZES = (
+    16,
+    32,
+    64,
+)  # of heads: a matrix product takes no smaller one, of larger ones registers spill
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel runs: tokens of a block, keys at a time, warps, stages of its pipeline."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    precision: str
+
+
+def launch(size: int, dtype: torch.dtype, capability: tuple[int, int]) -> Launch:
+    """For heads of this size. Chosen so that nothing is spilled and shared memory is enough.
+
+    A block has 16 rows a warp, or a row would be split among warps.
+    """
+    new = capability >= (9, 0)
+    if dtype == torch.float32:
+        rows = 32 if size > 32 and not new else 64
+        return Launch(rows, 32, 4, 1, "tf32x3")
+    if size <= 32 or (new and size == 64):
+        return Launch(64, 64, 4, 1, "ieee")
+    return Launch(64, 32, 4, 2, "ieee")
+
+
+class FusedStatistics:
+    """Makes layouts that compute some statistics. Raises ValueError if it cannot all of them."""
+
+    def __init__(self, statistics: Sequence[Statistic], classes: TokenClasses, counts_all: bool):
+        if others := [s.name for s in statistics if s.name not in PLACES]:
+            raise ValueError(f"there is no kernel for {', '.join(others)}")
+        self._names = [statistic.name for statistic in statistics]
+        self._classes = classes
+        self._all = counts_all
+
+    def layout(self, batch: Batch, total: int, device: str) -> "FusedLayout":
+        """The layout of a batch, packed into `total` tokens."""
+        classes, lengths = self._classes, batch.lengths
+        ids, starts = batch.ids, np.cumsum(lengths) - lengths
+        place = np.arange(len(ids)) - np.repeat(starts, lengths)
+        kinds = np.zeros((len(ids), kernels.KINDS), np.float32)
+        for column, kind in enumerate(COLUMNS):
+            # Clipped: a probe may have ids that the tokenizer's vocabulary lacks.
+            kinds[:, column] = classes.kinds[kind].take(ids, mode="clip")
+        kinds[:, kernels.SECOND] = place >= np.repeat(batch.pair_starts, lengths)
+        counted = np.ones(len(ids), bool)
+        if not self._all:
+            counted = ~classes.special.take(ids, mode="clip")
+        counts = self._counts(batch, counted, starts)
+        return FusedLayout(
+            starts=starts,
+            lengths=lengths,
+            pair_starts=batch.pair_starts,
+            names=self._names,
+            total=total,
+            kinds=to_device(kinds, device),
+            counted=to_device(counted.astype(np.int8), device),
+            counts=to_device(counts, device),
+            places=to_device(np.array([PLACES[name] for name in self._names], np.int32), device),
+            factors=to_device(self._factors(counts, lengths), device),
+            device=device,
+        )
+
+    def _counts(self, batch: Batch, counted: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """The query tokens behind each value, int32 [rows, statistics]."""
+        lengths = batch.lengths
+        found = np.add.reduceat(counted, starts, dtype=np.int32)
+        counts = np.repeat(found[:, None], len(self._names), 1)
+        for column, name in enumerate(self._names):
+            if name == "to_previous":
+                counts[:, column] -= counted[starts]
+            elif name == "to_next":
+                counts[:, column] -= counted[starts + lengths - 1]
+            elif name == "to_other_segment":
+                counts[:, column] *= batch.pair_starts < lengths
+            elif name == "normalized_entropy":
+                counts[:, column] *= lengths > 1
+        return counts
+
+    def _factors(self, counts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """What sums are multiplied by for means, float32 [rows, statistics]."""
+        factors = np.where(counts > 0, 1 / np.maximum(counts, 1), 0)
+        for column, name in enumerate(self._names):
+            if name == "normalized_entropy":
+                factors[:, column] /= np.log(np.maximum(lengths, 2))
+            elif name == "received_mean":
+                factors[:, column] **= 2
+        return factors.astype(np.float32)
+
+
+@dataclass
+class FusedLayout:
+    """The layout of one batch, for one forward pass."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    pair_starts: np.ndarray
+    names: Sequence[str]
+    total: int
+    kinds: Tensor
+    counted: Tensor
+    counts: Tensor
+    places: Tensor
+    factors: Tensor
+    device: str
+    _plan: tuple[Any, ...] = ()
+    _layers: list[Tensor] = field(default_factory=list)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        _, heads, size = query.shape
+        if size not in SIZES:
+            raise ValueError(f"there is no kernel for heads of {size}")
+        query, key, value = _alike(query, key, value)
+        how, blocks, ends = self._blocks(query, size)
+        scale = (size**-0.5 if scale is None else scale) / LN_2
+        # Tokens that fill the batch up are in no sequence.
+        out = query.new_zeros(self.total, heads, size)
+        normalizer = query.new_empty(self.total, heads, dtype=torch.float32)
+        sums = query.new_zeros(len(blocks), heads, kernels.SUMS, dtype=torch.float32)
+        kinds = self.kinds if value.dtype == torch.float32 else self.kinds.to(value.dtype)
+        grid = (len(blocks) * heads,)
+        shape = {"HEADS": heads, "SIZE": size, "ROWS": how.rows, "KEYS": how.keys}
+        run = {"PRECISION": how.precision, "num_warps": how.warps, "num_stages": how.stages}
+        strided = query.stride(0), scale
+        kernels.attend[grid](
+            query, key, value, kinds, self.counted, blocks, out, normalizer, sums, *strided,
+            **shape, **run,
+        )  # fmt: skip
+        if any(name in OVER_KEYS for name in self.names):
+            kernels.receive[grid](
+                query, key, normalizer, self.counted, blocks, sums, *strided, **shape, **run
+            )
+        self._layers.append(self._fold(sums, ends, heads))
+        return out
+
+    def _fold(self, sums: Tensor, ends: Tensor, heads: int) -> Tensor:
+        rows, count = len(self.lengths), len(self.names)
+        values = sums.new_empty(rows, count, heads)
+        kernels.fold[(rows,)](
+            sums, ends, self.places, self.factors, values, HEADS=heads,
+            HEADS_2=_power(heads), STATISTICS=count, STATISTICS_2=_power(count),
+        )  # fmt: skip
+        return values
+
+    def _blocks(self, query: Tensor, size: int) -> tuple[Launch, Tensor, Tensor]:
+        """How kernels run, the blocks int32 [blocks, 4], and their ends by sequence."""
+        if not self._plan:
+            on_gpu = query.device.type == "cuda"
+            capability = torch.cuda.get_device_capability() if on_gpu else (9, 0)
+            how = launch(size, query.dtype, capability)
+            each = -(-self.lengths // how.rows)
+            ends = np.append(0, np.cumsum(each))
+            first = (np.arange(ends[-1]) - np.repeat(ends[:-1], each)) * how.rows
+            of_sequence = (self.starts, self.lengths, self.pair_starts)
+            start, length, second = (np.repeat(x, each) for x in of_sequence)
+            blocks = np.stack([start, length, first, second], 1).astype(np.int32)
+            self._plan = (
+                how,
+                to_device(blocks, self.device),
+                to_device(ends.astype(np.int32), self.device),
+            )
+        how, on_device, ends_there = self._plan
+        return how, on_device, ends_there
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        return torch.cat(self._layers, 2), self.counts
+
+
+def _alike(*tensors: Tensor) -> list[Tensor]:
+    """Each [tokens, heads, size] with its heads end to end, all with the same stride of tokens."""
+    size = tensors[0].shape[2]
+    strides = {x.stride() for x in tensors}
+    if len(strides) == 1 and next(iter(strides))[1:] == (size, 1):
+        return list(tensors)
+    return [x.contiguous() for x in tensors]
+
+
+def _power(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
