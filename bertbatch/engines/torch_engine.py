@@ -27,6 +27,7 @@ from bertbatch.engines.fused_linear import (
     fuse,
     uncompile_parts,
 )
+from bertbatch.engines.joint_linear import join
 from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
 from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
 from bertbatch.engines.probe import Probe
@@ -168,9 +169,9 @@ class TorchEngine:
             self._layout = partial(packing.by_length, dense=dense)
 
     def _pack_for_gpu(self) -> None:
-        """Attention in one kernel, and compiled parts if asked for, if answers stay the same.
+        """Attention in one kernel, joint products, compiled parts if asked for: if answers stay.
 
-        Both are tried: they depend on the GPU, the heads' size, torch and a C compiler. Without
+        Each is tried: they depend on the GPU, the heads' size, torch and a C compiler. Without
         them batches are packed all the same.
         """
         batch, problem_type = self._probe_batch, self._spec.problem_type
@@ -180,6 +181,10 @@ class TorchEngine:
             if why := difference(self, batch, expected, problem_type):
                 log.info("%s: attention runs by groups of lengths: %s", self._spec.name, why)
                 self._layout = packing.by_length
+        separate = join(self._encoder)
+        if why := difference(self, batch, expected, problem_type):
+            log.info("%s: query, key and value are three products: %s", self._spec.name, why)
+            separate()
         if self._settings.compile:
             compile_parts(self._encoder)
             if why := difference(self, batch, expected, problem_type):

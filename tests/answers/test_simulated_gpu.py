@@ -2,6 +2,7 @@
 
 import sys
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from bertbatch.engines import packing, precision
 from bertbatch.engines.batching import Batching
+from bertbatch.engines.joint_linear import join
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention, Model
 from bertbatch.model.spec import check_model
@@ -47,6 +49,50 @@ def test_answers_on_a_simulated_gpu_agree(kind, capability, dtype, found, tmp_pa
     in_one_kernel = found == "bfloat16" and kind in PACKED
     assert engine._layout is (packing.variable if in_one_kernel else packing.by_length)
     assert np.abs(got - wanted).max() < allowed(spec, ids, LENGTHS, found)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert"])
+def test_query_key_and_value_are_one_product(kind, tmp_path):
+    spec = save(tmp_path / kind, kind)
+    products = []
+    with simulated(A100) as gpu:
+        engine = settled(spec, Model(dtype="float32"), device="cuda")
+        inner, count = engine._encoder, engine._spec.layers
+        parts = [m for m in inner.modules() if type(m).__name__ == "_Part"]
+        assert len(parts) == 3 * count
+        gpu.operator, operator = partial(noted, products, gpu.operator), gpu.operator
+        ids = some_ids(LENGTHS)
+        got = engine.start(Batch(ids, LENGTHS, LENGTHS)).logits()
+        gpu.operator = operator
+    off = np.abs(got - one_by_one(spec, ids, LENGTHS)).max()
+    assert off < allowed(spec, ids, LENGTHS, "float32")
+    wide = [shape for shape in products if shape[-1] == 3 * 32]
+    assert len(wide) == count
+
+
+def noted(shapes: list[tuple[int, ...]], operator: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operator gives, and its shape if it is a product."""
+    made = operator(func, args, kwargs)
+    if getattr(func, "__name__", "").split(".")[0] in ("linear", "addmm", "mm"):
+        shapes.append(tuple(made.shape))
+    return made
+
+
+def test_other_inputs_are_multiplied_anew():
+    """As in attention to another text: key and value are of something else than the query."""
+    torch.manual_seed(0)
+    layers = torch.nn.Module()
+    for name in ("query", "key", "value"):
+        setattr(layers, name, torch.nn.Linear(8, 4))
+    x, other = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    orders = [[("query", x), ("key", other), ("value", other)], [("value", x), ("query", x)]]
+    wanted = [[getattr(layers, name)(of) for name, of in order] for order in orders]
+    undo = join(layers)
+    for order, answers in zip(orders, wanted, strict=True):
+        for (name, of), answer in zip(order, answers, strict=True):
+            torch.testing.assert_close(getattr(layers, name)(of), answer)
+    undo()
+    assert isinstance(layers.query, torch.nn.Linear)
 
 
 @pytest.mark.parametrize("batching", [Batching.PACKED, Batching.PADDED])
