@@ -107,10 +107,12 @@ def check_settings(settings: Model, device: str) -> None:
     engine, dtype = settings.engine, settings.dtype
     if engine == "openvino" and device == "cuda":
         raise JobError("model.engine openvino runs on CPUs; set runtime.device: cpu")
-    if engine == "openvino" and dtype in ("float16", "int8"):
+    if engine == "openvino" and dtype in ("float16", "int8", "fp8"):
         raise JobError(f"model.engine openvino has no dtype {dtype}; use auto")
     if dtype == "int8" and device == "cuda":
         raise JobError("model.dtype int8 is for CPUs; use auto, or runtime.device: cpu")
+    if dtype == "fp8" and device == "cpu":
+        raise JobError("model.dtype fp8 is for GPUs; use auto, or runtime.device: cuda")
     if dtype == "float16" and device == "cpu":
         raise JobError(
             "model.dtype float16 is many times slower than float32 on CPUs; use auto, float32 or "

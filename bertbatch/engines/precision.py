@@ -7,6 +7,8 @@ import time
 
 import torch
 
+# What is rounded to fewer bits is loaded in this precision, and everything else stays in it.
+EXACT = {"int8": "float32", "fp8": "bfloat16"}
 GAIN = 1.2  # bfloat16 must be this many times faster than float32: it is less exact
 
 

@@ -17,6 +17,7 @@ from bertbatch.engines.devices import device_errors
 from bertbatch.engines.engine import Engine
 from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.packing import to_device
+from bertbatch.engines.precision import EXACT
 from bertbatch.engines.probe import Probe, excess
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.spec import ModelSpec
@@ -111,7 +112,7 @@ def difference(engine: Engine, batch: Batch, expected: np.ndarray, problem_type:
 
     An error of the model's code is such a difference. Raises OutOfMemory, DeviceLost.
     """
-    precision = "float32" if engine.dtype == "int8" else engine.dtype
+    precision = EXACT.get(engine.dtype, engine.dtype)
     try:
         got = engine.start(batch).logits()
     except (OutOfMemory, DeviceLost):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.engines import int8, packing
+from bertbatch.engines import fp8, int8, packing
 from bertbatch.engines.attention_stats import StatsLayout
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.bmm_attention import BmmAttention
@@ -29,8 +29,9 @@ from bertbatch.engines.fused_linear import (
 )
 from bertbatch.engines.joint_linear import join
 from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
-from bertbatch.engines.precision import fast_dtype, multiplies_in_vectors
+from bertbatch.engines.precision import EXACT, fast_dtype, multiplies_in_vectors
 from bertbatch.engines.probe import Probe
+from bertbatch.engines.quantization import check_answers, check_products
 from bertbatch.engines.row_independence import choose_batching, difference, single_text_logits
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.loading import load
@@ -102,11 +103,11 @@ class TorchEngine:
         if known:
             self.use(Batching(known["batching"]))
             self.reason = known["reason"]
-            if self.dtype == "int8":
-                fuse(self._encoder, int8.Int8Linear)
+            if self.dtype in EXACT:
+                self._round()
             self._fuse_statistics()
             return
-        if self.dtype == "int8":
+        if self.dtype in EXACT:
             self._check_products()
         expected = single_text_logits(self._model, self._inputs, probe, self._spec, self.device)
         self.reason = choose_batching(
@@ -114,9 +115,9 @@ class TorchEngine:
         )
         if self._statistics:
             self._check_statistics()
-            self._fuse_statistics()
-        if self.dtype == "int8":
-            self._round(probe)
+        if self.dtype in EXACT:
+            self._check_rounding(probe)
+        self._fuse_statistics()
 
     def use(self, batching: Batching) -> None:
         if self._changed:  # packing and fusing cannot be undone
@@ -128,7 +129,7 @@ class TorchEngine:
     def _load(self, dtype: str) -> None:
         """Loads the model, not packed yet."""
         self.dtype = dtype
-        exact = "float32" if dtype == "int8" else dtype
+        self._exact = exact = EXACT.get(dtype, dtype)
         self.budgets: tuple[int, ...] = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
         budget = self._settings.tokens_per_batch
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
@@ -147,8 +148,10 @@ class TorchEngine:
                 f"attention: {name} cannot give statistics: {why}; models shaped as BERT, "
                 "RoBERTa, XLM-R, DistilBERT or ELECTRA can"
             )
-        if self.dtype == "int8":
-            raise JobError(f"model.dtype int8: {name} does not support it ({why}); use auto")
+        if self.dtype in EXACT:
+            raise JobError(
+                f"model.dtype {self.dtype}: {name} does not support it ({why}); use auto"
+            )
 
     def _pack(self) -> None:
         self._changed = True
@@ -158,7 +161,7 @@ class TorchEngine:
         if self.device == "cuda":
             self._pack_for_gpu()
             return
-        kind = torch.float32 if self.dtype in ("float32", "int8") else torch.bfloat16
+        kind = getattr(torch, self._exact)
         if self.dtype != "int8":  # weights are rounded after packing is checked
             if can_fuse(kind):
                 fuse(self._encoder, FusedLinear)
@@ -176,7 +179,7 @@ class TorchEngine:
         """
         batch, problem_type = self._probe_batch, self._spec.problem_type
         expected = self.start(batch).logits()
-        if self.dtype in HALF:
+        if self._exact in HALF:
             self._layout = packing.variable
             if why := difference(self, batch, expected, problem_type):
                 log.info("%s: attention runs by groups of lengths: %s", self._spec.name, why)
@@ -216,7 +219,7 @@ class TorchEngine:
         try:
             self._statistics.fuse()
             off = np.abs(self._probe_statistics() - wanted) / np.maximum(np.abs(wanted), 1)
-            why = "" if off.max() <= FUSED_OFF[self.dtype] else f"they are off by {off.max():.2g}"
+            why = "" if off.max() <= FUSED_OFF[self._exact] else f"they are off by {off.max():.2g}"
         except (OutOfMemory, DeviceLost):
             raise
         except Exception as error:
@@ -232,21 +235,35 @@ class TorchEngine:
 
     def _check_products(self) -> None:
         try:
-            int8.check_products(self._model, int8.Int8Linear)
+            if self.dtype == "fp8":
+                fp8.check_capability()
+                check_products(self._model, fp8.Fp8Linear, fp8.formula)
+            else:
+                check_products(self._model, int8.Int8Linear, int8.formula)
         except (AttributeError, RuntimeError, ValueError) as error:
-            raise JobError(f"model.dtype int8: {first_line(error)}; use auto or float32") from error
+            raise JobError(
+                f"model.dtype {self.dtype}: {first_line(error)}; use auto or {self._exact}"
+            ) from error
 
-    def _round(self, probe: Probe) -> None:
+    def _round(self) -> None:
+        """Rounds the weights."""
+        if self.dtype == "fp8":
+            fp8.replace_layers(self._encoder)
+        else:
+            fuse(self._encoder, int8.Int8Linear)
+
+    def _check_rounding(self, probe: Probe) -> None:
         """Rounds the weights. Raises JobError if answers are then too far off."""
         batch = _longest_first(probe.sample or probe.tokens)
         expected = self.start(batch).logits()
-        fuse(self._encoder, int8.Int8Linear)
+        self._round()
         got = self.start(batch).logits()
         try:
-            int8.check_answers(got, expected, self._spec.problem_type)
+            check_answers(got, expected, self._spec.problem_type)
         except ValueError as error:
             raise JobError(
-                f"model.dtype int8: {self._spec.name} loses too much: {error}; use auto or float32"
+                f"model.dtype {self.dtype}: {self._spec.name} loses too much: {error}; use auto or "
+                f"{self._exact}"
             ) from error
 
     @torch.inference_mode()

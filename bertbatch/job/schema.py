@@ -149,10 +149,10 @@ class Model(Section):
         "auto",
         description="what runs the forward pass; auto: torch, or the fastest on large inputs",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"] = Field(
         "auto",
         description="the precision of the forward pass; auto: bfloat16 where it is faster; "
-        "int8 (on CPUs) changes answers",
+        "int8 (on CPUs) and fp8 (on GPUs) change answers",
     )
     tokens_per_batch: CountOrAuto = Field(
         "auto",

@@ -56,7 +56,7 @@ class ModelSpec:
     pad_id: int
     weights: str  # SHA-256 of weights and configuration
     tokenizer: str  # SHA-256 of the tokenizer's files
-    quantization: str | None  # "int8", which changes answers; other precisions do not
+    quantization: str | None  # "int8" or "fp8", which change answers; other precisions do not
     layers: int
     heads: int  # of each layer
     vocabulary: int | None  # rows of its embedding table, if one tensor has its name
@@ -128,7 +128,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
         pad_id=pad or 0,
         weights=weights_hash(folder, config),
         tokenizer=tokenizer_hash(folder),
-        quantization="int8" if settings.dtype == "int8" else None,
+        quantization=settings.dtype if settings.dtype in ("int8", "fp8") else None,
         layers=whole_number(config, where, "num_hidden_layers", "n_layers") or 0,
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
         vocabulary=tables[0] if len(tables) == 1 else None,

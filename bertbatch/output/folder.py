@@ -51,17 +51,19 @@ RUN_SHAPE = {  # what the program relies on
         "labels": {"*": count},
     },
     "chosen?": {
+        "batches?": count,
         "kinds?": {
             "*": {
                 "engine": tuple(ENGINES),
-                "dtype": ("float32", "bfloat16", "float16", "int8"),
+                "dtype": ("float32", "bfloat16", "float16", "int8", "fp8"),
                 "tokens_per_batch": count,
                 "measured": {"*": number},
+                "rate?": number,
                 "reason?": text,
                 "slower?": number,
                 "batching?": ("packed", "padded", "equal_length", "single"),
             }
-        }
+        },
     },
 }
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bertbatch import run
-from bertbatch.engines import int8
+from bertbatch.engines import int8, quantization, torch_engine
 from bertbatch.engines.engine import EngineOptions, load_engine
 from bertbatch.engines.probe_texts import make_probe
+from bertbatch.engines.quantization import check_products
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
@@ -84,7 +85,7 @@ def test_the_operator_is_its_formula_or_is_found_out():
     x, residual = torch.randn(1, 7, 64), torch.randn(1, 7, 48)
     with torch.inference_mode():
         try:
-            int8.check_products(nn.Sequential(linear), int8.Int8Linear)
+            check_products(nn.Sequential(linear), int8.Int8Linear, int8.formula)
         except (ValueError, RuntimeError, AttributeError):
             return  # and then no row is scored by it: see below
         made = int8.Int8Linear(linear)
@@ -97,14 +98,14 @@ def test_the_operator_is_its_formula_or_is_found_out():
 @pytest.mark.parametrize("shape", [(384, 1536), (1536, 384), (24, 8)])
 def test_products_that_saturate_are_found(shape):
     layers = nn.Sequential(nn.Linear(*shape))
-    int8.check_products(layers, ByFormula)
+    check_products(layers, ByFormula, int8.formula)
     with pytest.raises(ValueError, match=f"{shape[0]} × {shape[1]} are off by .*16 bits"):
-        int8.check_products(layers, Saturating)
+        check_products(layers, Saturating, int8.formula)
 
 
 def judged(got: list[list[float]], wanted: list[list[float]], kind: str) -> str:
     try:
-        int8.check_answers(np.array(got), np.array(wanted), kind)
+        quantization.check_answers(np.array(got), np.array(wanted), kind)
     except ValueError as error:
         return str(error)
     return ""
@@ -177,7 +178,9 @@ def test_the_jobs_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatc
     seen: list[np.ndarray] = []
     monkeypatch.setattr(int8, "Int8Linear", Exact)
     monkeypatch.setattr(int8, "formula", lambda linear, x: linear(x))
-    monkeypatch.setattr(int8, "check_answers", lambda got, wanted, kind: seen.append(wanted))
+    monkeypatch.setattr(
+        torch_engine, "check_answers", lambda got, wanted, kind: seen.append(wanted)
+    )
     texts = list(dict.fromkeys(text[:60] for text in make_texts(99, seed=5)))[:64]
     write_parquet(tmp_path / "in.parquet", [*texts[:9], None, *texts[:9], *texts[9:]])
     for dtype in ("int8", "float32"):

@@ -1,0 +1,73 @@
+"""Checks of linear layers in fewer bits against what they stand for.
+
+They run on the processor at hand before any row is scored: some processors add two products of
+int8 in 16 bits, where large ones overflow silently.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# How far probabilities over the sample may be from float32's, on average and at most. Labels must
+# be the same where float32's two likeliest classes are further apart than CLEAR_LEAD.
+MEAN_OFF, MOST_OFF, CLEAR_LEAD = 0.008, 0.15, 0.2
+LAYER_OFF = 1e-3  # how far a layer may be from the formula, as a share of its largest output
+
+
+def check_products(
+    module: nn.Module,
+    make: Callable[[nn.Linear], nn.Module],
+    formula: Callable[[nn.Linear, Tensor], Tensor],
+) -> None:
+    """Compares layers of each shape below a module with the formula, where sums are largest.
+
+    All of x is at its largest, and so are the weights, of both signs. Raises ValueError if this
+    processor's products differ.
+    """
+    linears = (m for m in module.modules() if isinstance(m, nn.Linear))
+    for outputs, inputs in {tuple(m.weight.shape) for m in linears}:
+        layer = nn.Linear(inputs, outputs)
+        with torch.inference_mode():
+            sign = torch.where(torch.arange(outputs) % 2 == 0, 1.0, -1.0)
+            layer.weight.copy_(sign[:, None].expand_as(layer.weight))
+            layer.bias.zero_()
+            x = torch.ones(1, 4, inputs)
+            x[:, 1] = 0.5  # so that rounding matters, too
+            wanted = formula(layer, x)
+            off = float((make(layer)(x) - wanted).abs().max() / wanted.abs().max())
+        if not off <= LAYER_OFF:
+            raise ValueError(
+                f"this processor's products of {inputs} × {outputs} are off by {off:.0%}: sums do "
+                "not fit, as where products of int8 are added in 16 bits"
+            )
+
+
+def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> None:
+    """Compares a sample's logits [texts, classes] in int8 with float32's. Raises ValueError.
+
+    Probabilities are compared; of regressions the values, as shares of their spread.
+    """
+    now, then = (_probabilities(x, problem_type, wanted) for x in (got, wanted))
+    off = np.abs(now - then)
+    if not (off.mean() <= MEAN_OFF and off.max() <= MOST_OFF):
+        raise ValueError(
+            f"on {len(off)} texts its answers are off float32's by {off.mean():.2g} on average "
+            f"and {off.max():.2g} at most, where {MEAN_OFF:g} and {MOST_OFF:g} are allowed"
+        )
+    if problem_type.startswith("single_label"):
+        order = np.sort(then, axis=1)
+        clear = order[:, -1] - order[:, -2] > CLEAR_LEAD
+        flipped = int((clear & (now.argmax(1) != then.argmax(1))).sum())
+        if flipped:
+            raise ValueError(f"on {len(off)} texts {flipped} clear labels differ from float32's")
+
+
+def _probabilities(logits: np.ndarray, problem_type: str, wanted: np.ndarray) -> np.ndarray:
+    x = torch.from_numpy(logits).double()
+    if problem_type.startswith("single_label"):
+        return np.asarray(torch.softmax(x, -1))
+    if problem_type.startswith("multi_label"):
+        return np.asarray(torch.sigmoid(x))
+    return np.asarray(x / max(float(np.ptp(wanted)), 1e-12))
