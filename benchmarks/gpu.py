@@ -30,8 +30,7 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="mixed texts, the engine alone")
-    options = parser.parse_args()
+    parser.parse_args()
     import torch
 
     if not torch.cuda.is_available():
@@ -40,18 +39,16 @@ def main() -> None:
     report = Report(f"bertbatch on {name}", slug=name)
     matrix = matrix_rate()
     report.lines(f"- matrix products: {matrix / 1e12:,.0f} TFLOP/s in half precision")
-    workloads = ("mixed",) if options.quick else WORKLOADS
-    for compiled in (False,) if options.quick else (False, True):
+    for compiled in (False, True):
         rows = [
             row
             for model in NAMES
-            for workload in workloads
+            for workload in WORKLOADS
             for row in engine_rows(model, workload, compiled, matrix)
         ]
         report.table(f"the engine alone{', compiled' if compiled else ''}", COLUMNS, rows)
-    if not options.quick:
-        ends = [whole_job(model, workload) for model in NAMES for workload in workloads]
-        report.table("the whole job on Ray", ("model", "workload", "rows/s", "tokens/s"), ends)
+    ends = [whole_job(model, workload) for model in NAMES for workload in WORKLOADS]
+    report.table("the whole job on Ray", ("model", "workload", "rows/s", "tokens/s"), ends)
 
 
 def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:

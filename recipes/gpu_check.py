@@ -25,7 +25,7 @@ NEEDED = (
 )
 STEPS = (
     ("-m", "pytest", "-m", "gpu", "-rs", "-p", "no:cacheprovider", "tests/answers/test_gpu.py"),
-    ("-m", "benchmarks.gpu", "--quick"),
+    ("-m", "benchmarks.gpu_quick"),
 )
 
 

@@ -66,6 +66,20 @@ def test_make_needs_no_environment_of_its_own():
     assert ".venv/bin/python -m recipes.gpu_check --wheels wheels" in made()
 
 
+def test_what_is_measured_runs(tmp_path):
+    """On the CPU with a tiny model; what it finds there means nothing."""
+    command = [
+        *(sys.executable, "-m", "benchmarks.gpu_quick", "--device", "cpu", "--models", "tiny"),
+        *("--seconds", "0.02", "--rows", "60", "--out", tmp_path / "found.md"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1  # one step: there is no fp8 on CPUs
+    found = (tmp_path / "found.md").read_text()
+    assert found.count("| tiny |") == 8, done.stderr
+    assert found.count("Error") == 1
+    assert "fp8: JobError: model.dtype fp8 is for GPUs" in found
+
+
 BLOCKED = """
 import sys, tempfile
 from importlib.machinery import PathFinder
@@ -81,7 +95,7 @@ class Without(PathFinder):
 
 given, others = packages_distributions(), set(sys.argv[1].split())
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-import benchmarks.gpu
+import benchmarks.gpu_quick
 import recipes.gpu_check
 import tests.answers.test_gpu
 import tests.conftest
