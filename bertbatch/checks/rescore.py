@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.checks.verify import Verdict
+from bertbatch.engines import batching
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
 from bertbatch.output.folder import open_output
 from bertbatch.runtime import stages
+from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
-from bertbatch.runtime.preflight import check_job
-from bertbatch.runtime.worker import ModelWorker
+from bertbatch.runtime.preflight import Preflight, check_job
+from bertbatch.runtime.worker import ModelWorker, kind_of
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
@@ -61,6 +63,57 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
             verdict.rescored += 1
             if what := _difference(there, now, unit, place):
                 verdict.problems.append(what)
+    if not verdict.problems:
+        _compare_bits(preflight, context, chosen, verdict)
+
+
+def _compare_bits(
+    preflight: Preflight, context: Context, units: Sequence[Unit], verdict: Verdict
+) -> None:
+    """Scores a whole unit as it was scored, if it can be known how, and counts equal rows.
+
+    Bits depend on the kind of worker and on which rows share a batch: all runs must have had the
+    kind of worker that is here, and the rules for batches of now.
+    """
+    threads = _threads_then(preflight)
+    unit = next((u for u in units if not (u.retry or preflight.job.attention)), None)
+    if threads is None or unit is None:
+        return
+    worker = ModelWorker.of(context, "cpu", threads)
+    worker.settle(stages.make_probe(context))
+    (prepared,) = stages.read_and_tokenize(context, [unit])
+    _, part = preflight.output.part(unit.part)
+    if part.num_rows != prepared.rows:
+        return  # some rows went to quarantine, perhaps after others were scored without them
+    task = task_of(context.spec)
+    now = dict(
+        zip(
+            [field.name for field in task.fields],
+            task.columns(worker.score(prepared.tokens, 0, prepared.rows).logits),
+            strict=True,
+        )
+    )
+    name = "scores" if "scores" in now else "value"
+    then, again = (
+        np.stack([np.asarray(x, np.float32) for x in column.to_pylist()])
+        for column in (part[name], now[name])
+    )
+    same = (then == again).reshape(len(then), -1).all(axis=1)
+    verdict.same_bits = int(same.sum()), len(same)
+
+
+def _threads_then(preflight: Preflight) -> int | None:
+    """The threads of the workers of all runs, if those were of one kind that is here, too."""
+    kinds = set()
+    for record in preflight.output.runs():
+        chosen = record.get("chosen", {})
+        if chosen.get("kinds") and chosen.get("batches") != batching.VERSION:
+            return None
+        if record.get("worker_deaths"):
+            return None  # ranges may have been split
+        kinds |= set(chosen.get("kinds", {}))
+    mine = {kind_of("cpu", threads): threads for threads in range(1, available_cores() + 1)}
+    return mine.get(*kinds) if len(kinds) == 1 else None
 
 
 def _difference(

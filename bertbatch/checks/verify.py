@@ -37,6 +37,7 @@ class Verdict:
     orphans: list[str] = field(default_factory=list)
     cleaned: int = 0
     rescored: int = 0
+    same_bits: tuple[int, int] | None = None  # of how many rows of a unit, scored as it was
 
     @property
     def right(self) -> bool:

@@ -23,6 +23,11 @@ def show_verdict(verdict: Verdict) -> None:
     )
     if verdict.rescored:
         say(f"{counted(verdict.rescored, 'row')} scored again")
+    if verdict.same_bits:
+        same, rows = verdict.same_bits
+        say(
+            f"one unit scored again as it was: {same:,} of {counted(rows, 'row')} equal bit for bit"
+        )
     if verdict.cleaned:
         say(f"{counted(verdict.cleaned, 'orphaned file')} deleted")
     if verdict.orphans:

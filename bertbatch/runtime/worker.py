@@ -65,7 +65,7 @@ class ModelWorker:
         self._threads = threads
         self._device = device
         self._large = large
-        self.kind = f"{_device_name(device)}, {threads} threads"
+        self.kind = kind_of(device, threads)
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
         self._statistics = make_attention_stats(spec, attention, threads) if attention else None
         self._turn = Lock()  # to start batches
@@ -173,6 +173,11 @@ class ModelWorker:
 def _same_engine(before: Mapping[str, Any], engine: Engine) -> bool:
     """Whether what was found out is there, and of this engine."""
     return all(key in before for key in FOUND) and before["engine"] == engine.name
+
+
+def kind_of(device: str, threads: int) -> str:
+    """The kind of a worker, by which records keep what it chose: its processor, its threads."""
+    return f"{_device_name(device)}, {threads} threads"
 
 
 def find_device() -> Literal["cuda", "cpu"]:

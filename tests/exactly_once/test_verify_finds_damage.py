@@ -11,7 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from bertbatch import JobError
+from bertbatch import JobError, run
+from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.output import lease
@@ -25,8 +26,6 @@ from tests.helpers.tiny import make_texts
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tiny_model):
     """An output with quarantine, attention statistics and two labels, not to be touched."""
-    from bertbatch import run
-
     folder = tmp_path_factory.mktemp("verify")
     texts = [*make_texts(115), None, *make_texts(20, 1), None]
     write_parquet(folder / "in" / "a.parquet", texts[:90], row_group_size=30)
@@ -239,3 +238,29 @@ def test_rescoring_finds_other_answers(whole, out, tiny_model):
     bad = again(out)
     assert bad.exit_code == 3
     assert "scores [" in bad.stdout
+
+
+def test_a_unit_scored_again_as_it_was_has_the_same_bits(tiny_model, tmp_path):
+    """Or is not compared so, where it cannot be known how it was scored."""
+    write_parquet(tmp_path / "in.parquet", make_texts(200))
+    keys = {"runtime.unit_rows": 50, "runtime.runner": "inline"}
+    job = make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys)
+    assert run(job).exit_code == 0
+
+    def bits():
+        verdict = verify(open_output(str(tmp_path / "out")))
+        rescore(job, str(tmp_path / "out"), 5, verdict)
+        assert verdict.right
+        return verdict.same_bits
+
+    assert bits() == (50, 50)
+    (path,) = (tmp_path / "out/_bertbatch/runs").iterdir()
+    record = json.loads(path.read_text())
+    changed = {
+        "batches": {**record, "chosen": {**record["chosen"], "batches": 1}},
+        "kind": {**record, "chosen": {**record["chosen"], "kinds": {"another": {}}}},
+        "deaths": {**record, "worker_deaths": 1},
+    }
+    for what, other in changed.items():
+        path.write_text(json.dumps(other))
+        assert bits() is None, what
