@@ -93,8 +93,10 @@ def score(
     while not done.all():
         with_statistics = bool((sampled & ~done).any())
         left = np.flatnonzero(~done & (sampled == with_statistics))
+        budget = engine.tokens_per_batch
         try:
             with turn or nullcontext():
+                budget = engine.tokens_per_batch
                 for batch in batches(engine, lengths[left]):
                     go_on()
                     rows = left[batch]
@@ -105,9 +107,10 @@ def score(
                 collect()
         except OutOfMemory:
             running.clear()
-            if engine.tokens_per_batch <= lengths[~done].max():
+            if budget <= lengths[~done].max():
                 raise
-            engine.tokens_per_batch //= 2
+            # Another thread may have halved it, too.
+            engine.tokens_per_batch = min(engine.tokens_per_batch, budget // 2)
             log.warning(
                 "out of memory: continuing with %d tokens per batch", engine.tokens_per_batch
             )

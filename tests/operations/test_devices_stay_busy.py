@@ -5,8 +5,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.simulate import shape_of, simulate
+from bertbatch.job.schema import Runtime
+from bertbatch.plan.unit_size import (
+    MOST_MIB,
+    TOKENS_PER_MIB,
+    UNITS_PER_SECOND,
+    auto_mib,
+    cut_size,
+)
 from bertbatch.runtime.executors import ray_stages
 from bertbatch.runtime.executors.ray import RayExecutor
 from bertbatch.runtime.scheduler import Scheduler
@@ -40,6 +50,16 @@ def test_few_cores_are_all_used_for_reading():
     found = simulate(shape_of(1, 4, BERT_BASE, PLAIN), units_each=400)
     assert found.readers > 0.85 * 3
     assert found.tokens_per_second > 0.85 * 3 * PLAIN
+
+
+@given(st.integers(1, 4096), st.floats(1e3, 1e8), st.integers(1, 1 << 44))
+def test_units_are_as_large_as_the_driver_needs(workers, rate, size):
+    cut = cut_size(Runtime(), size, workers, rate)
+    units = workers * rate / (auto_mib(workers, rate) * TOKENS_PER_MIB)  # a second
+    assert units <= UNITS_PER_SECOND * 1.001 or auto_mib(workers, rate) == MOST_MIB
+    assert 1 << 16 <= cut.text_bytes <= auto_mib(workers, rate) * (1 << 20)
+    assert size // cut.text_bytes >= min(16 * workers, size >> 16)  # every worker has some
+    assert cut_size(Runtime(unit_mib=2), size, workers, rate).text_bytes == 2 << 20
 
 
 @pytest.mark.cluster
