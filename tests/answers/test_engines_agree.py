@@ -17,6 +17,7 @@ from bertbatch.engines import bmm_attention, calibration, packing, precision
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.engine import EngineOptions
 from bertbatch.engines.fused_linear import compile_parts
+from bertbatch.engines.probe import TOLERANCE
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
 from bertbatch.engines.torch_engine import TorchEngine
@@ -149,7 +150,7 @@ def test_openvino_agrees(kind, dtype, tmp_path):
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
-    assert off < {"float32": 1e-4, "bfloat16": 0.05}[dtype] * np.abs(wanted).max()
+    assert off < TOLERANCE[dtype] * np.abs(wanted).max()
 
 
 def test_openvino_that_is_not_installed_is_reported(tiny_model, tmp_path, monkeypatch):
