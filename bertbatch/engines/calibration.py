@@ -130,8 +130,14 @@ def _size(engine: Engine, lengths: np.ndarray) -> int:
 
 
 def rough_rate(engine: Engine, probe: Probe) -> float:
-    """Tokens per second of full batches of the probe's rows, before there are others."""
+    """Tokens per second of full batches of the probe's rows, before there are others.
+
+    0 if they are too much for the memory: scoring finds out what is not.
+    """
     count = len(probe.tokens.lengths)
     times = -(-2 * engine.tokens_per_batch // len(probe.tokens.ids))
     tokens = probe.tokens.repeated(np.tile(np.arange(count), times))
-    return round(_rate(engine, tokens, tokens.lengths))
+    try:
+        return round(_rate(engine, tokens, tokens.lengths))
+    except OutOfMemory:
+        return 0.0

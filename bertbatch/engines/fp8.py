@@ -4,6 +4,7 @@ Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433. The encoder's first 
 bfloat16, as do query, key and value everywhere: there rounding costs the most answers.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,11 +44,12 @@ class Fp8Linear(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
 
-def check_capability() -> None:
-    """Raises ValueError if the GPU is too old."""
+def too_old() -> str:
+    """Why this GPU has no fp8; empty if it has."""
     have = torch.cuda.get_device_capability()
-    if have < CAPABILITY:
-        raise ValueError(f"this GPU has compute capability {have[0]}.{have[1]}, and fp8 needs 8.9")
+    if have >= CAPABILITY:
+        return ""
+    return f"this GPU has compute capability {have[0]}.{have[1]}, and fp8 needs 8.9"
 
 
 def formula(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -58,13 +60,19 @@ def formula(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def replace_layers(encoder: Any) -> None:
-    """Replaces the linear layers of an encoder's layers but the first by `Fp8Linear`, in place."""
+    """Replaces the layers of `replaced` by `Fp8Linear`, in place."""
+    for parent, name, layer in list(replaced(encoder)):
+        setattr(parent, name, Fp8Linear(layer))
+
+
+def replaced(encoder: Any) -> Iterator[tuple[Any, str, nn.Linear]]:
+    """The linear layers that can be in fp8, with where they are: of all layers but the first."""
     layers = next(m for m in encoder.modules() if isinstance(m, nn.ModuleList))
     for layer in list(layers)[1:]:
-        for parent in list(layer.modules()):
-            for name, child in list(parent.named_children()):
+        for parent in layer.modules():
+            for name, child in parent.named_children():
                 if isinstance(child, nn.Linear) and child.bias is not None and name not in KEPT:
-                    setattr(parent, name, Fp8Linear(child))
+                    yield parent, name, child
 
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:

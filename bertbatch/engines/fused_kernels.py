@@ -65,12 +65,16 @@ def attend(
     `normalizer` [tokens, HEADS] gets the logarithm of base 2 of each query's sum of exponents.
     """
     block, head = blocks + tl.program_id(0) // HEADS * 4, tl.program_id(0) % HEADS
-    start, length = tl.load(block), tl.load(block + 1)
-    first, second = tl.load(block + 2), tl.load(block + 3)
+    length, first, second = tl.load(block + 1), tl.load(block + 2), tl.load(block + 3)
+    # From here on places are within the sequence; those of a large batch need 64 bits.
+    start = tl.load(block).to(tl.int64)
+    query, key, value = query + start * stride, key + start * stride, value + start * stride
+    kinds, counted = kinds + start * 8, counted + start
+    out, normalizer = out + start * (HEADS * SIZE), normalizer + start * HEADS
     i = first + tl.arange(0, ROWS)
     here = i < length
     column = head * SIZE + tl.arange(0, SIZE)
-    own = (start + i)[:, None] * stride + column
+    own = i[:, None] * stride + column
     q = tl.load(query + own, mask=here[:, None], other=0.0)
     # The scores of the three neighbours: cheaper once here than to select them at every key.
     wide = q.to(tl.float32)
@@ -88,10 +92,10 @@ def attend(
     for at in range(0, length, KEYS):
         j = at + tl.arange(0, KEYS)
         there = j < length
-        others = (start + j)[:, None] * stride + column
+        others = j[:, None] * stride + column
         k = tl.load(key + others, mask=there[:, None], other=0.0)
         v = tl.load(value + others, mask=there[:, None], other=0.0)
-        of_kind = (start + j)[:, None] * 8 + tl.arange(0, 8)
+        of_kind = j[:, None] * 8 + tl.arange(0, 8)
         w = tl.load(kinds + of_kind, mask=there[:, None], other=0.0)
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         score += tl.where(there, 0.0, _NEVER)[None, :]
@@ -112,14 +116,14 @@ def attend(
 
     whole = tl.sum(total, 1)
     share = 1.0 / whole
-    written = (start + i)[:, None] * (HEADS * SIZE) + column
+    written = i[:, None] * (HEADS * SIZE) + column
     tl.store(out + written, answer * share[:, None], mask=here[:, None])
 
-    counts = tl.load(counted + start + i, mask=here, other=0) != 0
+    counts = tl.load(counted + i, mask=here, other=0) != 0
     bits = tl.log2(whole)
     # Of a query that is not counted no key receives anything: 2 to the power of −1e30 is 0.
     normal = tl.where(counts, largest + bits, -_NEVER)
-    tl.store(normalizer + (start + i) * HEADS + head, normal, mask=here)
+    tl.store(normalizer + i * HEADS + head, normal, mask=here)
     share = tl.where(counts, share, 0.0)
     entropy = _LN_2 * (tl.where(counts, bits, 0.0) - tl.sum(spread, 1) * share)
     before = tl.where(i > 0, tl.exp2(previous - largest), 0.0) * share
@@ -156,22 +160,25 @@ def receive(
 ):
     """What a block's keys receive from counted queries: counted keys in all, any key at most."""
     block, head = blocks + tl.program_id(0) // HEADS * 4, tl.program_id(0) % HEADS
-    start, length, first = tl.load(block), tl.load(block + 1), tl.load(block + 2)
+    length, first = tl.load(block + 1), tl.load(block + 2)
+    start = tl.load(block).to(tl.int64)
+    query, key = query + start * stride, key + start * stride
+    normalizer, counted = normalizer + start * HEADS, counted + start
     j = first + tl.arange(0, ROWS)
     here = j < length
     column = head * SIZE + tl.arange(0, SIZE)
-    k = tl.load(key + (start + j)[:, None] * stride + column, mask=here[:, None], other=0.0)
+    k = tl.load(key + j[:, None] * stride + column, mask=here[:, None], other=0.0)
     received = tl.zeros([ROWS, _LANES], tl.float32)
     for at in range(0, length, KEYS):
         i = at + tl.arange(0, KEYS)
         there = i < length
-        others = (start + i)[:, None] * stride + column
+        others = i[:, None] * stride + column
         q = tl.load(query + others, mask=there[:, None], other=0.0)
-        normal = tl.load(normalizer + (start + i) * HEADS + head, mask=there, other=1e30)
+        normal = tl.load(normalizer + i * HEADS + head, mask=there, other=1e30)
         score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
         received += _partly(tl.exp2(score - normal[None, :]))
     each = tl.sum(received, 1)
-    counts = tl.load(counted + start + j, mask=here, other=0) != 0
+    counts = tl.load(counted + j, mask=here, other=0) != 0
     target = sums + tl.program_id(0) * 16
     tl.store(target + 7, tl.sum(tl.where(counts, each, 0.0), 0))
     tl.store(target + 15, tl.max(tl.where(here, each, 0.0), 0))

@@ -61,7 +61,7 @@ def launch(size: int, dtype: torch.dtype, capability: tuple[int, int]) -> Launch
     """
     new = capability >= (9, 0)
     if dtype == torch.float32:
-        rows = 32 if size > 32 and not new else 64
+        rows = 32 if size > 32 else 64
         return Launch(rows, 32, 4, 1, "tf32x3")
     if size <= 32 or (new and size == 64):
         return Launch(64, 64, 4, 1, "ieee")

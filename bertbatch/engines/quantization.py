@@ -4,7 +4,7 @@ They run on the processor at hand before any row is scored: some processors add 
 int8 in 16 bits, where large ones overflow silently.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -13,31 +13,39 @@ from torch import Tensor, nn
 # How far probabilities over the sample may be from float32's, on average and at most. Labels must
 # be the same where float32's two likeliest classes are further apart than CLEAR_LEAD.
 MEAN_OFF, MOST_OFF, CLEAR_LEAD = 0.008, 0.15, 0.2
-LAYER_OFF = 1e-3  # how far a layer may be from the formula, as a share of its largest output
+# How far a layer may be from the formula, as a share of its largest output.
+LAYER_OFF = {torch.float32: 1e-3, torch.bfloat16: 5e-3}
+
+
+def linears(module: nn.Module) -> Iterator[nn.Linear]:
+    """The linear layers below a module."""
+    return (m for m in module.modules() if isinstance(m, nn.Linear))
 
 
 def check_products(
-    module: nn.Module,
+    linears: Iterable[nn.Linear],
     make: Callable[[nn.Linear], nn.Module],
     formula: Callable[[nn.Linear, Tensor], Tensor],
 ) -> None:
-    """Compares layers of each shape below a module with the formula, where sums are largest.
+    """Compares layers of each of these shapes with the formula, where sums are largest.
 
-    All of x is at its largest, and so are the weights, of both signs. Raises ValueError if this
-    processor's products differ.
+    They are on the same device and in the same precision as the given ones. All of x is at its
+    largest, and so are the weights, of both signs. Raises ValueError if the products differ.
     """
-    linears = (m for m in module.modules() if isinstance(m, nn.Linear))
-    for outputs, inputs in {tuple(m.weight.shape) for m in linears}:
-        layer = nn.Linear(inputs, outputs)
+    for like in {linear.weight.shape: linear for linear in linears}.values():
+        outputs, inputs = like.weight.shape
+        device, dtype = like.weight.device, like.weight.dtype
         with torch.inference_mode():
             sign = torch.where(torch.arange(outputs) % 2 == 0, 1.0, -1.0)
+            layer = nn.Linear(inputs, outputs)
             layer.weight.copy_(sign[:, None].expand_as(layer.weight))
             layer.bias.zero_()
             x = torch.ones(1, 4, inputs)
             x[:, 1] = 0.5  # so that rounding matters, too
-            wanted = formula(layer, x)
-            off = float((make(layer)(x) - wanted).abs().max() / wanted.abs().max())
-        if not off <= LAYER_OFF:
+            layer, x = layer.to(dtype).to(device), x.to(dtype).to(device)
+            wanted = formula(layer, x).float().cpu()
+            off = float((make(layer)(x).float().cpu() - wanted).abs().max() / wanted.abs().max())
+        if not off <= LAYER_OFF[dtype]:
             raise ValueError(
                 f"this processor's products of {inputs} × {outputs} are off by {off:.0%}: sums do "
                 "not fit, as where products of int8 are added in 16 bits"

@@ -5,14 +5,14 @@ rows may be batched, and that packing and fusing do not change answers.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertbatch.engines import fp8, int8, packing
 from bertbatch.engines.attention_stats import StatsLayout
@@ -31,7 +31,7 @@ from bertbatch.engines.joint_linear import join
 from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
 from bertbatch.engines.precision import EXACT, fast_dtype, multiplies_in_vectors
 from bertbatch.engines.probe import Probe
-from bertbatch.engines.quantization import check_answers, check_products
+from bertbatch.engines.quantization import check_answers, check_products, linears
 from bertbatch.engines.row_independence import choose_batching, difference, single_text_logits
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.loading import load
@@ -107,8 +107,8 @@ class TorchEngine:
                 self._round()
             self._fuse_statistics()
             return
-        if self.dtype in EXACT:
-            self._check_products()
+        if self.dtype == "int8":
+            self._check_products(linears(self._model), int8.Int8Linear, int8.formula)
         expected = single_text_logits(self._model, self._inputs, probe, self._spec, self.device)
         self.reason = choose_batching(
             self, list(Batching), probe, expected, self._spec, self._on_rejected
@@ -133,6 +133,8 @@ class TorchEngine:
         self.budgets: tuple[int, ...] = CPU_BUDGETS[exact] if self.device == "cpu" else CUDA_BUDGETS
         budget = self._settings.tokens_per_batch
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
+        if dtype == "fp8" and (why := fp8.too_old()):
+            raise JobError(f"model.dtype fp8: {why}; use auto")
         with device_errors():
             self._model = load(self._spec, self.device, exact)
         self._inputs = ModelInputs(self._model, self._padding)
@@ -233,13 +235,14 @@ class TorchEngine:
         assert running.statistics
         return running.statistics()[0]
 
-    def _check_products(self) -> None:
+    def _check_products(
+        self,
+        layers: Iterable[nn.Linear],
+        make: Callable[[nn.Linear], nn.Module],
+        formula: Callable[[nn.Linear, Tensor], Tensor],
+    ) -> None:
         try:
-            if self.dtype == "fp8":
-                fp8.check_capability()
-                check_products(self._model, fp8.Fp8Linear, fp8.formula)
-            else:
-                check_products(self._model, int8.Int8Linear, int8.formula)
+            check_products(layers, make, formula)
         except (AttributeError, RuntimeError, ValueError) as error:
             raise JobError(
                 f"model.dtype {self.dtype}: {first_line(error)}; use auto or {self._exact}"
@@ -248,6 +251,8 @@ class TorchEngine:
     def _round(self) -> None:
         """Rounds the weights."""
         if self.dtype == "fp8":
+            found = (layer for _, _, layer in fp8.replaced(self._encoder))
+            self._check_products(found, fp8.Fp8Linear, fp8.formula)
             fp8.replace_layers(self._encoder)
         else:
             fuse(self._encoder, int8.Int8Linear)

@@ -144,12 +144,13 @@ class Tokenizer:
             return None
         self._rust.no_truncation()
         columns = [texts] if pair_texts is None else [texts, pair_texts]
-        encoded = template.fill(
-            [self._words.encode(column) for column in columns],
-            self._truncated_to,
-            self.python.truncation_side == "left",
-        )
+        found = [self._words.encode(column) for column in columns]
         self._limit(self._truncated_to)
+        by_words = [each for each in found if each]
+        if len(by_words) < len(columns):
+            return None
+        left = self.python.truncation_side == "left"
+        encoded = template.fill(by_words, self._truncated_to, left)
         if not self._compared and texts:
             self._compared = True
             some = [column[:COMPARED_ROWS] for column in columns]

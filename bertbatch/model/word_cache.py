@@ -17,6 +17,8 @@ from bertbatch.model.tokens import ranges
 
 MOST_WORDS = 300_000  # that are kept, some 50 MB
 TOGETHER = 1000  # new pieces that are tokenized as one text
+MOST_NAMES = 100  # special tokens to look for in every text
+FEW_BYTES = 1 << 12  # of text: how they are tokenized does not matter
 LONGEST = 64  # characters of a piece that is kept: longer ones rarely come again
 
 _BLANKS = b" \t\n\r"
@@ -58,10 +60,18 @@ class WordCache:
         if kinds != ("BertNormalizer", "BertPreTokenizer", "WordPiece"):
             return None
         added = list(rust.get_added_tokens_decoder().values())
-        whole = [token for token in added if _is_cut(token.content.encode())]
-        # What is around such a token decides, or it is looked for in what the normalizer makes.
-        if any(token.single_word or token.lstrip or token.rstrip for token in added) or any(
-            token.normalized or " " in token.content for token in whole
+        whole = [token for token in added if _is_cut(token.content)]
+        sought = [
+            # Some are looked for in what the normalizer makes of the text.
+            rust.normalizer.normalize_str(token.content) if token.normalized else token.content
+            for token in added
+        ]
+        if (
+            len(whole) > MOST_NAMES
+            # What is around such a token decides.
+            or any(token.single_word or token.lstrip or token.rstrip for token in added)
+            or any(any(map(str.isspace, content)) for content in sought)
+            or any(t.normalized and _is_cut(c) for t, c in zip(added, sought, strict=True))
         ):
             return None
         cache = cls(rust, rust.normalizer.handle_chinese_chars, tuple(t.content for t in whole))
@@ -84,10 +94,11 @@ class WordCache:
         self._numbers.update((form, n) for n, w in enumerate(words) for form in (w, f" {w}"))
         self._known = dict(self._numbers), len(ids)
 
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
         """The token ids of texts end to end, without special tokens, int32 [total].
 
-        Also where each text's begin, int64 [texts + 1].
+        Also where each text's begin, int64 [texts + 1]. None if most of the text is in pieces too
+        long to come again: then this would only cost time.
         """
         array = pa.array(texts, pa.large_string())
         _, offsets, data = array.buffers()
@@ -99,6 +110,9 @@ class WordCache:
             named = [any(token in each for token in self.whole) for each in texts]
             uncut = np.flatnonzero(named).tolist()
         cuts = _cuts(text, starts, self.chinese, uncut)
+        sizes = np.diff(cuts)
+        if 2 * int(sizes[sizes > LONGEST].sum()) > max(len(text), FEW_BYTES):
+            return None
         pieces = pa.LargeStringArray.from_buffers(
             len(cuts) - 1, pa.py_buffer(cuts), data or pa.py_buffer(b"")
         )
@@ -135,9 +149,9 @@ class WordCache:
 
     def _alike_of(self, piece: str) -> str:
         """A piece that has the same ids."""
-        if not piece.isascii():
-            return piece
         word = piece.lstrip(" \t\n\r")
+        if not word.isascii() or not (word.isalnum() or len(word) <= 1):
+            return piece  # it may name a special token, in which capitals matter
         return word.lower() if self._lowercase else word
 
     def _tokenize(self, pieces: list[str]) -> np.ndarray:
@@ -156,16 +170,20 @@ class WordCache:
 
     def _trim(self) -> None:
         """Begins anew once there are too many words."""
-        if len(self._numbers) > MOST_WORDS or len(self._ids) > 4 * MOST_WORDS:
-            numbers, count = self._known
+        numbers, count = self._known
+        if (
+            len(self._numbers) - len(numbers) > MOST_WORDS
+            or len(self._ids) - count > 4 * MOST_WORDS
+        ):
             self._numbers = dict(numbers)
             self._ids, self._ends = self._ids[:count], self._ends[: count + 1]
 
 
-def _is_cut(content: bytes) -> bool:
+def _is_cut(content: str) -> bool:
     """Whether texts are cut within this one."""
-    ends = np.array([0, len(content)])
-    return len(_cuts(content, ends, True, ())) > len(np.unique(ends))
+    text = content.encode()
+    ends = np.array([0, len(text)])
+    return len(_cuts(text, ends, True, ())) > len(np.unique(ends))
 
 
 def _cuts(text: bytes, starts: np.ndarray, chinese: bool, uncut: Sequence[int]) -> np.ndarray:

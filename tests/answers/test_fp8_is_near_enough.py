@@ -56,13 +56,26 @@ class Unscaled(Fp8Linear):
 
 
 def test_wrong_products_are_found():
-    check_products(nn.Sequential(layer()), made, fp8.formula)
+    check_products([layer()], Fp8Linear, fp8.formula)
     with pytest.raises(ValueError, match="64 × 48 are off by"):
-        check_products(nn.Sequential(layer()), lambda x: Unscaled(x.bfloat16()), fp8.formula)
+        check_products([layer()], Unscaled, fp8.formula)
 
 
-def made(linear: nn.Linear) -> Any:
-    return Fp8Linear(linear.bfloat16())
+def test_products_are_tried_on_the_gpu(monkeypatch):
+    """A GPU that multiplies wrongly is found out, though the CPU does not."""
+    spec = check_model(Model(dtype="fp8"))
+    with simulated(H100) as gpu:
+        operator = gpu.operator
+
+        def wrong(func: Any, args: Any, kwargs: Any) -> Any:
+            made = operator(func, args, kwargs)
+            if "_scaled_mm" in str(func):
+                return operator(torch.ops.aten.mul.Tensor, (made, made), {})
+            return made
+
+        monkeypatch.setattr(gpu, "operator", wrong)
+        with pytest.raises(JobError, match=r"fp8: this processor's products of .* are off by"):
+            settled(spec, Model(dtype="fp8"), device="cuda")
 
 
 def test_the_packaged_model_is_near_enough_and_keeps_what_it_must():

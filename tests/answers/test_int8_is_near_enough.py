@@ -85,7 +85,7 @@ def test_the_operator_is_its_formula_or_is_found_out():
     x, residual = torch.randn(1, 7, 64), torch.randn(1, 7, 48)
     with torch.inference_mode():
         try:
-            check_products(nn.Sequential(linear), int8.Int8Linear, int8.formula)
+            check_products([linear], int8.Int8Linear, int8.formula)
         except (ValueError, RuntimeError, AttributeError):
             return  # and then no row is scored by it: see below
         made = int8.Int8Linear(linear)
@@ -97,7 +97,7 @@ def test_the_operator_is_its_formula_or_is_found_out():
 
 @pytest.mark.parametrize("shape", [(384, 1536), (1536, 384), (24, 8)])
 def test_products_that_saturate_are_found(shape):
-    layers = nn.Sequential(nn.Linear(*shape))
+    layers = [nn.Linear(*shape)]
     check_products(layers, ByFormula, int8.formula)
     with pytest.raises(ValueError, match=f"{shape[0]} × {shape[1]} are off by .*16 bits"):
         check_products(layers, Saturating, int8.formula)

@@ -69,7 +69,9 @@ def packaged() -> tuple[Any, WordCache]:
 
 def differing(rust: Any, words: WordCache, texts: list[str]) -> list[str]:
     """The texts whose ids are not the tokenizer's own."""
-    ids, offsets = words.encode(texts)
+    found = words.encode(texts)
+    assert found
+    ids, offsets = found
     plain = rust.encode_batch_fast(texts, add_special_tokens=False)
     bounds = pairwise(offsets)
     by_words = [ids[first:stop].tolist() for first, stop in bounds]
@@ -123,7 +125,8 @@ def test_rows_are_filled_and_truncated_as_the_tokenizer_does(
     most += form.count
     count = min(len(texts), len(pair_texts))
     columns = [texts[:count], pair_texts[:count]][: 1 + pair]
-    got = form.fill([words.encode(column) for column in columns], most, left)
+    found = [each for column in columns if (each := words.encode(column))]
+    got = form.fill(found, most, left)
     rust.enable_truncation(most, direction="left" if left else "right")
     wanted = rust.encode_batch(list(zip(*columns, strict=True)) if pair else columns[0])
     assert got.ids.tolist() == [id_ for e in wanted for id_ in e.ids]
@@ -135,13 +138,58 @@ def test_rows_are_filled_and_truncated_as_the_tokenizer_does(
         assert got.pair_starts.tolist() == starts
 
 
+SETS = [
+    ("the [SEP] and [sep] of [MASK] [mask]", "[mask] [MASK] [sep] [SEP] [Sep]"),
+    ("see <URL> and <url>", "see <url> and <URL>, <Url>"),
+    ("A-B a-b", "a-b A-B"),
+]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("texts", SETS)
+def test_ids_do_not_depend_on_what_was_seen_before(texts, order):
+    """Names of special tokens are looked for as they are written, other words in lower case."""
+    rust = make()
+    rust.add_tokens([AddedToken("<URL>", normalized=False)])
+    words = WordCache.of(rust)
+    assert words
+    words_alone = [word for text in texts for word in text.split()]
+    for text in [*texts, *words_alone][::order]:
+        assert differing(rust, words, [text]) == []
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([*SPECIAL, "[sep]", "[Mask]", "<URL>", "<url>", *"aA ,("])))
+)
+@settings(max_examples=300, deadline=None)
+def test_named_tokens_in_any_order(texts):
+    rust = make()
+    rust.add_tokens([AddedToken("<URL>", normalized=False)])
+    words = WordCache.of(rust)
+    assert words
+    for parts in texts:
+        assert differing(rust, words, ["".join(parts), " ".join(parts)]) == []
+
+
+@pytest.mark.parametrize(
+    "texts", [["word[SEP]and more " * 9] * 99, ["ก" * 1000] * 9, ["x" * 3000] * 9]
+)
+def test_text_that_gains_nothing_is_tokenized_plainly(texts):
+    spec = check_model(Model())
+    made, plain = tokenizer.Tokenizer(spec), tokenizer.Tokenizer(spec)
+    assert made._words
+    assert made._words.encode(texts) is None
+    plain.tokenize_plainly()
+    np.testing.assert_array_equal(made.encode(texts).ids, plain.encode(texts).ids)
+
+
 def test_words_are_forgotten_when_there_are_too_many(monkeypatch):
     monkeypatch.setattr(word_cache, "MOST_WORDS", 300)
     rust, words = make(), WordCache.of(make())
     assert words
     for seed in range(20):
         assert differing(rust, words, strings(seed, 100)) == []
-        assert len(words._numbers) <= 300
+        assert len(words._numbers) - len(words._known[0]) <= 300
 
 
 def changed(**parts: Any) -> Tokenizer:
@@ -165,6 +213,9 @@ def with_token(content: str, **how: bool) -> Tokenizer:
         changed(normalizer=None),
         with_token("two words", normalized=False),
         with_token("a.b", normalized=True),
+        with_token("foo\u00a0bar", normalized=True),
+        with_token("a≠b", normalized=True),
+        with_token("\u2000", normalized=True),
         with_token("cat", single_word=True),
         with_token("<m>", lstrip=True, normalized=False),
     ],
