@@ -6,6 +6,8 @@ Weights are safetensors only: loading a pickle would run whatever code is in it.
 import hashlib
 import importlib.util
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,11 @@ VOCABULARIES = (
 )
 # Tokenizers that need no file: their tokens are characters or bytes.
 WITHOUT_VOCABULARY = ("CanineTokenizer", "ByT5Tokenizer", "PerceiverTokenizer")
+
+
+# Keys of config.json that are sizes, and how large they may be whatever the weights are.
+SIZE = re.compile(r"(layers?|heads|size|dim|embeddings)$")
+MANY, MANY_LAYERS = 10**6, 1000
 
 
 @contextmanager
@@ -211,6 +218,23 @@ def check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str)
             f"{where}: {wanted[-1]} has {shapes[wanted[-1]][0]} classes, config.json has {count}"
         )
     return count
+
+
+def check_sizes(config: dict[str, Any], shapes: dict[str, list[int]], where: str) -> None:
+    """Raises JobError if config.json names sizes that the weights cannot have.
+
+    A model of that size would be built first, layer by layer, until the memory is full.
+    """
+    values = sum(math.prod(shape) for shape in shapes.values())
+    for name, value in config.items():
+        if not SIZE.search(name) or not isinstance(value, int):
+            continue
+        if value > (max(len(shapes), MANY_LAYERS) if "layers" in name else max(values, MANY)):
+            shown = f"{value:,}" if value < 10**12 else f"a number of {len(str(value))} digits"
+            raise JobError(
+                f"{where}: {name} in config.json is {shown}, and its weights are "
+                f"{len(shapes):,} tensors of {values:,} numbers; is config.json another model's?"
+            )
 
 
 def absent_tensors(names: list[str], where: str) -> str:

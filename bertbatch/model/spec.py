@@ -16,6 +16,7 @@ from bertbatch.model.checkpoint import (
     as_job_errors,
     check_folder,
     check_head,
+    check_sizes,
     hash_files,
     read_json,
     tensor_shapes,
@@ -101,6 +102,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
     check_folder(folder, config, where)
     shapes = tensor_shapes(folder, where)
     tables = [shape[0] for name, shape in shapes.items() if name.endswith(WORDS) and shape]
+    check_sizes(config, shapes, where)
     count = check_head(config, shapes, where)
     labels = _labels(settings, config, count, where)
     most = whole_number(config, where, "max_position_embeddings")

@@ -24,6 +24,7 @@ from bertbatch.engines.engine import EngineOptions, load_engine
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
 from bertbatch.job.schema import Model
+from bertbatch.model.checkpoint import SIZE
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 from tests.helpers.architectures import one_at_a_time
@@ -151,6 +152,21 @@ def mutations(originals: list[Path], scratch: Path, seeds: range) -> dict[str, i
 def test_altered_folders_agree_or_are_refused(originals, tmp_path):
     ended = mutations(originals, tmp_path, range(200))
     assert min(ended.values()) > 20  # neither is the rule
+
+
+@pytest.mark.parametrize("value", [10**7, 10**12, 10**30, 10**400])
+def test_sizes_that_the_weights_cannot_have_are_refused(value, originals, tmp_path):
+    """Or a model of so many layers is built until the memory is full."""
+    for number, original in enumerate(originals):
+        config = json.loads((original / "config.json").read_text())
+        sizes = [key for key in config if SIZE.search(key) and isinstance(config[key], int)]
+        assert len(sizes) >= 5
+        for key in sizes:
+            folder = tmp_path / f"{number}-{key}"
+            shutil.copytree(original, folder)
+            (folder / "config.json").write_text(json.dumps({**config, key: value}))
+            with pytest.raises(JobError, match=f"{key} in config.json is"):
+                check_model(Model(name=str(folder)))
 
 
 @pytest.mark.sweep
