@@ -48,7 +48,7 @@ CUDA_BUDGETS = (32768, 16384, 65536, 131072)
 # filled up to one of this many sizes.
 SIZES = 16
 # How far statistics in one pass may be from those by tiles: weights are rounded in half precision.
-FUSED_OFF = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-3}
+FUSED_OFF = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-3}
 HALF = ("bfloat16", "float16")  # the types of the kernel for sequences of different lengths
 
 
