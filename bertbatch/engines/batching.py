@@ -13,6 +13,7 @@ import numpy as np
 VERSION = 2
 FULL = 0.98  # of the budget, that even batches are planned to fill: rows rarely fit exactly
 EVEN = 16  # up to so many batches are made even; beside more of them a small one does not matter
+LARGE = 8192  # tokens per batch, from which on: on CPUs a small batch takes less time
 
 
 class Batching(StrEnum):
@@ -28,13 +29,13 @@ def packed_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
     """Row indices of each batch; the sum of its lengths is at most the budget.
 
     Best fit by length: the longest remaining row opens a batch, then the longest rows that
-    still fit fill it. Rows of the same length are neighbours in a batch. A few batches are even:
-    a small last one would cost a GPU as much time as a full one.
+    still fit fill it. Rows of the same length are neighbours in a batch. A few large batches are
+    even: a small last one would cost a GPU as much time as a full one.
     """
     rows, values, counts, starts = _by_length(lengths)
     left = int(lengths.sum())
     planned = -(-left // max(int(budget * FULL), 1))
-    even = planned <= EVEN
+    even = planned <= EVEN and budget >= LARGE
     while (counts > 0).any():
         planned = max(planned, -(-left // budget))
         gap = size = min(-(-left // planned), budget) if even else budget
