@@ -14,13 +14,24 @@ A block [start, length, first, second] is the ROWS tokens from `first` on of the
 import triton
 import triton.language as tl
 
-# The sums of a block and a head, by their place among SUMS.
-SUMS = 16
-ENTROPY, MAX_WEIGHT, SQUARES, DISTANCE, PREVIOUS, SELF, NEXT, RECEIVED = range(8)
-CLS, SEP, PUNCTUATION, OTHER_SEGMENT = range(8, 12)
-MOST_RECEIVED = 15
-KINDS = 8  # columns of `kinds`, of which four are used: a matrix product takes no fewer
-SECOND = 3  # the column of the second segment; the others as CLS, SEP, PUNCTUATION
+# The sums of a block and a head, by their place among SUMS. CLS to OTHER_SEGMENT come from the
+# first columns of `kinds`, in this order; a matrix product takes no fewer than KINDS of them.
+SUMS = tl.constexpr(16)
+ENTROPY = tl.constexpr(0)
+MAX_WEIGHT = tl.constexpr(1)
+SQUARES = tl.constexpr(2)
+DISTANCE = tl.constexpr(3)
+PREVIOUS = tl.constexpr(4)
+SELF = tl.constexpr(5)
+NEXT = tl.constexpr(6)
+RECEIVED = tl.constexpr(7)
+CLS = tl.constexpr(8)
+SEP = tl.constexpr(9)
+PUNCTUATION = tl.constexpr(10)
+OTHER_SEGMENT = tl.constexpr(11)
+MOST_RECEIVED = tl.constexpr(15)
+KINDS = tl.constexpr(8)
+SECOND = tl.constexpr(3)  # the column of the second segment
 
 _LN_2 = tl.constexpr(0.6931471805599453)
 _NEVER = tl.constexpr(-1e30)  # a masked score: with −∞, the product with a weight of zero is NaN
@@ -61,7 +72,7 @@ def attend(
 ):
     """The answers of a block's queries, one head, and sums over those that are counted.
 
-    `kinds` [tokens, 8] of the values' type, `counted` int8 [tokens]; `scale` is of base 2.
+    `kinds` [tokens, KINDS] of the values' type, `counted` int8 [tokens]; `scale` is of base 2.
     `normalizer` [tokens, HEADS] gets the logarithm of base 2 of each query's sum of exponents.
     """
     block, head = blocks + tl.program_id(0) // HEADS * 4, tl.program_id(0) % HEADS
@@ -69,7 +80,7 @@ def attend(
     # From here on places are within the sequence; those of a large batch need 64 bits.
     start = tl.load(block).to(tl.int64)
     query, key, value = query + start * stride, key + start * stride, value + start * stride
-    kinds, counted = kinds + start * 8, counted + start
+    kinds, counted = kinds + start * KINDS, counted + start
     out, normalizer = out + start * (HEADS * SIZE), normalizer + start * HEADS
     i = first + tl.arange(0, ROWS)
     here = i < length
@@ -87,7 +98,7 @@ def attend(
     spread = tl.zeros([ROWS, _LANES], tl.float32)  # Σ exponent · (score − largest)
     squares = tl.zeros([ROWS, _LANES], tl.float32)
     distance = tl.zeros([ROWS, _LANES], tl.float32)
-    masses = tl.zeros([ROWS, 8], tl.float32)
+    masses = tl.zeros([ROWS, KINDS], tl.float32)
     answer = tl.zeros([ROWS, SIZE], tl.float32)
     for at in range(0, length, KEYS):
         j = at + tl.arange(0, KEYS)
@@ -95,7 +106,7 @@ def attend(
         others = j[:, None] * stride + column
         k = tl.load(key + others, mask=there[:, None], other=0.0)
         v = tl.load(value + others, mask=there[:, None], other=0.0)
-        of_kind = j[:, None] * 8 + tl.arange(0, 8)
+        of_kind = j[:, None] * KINDS + tl.arange(0, KINDS)
         w = tl.load(kinds + of_kind, mask=there[:, None], other=0.0)
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         score += tl.where(there, 0.0, _NEVER)[None, :]
@@ -128,18 +139,18 @@ def attend(
     entropy = _LN_2 * (tl.where(counts, bits, 0.0) - tl.sum(spread, 1) * share)
     before = tl.where(i > 0, tl.exp2(previous - largest), 0.0) * share
     after = tl.where(i + 1 < length, tl.exp2(following - largest), 0.0) * share
-    target = sums + tl.program_id(0) * 16
-    tl.store(target + 0, tl.sum(entropy, 0))
-    tl.store(target + 1, tl.sum(share, 0))  # the largest exponent is 1
-    tl.store(target + 2, tl.sum(tl.sum(squares, 1) * share * share, 0))
-    tl.store(target + 3, tl.sum(tl.sum(distance, 1) * share, 0))
-    tl.store(target + 4, tl.sum(before, 0))
-    tl.store(target + 5, tl.sum(tl.exp2(itself - largest) * share, 0))
-    tl.store(target + 6, tl.sum(after, 0))
+    target = sums + tl.program_id(0) * SUMS
+    tl.store(target + ENTROPY, tl.sum(entropy, 0))
+    tl.store(target + MAX_WEIGHT, tl.sum(share, 0))  # the largest exponent is 1
+    tl.store(target + SQUARES, tl.sum(tl.sum(squares, 1) * share * share, 0))
+    tl.store(target + DISTANCE, tl.sum(tl.sum(distance, 1) * share, 0))
+    tl.store(target + PREVIOUS, tl.sum(before, 0))
+    tl.store(target + SELF, tl.sum(tl.exp2(itself - largest) * share, 0))
+    tl.store(target + NEXT, tl.sum(after, 0))
     # What does not go to the second segment goes to the first.
-    crossing = (tl.arange(0, 8) == 3)[None, :] & (i >= second)[:, None]
+    crossing = (tl.arange(0, KINDS) == SECOND)[None, :] & (i >= second)[:, None]
     masses = tl.where(crossing, whole[:, None] - masses, masses) * share[:, None]
-    tl.store(target + 8 + tl.arange(0, 8), tl.sum(masses, 0))
+    tl.store(target + CLS + tl.arange(0, KINDS), tl.sum(masses, 0))
 
 
 @triton.jit
@@ -179,9 +190,9 @@ def receive(
         received += _partly(tl.exp2(score - normal[None, :]))
     each = tl.sum(received, 1)
     counts = tl.load(counted + j, mask=here, other=0) != 0
-    target = sums + tl.program_id(0) * 16
-    tl.store(target + 7, tl.sum(tl.where(counts, each, 0.0), 0))
-    tl.store(target + 15, tl.max(tl.where(here, each, 0.0), 0))
+    target = sums + tl.program_id(0) * SUMS
+    tl.store(target + RECEIVED, tl.sum(tl.where(counts, each, 0.0), 0))
+    tl.store(target + MOST_RECEIVED, tl.max(tl.where(here, each, 0.0), 0))
 
 
 @triton.jit
@@ -208,9 +219,9 @@ def fold(
     place = tl.load(places + statistic, mask=statistic < STATISTICS, other=0)
     value = tl.zeros([HEADS_2, STATISTICS_2], tl.float32)
     for block in range(tl.load(ends + sequence), tl.load(ends + sequence + 1)):
-        at = (block * HEADS + head) * 16 + place
+        at = (block * HEADS + head) * SUMS + place
         x = tl.load(sums + at, mask=valid, other=0.0)
-        value = tl.where(place == 15, tl.maximum(value, x), value + x)
+        value = tl.where(place == MOST_RECEIVED, tl.maximum(value, x), value + x)
     factor = tl.load(
         factors + sequence * STATISTICS + statistic, mask=statistic < STATISTICS, other=0.0
     )

@@ -5,7 +5,6 @@ Imports Triton, which comes with torch for CUDA.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,28 +18,25 @@ from bertbatch.statistics.statistic import Statistic
 
 LN_2 = float(np.log(2))
 PLACES = {
-    "entropy": kernels.ENTROPY,
-    "normalized_entropy": kernels.ENTROPY,
-    "max_weight": kernels.MAX_WEIGHT,
-    "concentration": kernels.SQUARES,
-    "mean_distance": kernels.DISTANCE,
-    "to_cls": kernels.CLS,
-    "to_sep": kernels.SEP,
-    "to_punctuation": kernels.PUNCTUATION,
-    "to_previous": kernels.PREVIOUS,
-    "to_self": kernels.SELF,
-    "to_next": kernels.NEXT,
-    "to_other_segment": kernels.OTHER_SEGMENT,
-    "received_mean": kernels.RECEIVED,
-    "received_max": kernels.MOST_RECEIVED,
+    "entropy": kernels.ENTROPY.value,
+    "normalized_entropy": kernels.ENTROPY.value,
+    "max_weight": kernels.MAX_WEIGHT.value,
+    "concentration": kernels.SQUARES.value,
+    "mean_distance": kernels.DISTANCE.value,
+    "to_cls": kernels.CLS.value,
+    "to_sep": kernels.SEP.value,
+    "to_punctuation": kernels.PUNCTUATION.value,
+    "to_previous": kernels.PREVIOUS.value,
+    "to_self": kernels.SELF.value,
+    "to_next": kernels.NEXT.value,
+    "to_other_segment": kernels.OTHER_SEGMENT.value,
+    "received_mean": kernels.RECEIVED.value,
+    "received_max": kernels.MOST_RECEIVED.value,
 }
 OVER_KEYS = ("received_mean", "received_max")
 COLUMNS = ("cls", "sep", "punctuation")  # of the kinds of token; the second segment follows
-SIZES = (
-    16,
-    32,
-    64,
-)  # of heads: a matrix product takes no smaller one, of larger ones registers spill
+# Of heads: a matrix product takes no smaller one, and of larger ones registers spill.
+SIZES = (16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -83,11 +79,11 @@ class FusedStatistics:
         classes, lengths = self._classes, batch.lengths
         ids, starts = batch.ids, np.cumsum(lengths) - lengths
         place = np.arange(len(ids)) - np.repeat(starts, lengths)
-        kinds = np.zeros((len(ids), kernels.KINDS), np.float32)
+        kinds = np.zeros((len(ids), kernels.KINDS.value), np.float32)
         for column, kind in enumerate(COLUMNS):
             # Clipped: a probe may have ids that the tokenizer's vocabulary lacks.
             kinds[:, column] = classes.kinds[kind].take(ids, mode="clip")
-        kinds[:, kernels.SECOND] = place >= np.repeat(batch.pair_starts, lengths)
+        kinds[:, kernels.SECOND.value] = place >= np.repeat(batch.pair_starts, lengths)
         counted = np.ones(len(ids), bool)
         if not self._all:
             counted = ~classes.special.take(ids, mode="clip")
@@ -148,7 +144,7 @@ class FusedLayout:
     places: Tensor
     factors: Tensor
     device: str
-    _plan: tuple[Any, ...] = ()
+    _plan: tuple[Launch, Tensor, Tensor] | None = None
     _layers: list[Tensor] = field(default_factory=list)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
@@ -156,19 +152,22 @@ class FusedLayout:
         if size not in SIZES:
             raise ValueError(f"there is no kernel for heads of {size}")
         query, key, value = _alike(query, key, value)
-        how, blocks, ends = self._blocks(query, size)
+        if not self._plan:  # in the first layer
+            self.kinds = self.kinds.to(value.dtype)
+            self._plan = self._blocks(query, size)
+        how, blocks, ends = self._plan
         scale = (size**-0.5 if scale is None else scale) / LN_2
-        # Tokens that fill the batch up are in no sequence.
-        out = query.new_zeros(self.total, heads, size)
+        # Tokens that fill the batch up are in no sequence, and get no answer.
+        full = self.total == self.lengths.sum()
+        out = (query.new_empty if full else query.new_zeros)(self.total, heads, size)
         normalizer = query.new_empty(self.total, heads, dtype=torch.float32)
-        sums = query.new_zeros(len(blocks), heads, kernels.SUMS, dtype=torch.float32)
-        kinds = self.kinds if value.dtype == torch.float32 else self.kinds.to(value.dtype)
+        sums = query.new_empty(len(blocks), heads, kernels.SUMS.value, dtype=torch.float32)
         grid = (len(blocks) * heads,)
         shape = {"HEADS": heads, "SIZE": size, "ROWS": how.rows, "KEYS": how.keys}
         run = {"PRECISION": how.precision, "num_warps": how.warps, "num_stages": how.stages}
         strided = query.stride(0), scale
         kernels.attend[grid](
-            query, key, value, kinds, self.counted, blocks, out, normalizer, sums, *strided,
+            query, key, value, self.kinds, self.counted, blocks, out, normalizer, sums, *strided,
             **shape, **run,
         )  # fmt: skip
         if any(name in OVER_KEYS for name in self.names):
@@ -189,23 +188,16 @@ class FusedLayout:
 
     def _blocks(self, query: Tensor, size: int) -> tuple[Launch, Tensor, Tensor]:
         """How kernels run, the blocks int32 [blocks, 4], and their ends by sequence."""
-        if not self._plan:
-            on_gpu = query.device.type == "cuda"
-            capability = torch.cuda.get_device_capability() if on_gpu else (9, 0)
-            how = launch(size, query.dtype, capability)
-            each = -(-self.lengths // how.rows)
-            ends = np.append(0, np.cumsum(each))
-            first = (np.arange(ends[-1]) - np.repeat(ends[:-1], each)) * how.rows
-            of_sequence = (self.starts, self.lengths, self.pair_starts)
-            start, length, second = (np.repeat(x, each) for x in of_sequence)
-            blocks = np.stack([start, length, first, second], 1).astype(np.int32)
-            self._plan = (
-                how,
-                to_device(blocks, self.device),
-                to_device(ends.astype(np.int32), self.device),
-            )
-        how, on_device, ends_there = self._plan
-        return how, on_device, ends_there
+        on_gpu = query.device.type == "cuda"
+        capability = torch.cuda.get_device_capability() if on_gpu else (9, 0)
+        how = launch(size, query.dtype, capability)
+        each = -(-self.lengths // how.rows)
+        ends = np.append(0, np.cumsum(each))
+        first = (np.arange(ends[-1]) - np.repeat(ends[:-1], each)) * how.rows
+        of_sequence = (self.starts, self.lengths, self.pair_starts)
+        start, length, second = (np.repeat(x, each) for x in of_sequence)
+        blocks = np.stack([start, length, first, second], 1).astype(np.int32)
+        return how, to_device(blocks, self.device), to_device(ends.astype(np.int32), self.device)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         return torch.cat(self._layers, 2), self.counts

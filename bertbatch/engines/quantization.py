@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# How far probabilities over the sample may be from float32's, on average and at most. Labels must
-# be the same where float32's two likeliest classes are further apart than CLEAR_LEAD.
+# How far probabilities over the sample may be from the unrounded model's, on average and at most.
+# Labels must be the same where its two likeliest classes are further apart than CLEAR_LEAD.
 MEAN_OFF, MOST_OFF, CLEAR_LEAD = 0.008, 0.15, 0.2
 # How far a layer may be from the formula, as a share of its largest output.
 LAYER_OFF = {torch.float32: 1e-3, torch.bfloat16: 5e-3}
@@ -23,7 +23,7 @@ def linears(module: nn.Module) -> Iterator[nn.Linear]:
 
 
 def check_products(
-    linears: Iterable[nn.Linear],
+    layers: Iterable[nn.Linear],
     make: Callable[[nn.Linear], nn.Module],
     formula: Callable[[nn.Linear, Tensor], Tensor],
 ) -> None:
@@ -32,7 +32,7 @@ def check_products(
     They are on the same device and in the same precision as the given ones. All of x is at its
     largest, and so are the weights, of both signs. Raises ValueError if the products differ.
     """
-    for like in {linear.weight.shape: linear for linear in linears}.values():
+    for like in {layer.weight.shape: layer for layer in layers}.values():
         outputs, inputs = like.weight.shape
         device, dtype = like.weight.device, like.weight.dtype
         with torch.inference_mode():
@@ -53,7 +53,7 @@ def check_products(
 
 
 def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> None:
-    """Compares a sample's logits [texts, classes] in int8 with float32's. Raises ValueError.
+    """Compares a sample's logits [texts, classes] with those before rounding. Raises ValueError.
 
     Probabilities are compared; of regressions the values, as shares of their spread.
     """
@@ -61,7 +61,7 @@ def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> Non
     off = np.abs(now - then)
     if not (off.mean() <= MEAN_OFF and off.max() <= MOST_OFF):
         raise ValueError(
-            f"on {len(off)} texts its answers are off float32's by {off.mean():.2g} on average "
+            f"on {len(off)} texts its answers are off by {off.mean():.2g} on average "
             f"and {off.max():.2g} at most, where {MEAN_OFF:g} and {MOST_OFF:g} are allowed"
         )
     if problem_type.startswith("single_label"):
@@ -69,7 +69,7 @@ def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> Non
         clear = order[:, -1] - order[:, -2] > CLEAR_LEAD
         flipped = int((clear & (now.argmax(1) != then.argmax(1))).sum())
         if flipped:
-            raise ValueError(f"on {len(off)} texts {flipped} clear labels differ from float32's")
+            raise ValueError(f"on {len(off)} texts {flipped} clear labels differ")
 
 
 def _probabilities(logits: np.ndarray, problem_type: str, wanted: np.ndarray) -> np.ndarray:

@@ -93,7 +93,6 @@ def score(
     while not done.all():
         with_statistics = bool((sampled & ~done).any())
         left = np.flatnonzero(~done & (sampled == with_statistics))
-        budget = engine.tokens_per_batch
         try:
             with turn or nullcontext():
                 budget = engine.tokens_per_batch

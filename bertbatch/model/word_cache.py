@@ -25,7 +25,6 @@ _BLANKS = b" \t\n\r"
 _PUNCTUATION = bytes(c for c in range(33, 127) if not chr(c).isalnum())
 _CHINESE = bytes(range(0xE5, 0xEA))  # first of three bytes: U+5000 to U+9FFF
 
-
 _BEFORE, _AFTER, _IS_CHINESE = 1, 2, 4  # what a byte means for cutting
 _MEANS = bytes(
     _BEFORE * (byte in _BLANKS + _PUNCTUATION)
@@ -37,16 +36,17 @@ _MEANS = bytes(
 
 @dataclass
 class WordCache:
-    """The token ids of the words seen so far. `chinese`: whether Chinese characters are words.
+    """The token ids of the words seen so far.
 
-    The tokenizer must not truncate while it is used here.
+    `chinese`: whether Chinese characters are words. `alike`: whether case and blanks around ASCII
+    words do not matter, for no added word is hidden among them. The tokenizer must not truncate while it is used here.
     """
 
     rust: Any
     chinese: bool
     whole: tuple[str, ...]  # what is a token as it stands, though it would be cut
-    _lowercase: bool = False
-    _alike: bool = False  # whether no added word is hidden in ASCII letters
+    lowercase: bool
+    alike: bool
     _known: tuple[dict[str, int], int] = ({}, 0)  # what it began with
     _numbers: dict[str, int] = field(default_factory=dict)
     _ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -74,10 +74,14 @@ class WordCache:
             or any(t.normalized and _is_cut(c) for t, c in zip(added, sought, strict=True))
         ):
             return None
-        cache = cls(rust, rust.normalizer.handle_chinese_chars, tuple(t.content for t in whole))
-        cache._lowercase = rust.normalizer.lowercase
-        cache._alike = len(whole) == len(added)
-        if cache._alike:
+        cache = cls(
+            rust,
+            chinese=rust.normalizer.handle_chinese_chars,
+            whole=tuple(token.content for token in whole),
+            lowercase=rust.normalizer.lowercase,
+            alike=len(whole) == len(added),
+        )
+        if cache.alike:
             cache._know_vocabulary()
         return cache
 
@@ -86,7 +90,7 @@ class WordCache:
         most = self.rust.model.max_input_chars_per_word
         words: dict[str, int] = {}
         for word, id_ in self.rust.get_vocab(with_added_tokens=False).items():
-            as_it_stands = word == word.lower() or not self._lowercase
+            as_it_stands = word == word.lower() or not self.lowercase
             if as_it_stands and word.isascii() and word.isalnum() and len(word) <= most:
                 words[word] = id_
         ids = list(words.values())
@@ -130,7 +134,7 @@ class WordCache:
         known = self._numbers
         numbers = np.fromiter(map(known.get, pieces, repeat(-1)), np.int64, len(pieces))
         new = np.flatnonzero(numbers < 0)
-        if len(new) and self._alike:
+        if len(new) and self.alike:
             # Of ASCII letters only the word itself counts, in the case that the tokenizer makes.
             alike = [self._alike_of(pieces[i]) for i in new.tolist()]
             numbers[new] = np.fromiter(map(known.get, alike, repeat(-1)), np.int64, len(new))
@@ -143,7 +147,7 @@ class WordCache:
             piece, number = pieces[i], int(numbers[i])
             if len(piece) <= LONGEST:
                 known[piece] = number
-                if self._alike:
+                if self.alike:
                     known[self._alike_of(piece)] = number
         return numbers
 
@@ -152,7 +156,7 @@ class WordCache:
         word = piece.lstrip(" \t\n\r")
         if not word.isascii() or not (word.isalnum() or len(word) <= 1):
             return piece  # it may name a special token, in which capitals matter
-        return word.lower() if self._lowercase else word
+        return word.lower() if self.lowercase else word
 
     def _tokenize(self, pieces: list[str]) -> np.ndarray:
         """The numbers of new pieces, tokenized as one text: a blank separates words anywhere."""

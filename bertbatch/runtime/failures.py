@@ -97,7 +97,6 @@ class Failures:
         is left to score.
         """
         self.outcome.worker_deaths += 1
-        self.replaced(worker)
         what = f"lost its GPU ({death})" if isinstance(death, DeviceLost) else "died"
         happened = "was lost with its node" if isinstance(death, NodeGone) else what
         log.warning("a model worker %s; a new one replaces it", happened)

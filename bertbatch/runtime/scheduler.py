@@ -153,14 +153,13 @@ class Scheduler:
         idle, busy = self._free
         if self._failures.suspects:
             for number, worker in list(idle.items()):
-                others = len(self._been_ready) > (number in self._been_ready)
-                if work := self._failures.next_suspect(number, others):
+                if work := self._failures.next_suspect(number, len(self._been_ready) > 1):
                     self._begin_score(worker, work)
         while idle and self._ready:
             self._begin_score(next(iter(idle.values())), self._ready.popleft())
         if self._failures.suspects:
             return  # a worker that gets through what it has takes one
-        last = not (self._more or self._left or self._read_tasks)
+        last = not (self._more or self._read_tasks)
         if last and len(self._ready) < len(self._workers):
             return
         while busy and self._ready:

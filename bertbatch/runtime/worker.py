@@ -128,7 +128,7 @@ class ModelWorker:
         fixed = all(getattr(self._settings, key) != "auto" for key in CHOSEN)
         self._calibrated = bool(self._rates) or fixed or not self._large
         if self._device == "cuda" and self._large:
-            self._rate = rough_rate(self._engine, probe)
+            self._rate = before.get("rate") or rough_rate(self._engine, probe)
         return self.describe()
 
     def score(

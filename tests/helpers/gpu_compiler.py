@@ -52,7 +52,6 @@ def compile_for(kernel: Any, capability: int, dtype: str, run: Any, **constants:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "ptx").write_text(made.asm["ptx"])
         architecture = f"-arch=sm_{capability}{'a' * (capability >= 90)}"
-        # --regAllocOptLevel as Triton itself asks for.
         command = [get_ptxas(capability).path, "-v", architecture, "ptx", "-o", "cubin"]
         log = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stderr
     registers, spilled = (

@@ -38,7 +38,7 @@ WORKERS_A_READER = 4  # where no cores are free: on CPUs a model takes far longe
 LOADS = 10  # workers that die while loading, before the run gives up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Handle:
     """Work under way: its small result once it is there, and where its data stay."""
 
