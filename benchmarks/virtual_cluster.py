@@ -20,9 +20,10 @@ from bertbatch.units import Unit
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of the stages, measured; benchmarks/results/ says where.
+    """Seconds of the stages: of commits and the driver measured, the others assumed.
 
-    Ray tells the driver what is done, so that its cost does not grow with what is under way.
+    The figures are in benchmarks/results/, with commits five times as long besides. Ray tells the
+    driver what is done, so that its cost does not grow with what is under way.
     """
 
     start: float = 0.003  # Ray starts a task

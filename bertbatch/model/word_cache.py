@@ -39,7 +39,8 @@ class WordCache:
     """The token ids of the words seen so far.
 
     `chinese`: whether Chinese characters are words. `alike`: whether case and blanks around ASCII
-    words do not matter, for no added word is hidden among them. The tokenizer must not truncate while it is used here.
+    words do not matter, for no added word is hidden among them. The tokenizer must not truncate
+    while it is used here.
     """
 
     rust: Any
