@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from triton import next_power_of_2
 
 from bertbatch.engines import fused_kernels as kernels
 from bertbatch.engines.packing import to_device
+from bertbatch.engines.tiled_attention import LN_2
 from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch
 from bertbatch.statistics.statistic import Statistic
 
-LN_2 = float(np.log(2))
 PLACES = {
     "entropy": kernels.ENTROPY.value,
     "normalized_entropy": kernels.ENTROPY.value,
@@ -33,7 +34,6 @@ PLACES = {
     "received_mean": kernels.RECEIVED.value,
     "received_max": kernels.MOST_RECEIVED.value,
 }
-OVER_KEYS = ("received_mean", "received_max")
 COLUMNS = ("cls", "sep", "punctuation")  # of the kinds of token; the second segment follows
 # Of heads: a matrix product takes no smaller one, and of larger ones registers spill.
 SIZES = (16, 32, 64)
@@ -71,6 +71,7 @@ class FusedStatistics:
         if others := [s.name for s in statistics if s.name not in PLACES]:
             raise ValueError(f"there is no kernel for {', '.join(others)}")
         self._names = [statistic.name for statistic in statistics]
+        self._over_keys = any(statistic.over_keys for statistic in statistics)
         self._classes = classes
         self._all = counts_all
 
@@ -92,7 +93,7 @@ class FusedStatistics:
             starts=starts,
             lengths=lengths,
             pair_starts=batch.pair_starts,
-            names=self._names,
+            over_keys=self._over_keys,
             total=total,
             kinds=to_device(kinds, device),
             counted=to_device(counted.astype(np.int8), device),
@@ -103,7 +104,10 @@ class FusedStatistics:
         )
 
     def _counts(self, batch: Batch, counted: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """The query tokens behind each value, int32 [rows, statistics]."""
+        """The query tokens behind each value, int32 [rows, statistics].
+
+        As `Statistic.counted` has them, without a mask of rows × the longest for each statistic.
+        """
         lengths = batch.lengths
         found = np.add.reduceat(counted, starts, dtype=np.int32)
         counts = np.repeat(found[:, None], len(self._names), 1)
@@ -136,7 +140,7 @@ class FusedLayout:
     starts: np.ndarray
     lengths: np.ndarray
     pair_starts: np.ndarray
-    names: Sequence[str]
+    over_keys: bool
     total: int
     kinds: Tensor
     counted: Tensor
@@ -170,7 +174,7 @@ class FusedLayout:
             query, key, value, self.kinds, self.counted, blocks, out, normalizer, sums, *strided,
             **shape, **run,
         )  # fmt: skip
-        if any(name in OVER_KEYS for name in self.names):
+        if self.over_keys:
             kernels.receive[grid](
                 query, key, normalizer, self.counted, blocks, sums, *strided, **shape, **run
             )
@@ -178,11 +182,11 @@ class FusedLayout:
         return out
 
     def _fold(self, sums: Tensor, ends: Tensor, heads: int) -> Tensor:
-        rows, count = len(self.lengths), len(self.names)
+        rows, count = self.factors.shape
         values = sums.new_empty(rows, count, heads)
         kernels.fold[(rows,)](
             sums, ends, self.places, self.factors, values, HEADS=heads,
-            HEADS_2=_power(heads), STATISTICS=count, STATISTICS_2=_power(count),
+            HEADS_2=next_power_of_2(heads), STATISTICS=count, STATISTICS_2=next_power_of_2(count),
         )  # fmt: skip
         return values
 
@@ -210,8 +214,3 @@ def _alike(*tensors: Tensor) -> list[Tensor]:
     if len(strides) == 1 and next(iter(strides))[1:] == (size, 1):
         return list(tensors)
     return [x.contiguous() for x in tensors]
-
-
-def _power(count: int) -> int:
-    """The next power of two."""
-    return 1 << (count - 1).bit_length()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertbatch.engines import packing, precision
+from bertbatch.engines.attention_stats import AttentionStats
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.joint_linear import join
 from bertbatch.errors import JobError
@@ -254,3 +255,37 @@ def test_as_many_workers_as_fit_on_a_gpu_and_no_more(share):
     of_it = Fraction(int(share * 10_000), 10_000)  # as Ray counts
     each = ray_nodes.to_a_gpu(share)
     assert each * of_it <= 1 < (each + 1) * of_it
+
+
+class Nearly:
+    """In the place of statistics in one pass: those by tiles, and a little more."""
+
+    def __init__(self, stats: Any, more: float):
+        self._stats, self._more = stats, more
+
+    def layout(self, *batch: Any) -> Any:
+        self._stats._fused = None
+        made = self._stats.layout(*batch)
+        self._stats._fused = self
+
+        def statistics() -> Any:
+            values, counts = type(made).statistics(made)
+            return values + self._more, counts
+
+        return SimpleNamespace(attend=made.attend, statistics=statistics)
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0.0, True), (1e-6, True), (1e-3, False)])
+def test_statistics_in_one_pass_are_used_if_they_are_those_by_tiles(
+    more, kept, tiny_model, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "bertbatch")
+    monkeypatch.setattr(
+        AttentionStats, "fuse", lambda self: setattr(self, "_fused", Nearly(self, more))
+    )
+    spec = check_model(Model(name=tiny_model))
+    stats = make_attention_stats(spec, Attention(), 1)
+    with simulated(A100):
+        engine = settled(spec, Model(dtype="float32"), device="cuda", statistics=stats)
+    assert (engine._statistics._fused is not None) == kept
+    assert ("attention statistics by tiles" in caplog.text) != kept
