@@ -26,13 +26,15 @@ class EngineOptions:
     """How to load an engine.
 
     `device` is "cpu" or "cuda", `threads` the number of CPU threads that it may use.
-    `statistics` computes attention statistics; None if none are wanted.
+    `statistics` computes attention statistics; None if none are wanted. `expected_tokens`: how
+    many there are to score, roughly, of which a share may be spent on finding the fastest way.
     """
 
     settings: Model
     device: str
     threads: int
     statistics: "AttentionStats | None" = None
+    expected_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Engine(Protocol):
     """A loaded model. It can score once it is settled.
 
     `batching`: which rows may share a batch. `reason`: why a faster way of batching was rejected;
-    empty if none was. `budgets`: the tokens per batch that a calibration tries, the default first.
+    empty if none was. `operators`: those of a packed model's layers on a CPU, by the layers' kinds.
+    `budgets`: the tokens per batch that a calibration tries, the default first.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Engine(Protocol):
     dtype: str
     batching: Batching
     reason: str
+    operators: dict[str, str]
     tokens_per_batch: int
     budgets: tuple[int, ...]
 
@@ -70,8 +74,8 @@ class Engine(Protocol):
     def settle(self, probe: "Probe", known: Mapping[str, Any] | None = None) -> None:
         """Finds out with a probe how to batch, or takes over what is known.
 
-        `known` has the `dtype`, `batching` and `reason` of an engine of the same kind that is
-        settled. Raises JobError if the model cannot be scored, or not as the job asks.
+        `known` has the `dtype`, `batching`, `reason` and `operators` of an engine of the same kind
+        that is settled. Raises JobError if the model cannot be scored, or not as the job asks.
         """
 
     def use(self, batching: Batching) -> None:

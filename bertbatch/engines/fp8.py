@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as plain_linear
 
-from bertbatch.engines.joint_linear import TOGETHER
+from bertbatch.engines.joint_linear import TOGETHER, WHOLE
 
 CAPABILITY = (8, 9)
 LARGEST = 448.0  # of e4m3
-KEPT = {name for names in TOGETHER for name in names}
+KEPT = {WHOLE, *(name for names in TOGETHER for name in names)}
 
 
 class Fp8Linear(nn.Module):

@@ -1,67 +1,38 @@
-"""Linear layers fused with the operations that follow them.
+"""Linear layers fused with the operations that follow them: GELU, the residual, LayerNorm.
 
-On CPUs oneDNN multiplies fastest from its own blocked layout of the weights, and adds bias,
-GELU or the residual while a result is still in a register. These are the operators that
-torch.compile would emit, without its minute of compiling. If a processor or a build of torch
-lacks them, transformers' own layers stay.
+The modules' structure tells which layers can be fused.
 """
 
-import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from bertbatch.engines.int8 import Int8Linear
-
-log = logging.getLogger("bertbatch")
-
 # A linear layer and its activation, the parts of a feed-forward block that become one operator.
-ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"))
+ACTIVATED = {"dense": "intermediate_act_fn", "lin1": "activation"}
 EXACT_GELU = ("GELUActivation",)
+ENDS = {"dense", "LayerNorm", "dropout"}  # the parts of the end of both halves of a BERT layer
 
 
-class FusedLinear(nn.Module):
-    """y = act(x Wᵀ + b) of x [tokens, in] or [1, tokens, in]."""
+@dataclass(frozen=True)
+class Place:
+    """Where a linear layer is, and what follows it: "gelu", "residual" or "none"."""
 
-    def __init__(self, linear: nn.Linear, activation: str = "none"):
-        super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        self._bias = linear.bias.detach()
-        self._activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._weight, self._bias, self._activation, [], "none"
-        )
-        return y
-
-    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """forward(x) + residual"""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x, residual, self._weight, self._bias, "add"
-        )
-        return y
+    parent: Any
+    name: str  # of the layer in its parent; of its block if the residual follows
+    layer: nn.Linear
+    follows: str
 
 
-def can_fuse(dtype: torch.dtype) -> bool:
-    """Whether this processor and this build of torch have the operators, by trying them."""
-    try:
-        with torch.inference_mode():
-            layer = nn.Linear(16, 16, dtype=dtype)
-            fused = FusedLinear(layer, "gelu")
-            x = torch.ones(1, 2, 16, dtype=dtype)
-            fused.plus(fused(x), x)
-    except (AttributeError, RuntimeError) as error:
-        log.debug("no fused linear layers in %s here: %s", dtype, error)
-        return False
-    return True
+# Makes what takes the place of a linear layer, with the methods of `LinearOperator`.
+Make = Callable[[Place], nn.Module]
 
 
 class FusedResidual(nn.Module):
     """LayerNorm(x Wᵀ + b + residual), the end of both halves of a BERT layer."""
 
-    def __init__(self, linear: "FusedLinear | Int8Linear", norm: nn.Module):
+    def __init__(self, linear: Any, norm: nn.Module):
         super().__init__()
         self._linear = linear
         self._norm = norm
@@ -71,26 +42,34 @@ class FusedResidual(nn.Module):
         return y
 
 
-def fuse(module: Any, layer: "type[FusedLinear | Int8Linear]") -> None:
-    """Replaces the linear layers below a module by layers of this class, in place.
-
-    The modules' structure tells which layers can be fused. The caller checks that the answers
-    stay the same.
-    """
+def places(module: Any) -> Iterator[Place]:
+    """The linear layers below a module; one that several parents share, once for each."""
     for name, child in module.named_children():
-        parts = {part for part, _ in child.named_children()}
-        if parts == {"dense", "LayerNorm", "dropout"}:
-            setattr(module, name, FusedResidual(layer(child.dense), child.LayerNorm))
-            continue
-        for linear, activation in ACTIVATED:
-            act = getattr(child, activation, None)
-            if linear in parts and type(act).__name__ in EXACT_GELU:
-                setattr(child, linear, layer(getattr(child, linear), "gelu"))
-                setattr(child, activation, nn.Identity())
-        if isinstance(child, nn.Linear) and child.bias is not None:
-            setattr(module, name, layer(child))
+        if _parts(child) == ENDS:
+            yield Place(module, name, child.dense, "residual")
+        elif isinstance(child, nn.Linear) and child.bias is not None:
+            act = getattr(module, ACTIVATED.get(name, ""), None)
+            gelu = type(act).__name__ in EXACT_GELU
+            yield Place(module, name, child, "gelu" if gelu else "none")
         else:
-            fuse(child, layer)
+            yield from places(child)
+
+
+def fuse(module: Any, make: Make) -> None:
+    """Replaces the linear layers below a module, in place.
+
+    The caller checks that the answers stay the same.
+    """
+    made: dict[nn.Linear, nn.Module] = {}
+    for place in list(places(module)):
+        if place.layer not in made:
+            made[place.layer] = make(place)
+        new = made[place.layer]
+        if place.follows == "residual":
+            new = FusedResidual(new, getattr(place.parent, place.name).LayerNorm)
+        elif place.follows == "gelu":
+            setattr(place.parent, ACTIVATED[place.name], nn.Identity())
+        setattr(place.parent, place.name, new)
 
 
 def compile_parts(module: Any) -> None:
@@ -100,9 +79,8 @@ def compile_parts(module: Any) -> None:
     in one pass. Attention has a kernel of its own.
     """
     for child in module.children():
-        parts = {part for part, _ in child.named_children()}
-        ends = parts == {"dense", "LayerNorm", "dropout"}
-        if ends or any({linear, act} <= parts for linear, act in ACTIVATED):
+        parts = _parts(child)
+        if parts == ENDS or any({linear, act} <= parts for linear, act in ACTIVATED.items()):
             child.compile(dynamic=True)
         else:
             compile_parts(child)
@@ -112,3 +90,7 @@ def uncompile_parts(module: Any) -> None:
     """Undoes `compile_parts`."""
     for part in module.modules():
         part._compiled_call_impl = None
+
+
+def _parts(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}

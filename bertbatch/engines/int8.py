@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as plain_linear
 
+from bertbatch.engines.fused_linear import Place
+
 
 class Int8Linear(nn.Module):
     """y = act(x Wᵀ + b) in int8: weights are rounded once, x at each call.
@@ -44,6 +46,11 @@ class Int8Linear(nn.Module):
         """forward(x) + residual"""
         y: Tensor = self(x).add_(residual)
         return y
+
+
+def rounded(place: Place) -> Int8Linear:
+    """What takes a linear layer's place."""
+    return Int8Linear(place.layer, "gelu" if place.follows == "gelu" else "none")
 
 
 def formula(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -1,31 +1,35 @@
-"""Linear layers of the same input (query, key, value) as one product, which GPUs run faster."""
+"""Linear layers of the same input (query, key, value) as one product, which runs faster."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 # The names of the linear layers of one input, as encoders call them.
 TOGETHER = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
+WHOLE = "whole"  # the name of the linear layer that `_Joint` has in the place of all of them
 
 
-class _Joint:
+class _Joint(nn.Module):
     """Layers of the same input: the first that is called computes all of them."""
 
     def __init__(self, layers: list[nn.Linear]):
-        self._weight = torch.cat([layer.weight.detach() for layer in layers])
-        self._bias = torch.cat([layer.bias.detach() for layer in layers])
+        super().__init__()
         self._sizes = [layer.out_features for layer in layers]
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        bias = torch.cat([layer.bias.detach() for layer in layers])
+        whole = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        whole.weight = nn.Parameter(weight, requires_grad=False)
+        whole.bias = nn.Parameter(bias, requires_grad=False)
+        self.whole = whole
         self._input: Tensor | None = None
         self._left: dict[int, Tensor] = {}
 
     def part(self, number: int, x: Tensor) -> Tensor:
         if x is not self._input or number not in self._left:
             self._input = x
-            whole = linear(x, self._weight, self._bias)
-            self._left = dict(enumerate(torch.split(whole, self._sizes, -1)))
+            self._left = dict(enumerate(torch.split(self.whole(x), self._sizes, -1)))
         y = self._left.pop(number)
         if not self._left:
             self._input = None

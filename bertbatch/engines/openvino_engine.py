@@ -41,6 +41,7 @@ class OpenVinoEngine:
         self.dtype = fast_dtype(self.device) if dtype == "auto" else dtype
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
+        self.operators: dict[str, str] = {}
         self._threads = options.threads
         self._spec = spec
         self._model: Any = load(spec, "cpu", "float32", "eager")

@@ -17,19 +17,15 @@ from torch import Tensor, nn
 from bertbatch.engines import fp8, int8, packing
 from bertbatch.engines.attention_stats import StatsLayout
 from bertbatch.engines.batching import Batching
-from bertbatch.engines.bmm_attention import BmmAttention
 from bertbatch.engines.devices import check_gpu, device_errors
 from bertbatch.engines.engine import EngineOptions, Running
-from bertbatch.engines.fused_linear import (
-    FusedLinear,
-    can_fuse,
-    compile_parts,
-    fuse,
-    uncompile_parts,
-)
+from bertbatch.engines.fused_linear import compile_parts, fuse, uncompile_parts
 from bertbatch.engines.joint_linear import join
+from bertbatch.engines.linear_operators import ONE_DNN
 from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
-from bertbatch.engines.precision import EXACT, fast_dtype, multiplies_in_vectors
+from bertbatch.engines.operator_choice import choose_operators, seconds_for
+from bertbatch.engines.operators import ATTENTION, layout_by, replace_linears, replace_norms
+from bertbatch.engines.precision import EXACT, fast_dtype
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.quantization import check_answers, check_products, linears
 from bertbatch.engines.row_independence import choose_batching, difference, single_text_logits
@@ -44,7 +40,7 @@ log = logging.getLogger("bertbatch")
 # large batches to be busy.
 CPU_BUDGETS = {"bfloat16": (2048, 1024, 4096), "float32": (1024, 2048, 512)}
 CUDA_BUDGETS = (32768, 16384, 65536, 131072)
-# On CPUs oneDNN generates new kernels for every new number of tokens (about 50 ms), so a batch is
+# oneDNN generates new kernels for every new number of tokens (about 50 ms), so a batch is
 # filled up to one of this many sizes.
 SIZES = 16
 # How far statistics in one pass may be from those by tiles: weights are rounded in half precision.
@@ -60,6 +56,8 @@ class TorchEngine:
         self._settings = options.settings
         self._spec = spec
         self._statistics = options.statistics
+        self._expected_tokens = options.expected_tokens
+        self.operators: dict[str, str] = {}
         self._padding = NO_PADDING
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
         if self.device == "cuda":
@@ -100,6 +98,7 @@ class TorchEngine:
     def _settle(self, probe: Probe, known: Mapping[str, Any] | None) -> None:
         self._padding = self._inputs.padding = probe.padding
         self._probe_batch = _longest_first(probe.tokens)
+        self.operators = dict(known["operators"]) if known else {}
         if known:
             self.use(Batching(known["batching"]))
             self.reason = known["reason"]
@@ -163,15 +162,16 @@ class TorchEngine:
         if self.device == "cuda":
             self._pack_for_gpu()
             return
-        kind = getattr(torch, self._exact)
+        join(self._encoder)
+        if not self.operators:
+            seconds = seconds_for(self._expected_tokens, self._encoder)
+            self.operators = choose_operators(
+                self._encoder, self._spec.heads, self.tokens_per_batch, seconds
+            )
+        self._layout = layout_by(self.operators[ATTENTION])
+        replace_norms(self._encoder, self.operators)
         if self.dtype != "int8":  # weights are rounded after packing is checked
-            if can_fuse(kind):
-                fuse(self._encoder, FusedLinear)
-        elif self._settings.compile:
-            compile_parts(self._encoder)
-        if self.dtype == "bfloat16" and multiplies_in_vectors():
-            dense = BmmAttention(torch.get_num_threads())
-            self._layout = partial(packing.by_length, dense=dense)
+            replace_linears(self._encoder, self.operators)
 
     def _pack_for_gpu(self) -> None:
         """Attention in one kernel, joint products, compiled parts if asked for: if answers stay.
@@ -255,7 +255,7 @@ class TorchEngine:
             self._check_products(found, fp8.Fp8Linear, fp8.formula)
             fp8.replace_layers(self._encoder)
         else:
-            fuse(self._encoder, int8.Int8Linear)
+            fuse(self._encoder, int8.rounded)
 
     def _check_rounding(self, probe: Probe) -> None:
         """Rounds the weights. Raises JobError if answers are then too far off."""
@@ -294,7 +294,7 @@ class TorchEngine:
 
     def _packed(self, batch: Batch) -> tuple[dict[str, Any], int]:
         """The model's arguments for a packed batch, and its number of tokens."""
-        step = max(self.tokens_per_batch // SIZES, 1) if self.device == "cpu" else 1
+        step = max(self.tokens_per_batch // SIZES, 1) if ONE_DNN in self.operators.values() else 1
         total = -(-len(batch.ids) // step) * step
         if batch.with_statistics:
             assert self._statistics

@@ -24,4 +24,5 @@ class Context:
     rules: Mapping[str, int]  # of the output, see folder.py
     known: Mapping[str, Mapping[str, Any]]  # what earlier runs chose, by kind of worker
     large: bool  # whether there is so much input that calibrating pays
+    expected_tokens: int = 0  # that are to be scored on each core, roughly
     first: Source | None = None  # of the input

@@ -32,6 +32,7 @@ from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
 from bertbatch.plan.unit_size import cut_size
 from bertbatch.runtime.context import Context
+from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.stages import output_schema
 from bertbatch.runtime.work import ReadTask
 from bertbatch.storage import stores
@@ -41,6 +42,7 @@ log = logging.getLogger("bertbatch")
 
 KNOWN_RUNS = 3  # earlier runs whose calibration is read
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
+TOKEN_BYTES = 4  # of a source for each token of text, roughly
 PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
 
@@ -89,6 +91,7 @@ class Preflight:
             rules=self.rules,
             known=known,
             large=self._bytes >= LARGE_INPUT,
+            expected_tokens=self._bytes // TOKEN_BYTES // available_cores(),
             first=self.listing.sources[0] if self.listing.sources else None,
         )
 

@@ -37,7 +37,7 @@ MUCH_SLOWER = 1.5  # times, than float32: then the log says so
 # answer of these is fetched; a CPU computes where a batch is started.
 THREADS = {"cuda": 2, "cpu": 1}
 CHOSEN = ("engine", "dtype", "tokens_per_batch")  # what a calibration decides
-FOUND = ("dtype", "batching", "reason")  # what is tried once for each kind of worker
+FOUND = ("dtype", "batching", "reason", "operators")  # what is tried once for each kind of worker
 
 
 class ModelWorker:
@@ -59,12 +59,14 @@ class ModelWorker:
         large: bool,
         attention: Attention | None = None,
         rules: Mapping[str, int] = RULES,
+        expected_tokens: int = 0,
     ):
         self._spec = spec
         self._allowed = rules.get("answers", 0)
         self._threads = threads
         self._device = device
         self._large = large
+        self._expected_tokens = expected_tokens
         self.kind = kind_of(device, threads)
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
         self._statistics = make_attention_stats(spec, attention, threads) if attention else None
@@ -85,6 +87,7 @@ class ModelWorker:
             large=context.large,
             attention=context.job.attention,
             rules=context.rules,
+            expected_tokens=context.expected_tokens,
         )
 
     def _load(self, before: Mapping[str, Any]) -> None:
@@ -106,7 +109,9 @@ class ModelWorker:
             self._engine = self._loaded()
 
     def _loaded(self) -> Engine:
-        self._options = EngineOptions(self._settings, self._device, self._threads, self._statistics)
+        self._options = EngineOptions(
+            self._settings, self._device, self._threads, self._statistics, self._expected_tokens
+        )
         return load_engine(self._spec, self._options)
 
     def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -153,6 +158,7 @@ class ModelWorker:
             "tokens_per_batch": self._engine.tokens_per_batch,
             "batching": self._engine.batching.value,
             "reason": self._engine.reason,
+            "operators": self._engine.operators,
             "slower": self._slower,
             "measured": self._rates,
             "rate": self._rate,
@@ -176,7 +182,10 @@ def _same_engine(before: Mapping[str, Any], engine: Engine) -> bool:
 
 
 def kind_of(device: str, threads: int) -> str:
-    """The kind of a worker, by which records keep what it chose: its processor, its threads."""
+    """The kind of a worker, by which records keep what it chose.
+
+    That is its processor, with the kernels for it that are there, and its threads.
+    """
     return f"{_device_name(device)}, {threads} threads"
 
 
@@ -246,6 +255,9 @@ def _times_slower(device: str, dtype: str) -> float:
 def _device_name(device: str) -> str:
     import torch
 
+    from bertbatch.native.build import version
+    from bertbatch.native.library import library
+
     if device == "cuda":
         return str(torch.cuda.get_device_name())
     try:
@@ -254,4 +266,6 @@ def _device_name(device: str) -> str:
     except (OSError, StopIteration):
         name = "CPU"
     amx = " AMX" if torch.cpu._is_amx_tile_supported() else ""
-    return f"{name} {torch.backends.cpu.get_cpu_capability()}{amx}"
+    kernels = library()
+    own = f" kernels {kernels.level} {version()[:8]}" if kernels else ""
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}{amx}{own}"

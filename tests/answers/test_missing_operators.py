@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bertbatch import run
-from bertbatch.engines import fused_linear, precision
+from bertbatch.engines import linear_operators, native_layers, precision
+from bertbatch.engines.linear_operators import LINEAR
 from bertbatch.job.schema import Model
 from bertbatch.model.tokens import Batch
 from tests.helpers.classifiers import LENGTHS, save, some_ids
@@ -18,53 +19,54 @@ from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts, settled
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor or build without oneDNN's operators."""
+@pytest.fixture(params=["native", "oneDNN", "native oneDNN"])
+def lacking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As on a processor or a build without these operators."""
+    names: list[str] = request.param.split()
 
     def absent(*_: Any) -> Any:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
 
-    monkeypatch.setattr(fused_linear.FusedLinear, "__init__", absent)
+    for name in names:
+        monkeypatch.setattr(linear_operators.LINEAR[name], "__init__", absent)
+    if "native" in names:
+        for module in (linear_operators, native_layers):
+            monkeypatch.setattr(module, "library", lambda: None)
+    return names
 
 
-def fused_layers(engine: Any) -> int:
-    return sum(isinstance(m, fused_linear.FusedLinear) for m in engine._model.modules())
+def operators_of(result: Any) -> dict[str, str]:
+    (record,) = result.output.runs()
+    (chosen,) = record["chosen"]["kinds"].values()
+    assert (chosen["engine"], chosen["batching"]) == ("torch", "packed")
+    operators: dict[str, str] = chosen["operators"]
+    return operators
 
 
-@pytest.mark.usefixtures("plain")
-def test_a_whole_job_agrees_by_plain_operators(tiny_model, tmp_path):
+def test_a_whole_job_agrees_by_other_operators(lacking, tiny_model, tmp_path):
     texts = make_texts(120)
     write_parquet(tmp_path / "in.parquet", texts)
     keys = {"attention.per_row": True}
     result = run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
     expected = one_at_a_time(tiny_model, texts)
     np.testing.assert_allclose(np.stack(result.to_pandas()["scores"]), expected, atol=5e-5)
-    (record,) = result.output.runs()
-    (chosen,) = record["chosen"]["kinds"].values()
-    assert (chosen["engine"], chosen["batching"]) == ("torch", "packed")
+    assert not set(lacking) & set(operators_of(result).values())
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "electra"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_plain_layers_answer_as_fused_ones(dtype, tmp_path):
-    spec = save(tmp_path / "bert", "bert")
+@pytest.mark.parametrize("operator", [*LINEAR])
+def test_every_operator_answers_as_transformers(operator, dtype, kind, tmp_path, monkeypatch):
+    """For layers of one kind each; where the operator is not there, another one is."""
+    for other in [name for name in LINEAR if name not in (operator, "addmm")]:
+        monkeypatch.delitem(LINEAR, other)
+    spec = save(tmp_path / kind, kind, hidden_size=128)
     engine = settled(spec, Model(dtype=dtype))
-    assert not fused_layers(engine)
     assert engine.batching == "packed"
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
     assert off < {"float32": 1e-4, "bfloat16": 0.1}[dtype] * np.abs(wanted).max()
-
-
-def test_what_can_be_fused_is(tmp_path):
-    """Where the operators are there, float32 layers are fused: six to a layer."""
-    spec = save(tmp_path / "bert", "bert")
-    wanted = 12 if fused_linear.can_fuse(torch.float32) else 0
-    assert fused_layers(settled(spec, Model(dtype="float32"))) == wanted
-    wanted = 12 if fused_linear.can_fuse(torch.bfloat16) else 0
-    assert fused_layers(settled(spec, Model(dtype="bfloat16"))) == wanted
 
 
 def test_bfloat16_that_a_processor_lacks_is_reported_as_slow(

@@ -17,7 +17,7 @@ MOST_LINES = 350
 # Who may import whom: a file imports only from its own folder and from lines above its own.
 ORDER = [
     ["errors", "registry", "units", "wording"],
-    ["statistics"],
+    ["native", "statistics"],
     ["job", "storage"],
     ["inputs", "model"],
     ["tasks", "output"],

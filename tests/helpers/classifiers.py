@@ -29,12 +29,14 @@ JAPANESE = [
 ]
 
 
-def save(folder: Path, kind: str) -> ModelSpec:
+def save(folder: Path, kind: str, hidden_size: int = 32) -> ModelSpec:
     """A tiny classifier of some architecture; ids up to 90, the padding id is 0 or 1."""
     make_model(folder)  # for its tokenizer
     settings = {**SMALL, "vocab_size": 90, "max_position_embeddings": 70}
+    settings["hidden_size"] = hidden_size
+    settings["initializer_range"] *= (32 / hidden_size) ** 0.5
     if kind == "distilbert":
-        settings = {**settings, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+        settings = {**settings, "dim": hidden_size, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     elif kind in ("electra", "albert"):
         settings["embedding_size"] = 16
     config = transformers.AutoConfig.for_model(kind, **settings)

@@ -1,0 +1,91 @@
+// Attention over sequences that are packed end to end, in float32.
+#pragma once
+#include "linear.h"
+
+namespace {
+
+struct Head {  // of one sequence; keys and values as the tiles read them
+  float* keys;     // [length / PANEL, size, PANEL], filled up with zeros
+  float* values;   // [size / PANEL, length, PANEL]
+  float* weights;  // [ROWS, padded length]
+  long length, size;
+};
+
+// Rows of softmax(scale · q kᵀ) v; out [R, size].
+template <long R>
+void attend(const float* query, long stride, const Head& head, float scale, float* out,
+            long out_stride) {
+  const long padded = rounded_up(head.length, PANEL);
+  for (long s = 0; s < padded; s += PANEL) {
+    Floats sums[R][2];
+    UNROLL for (long r = 0; r < R; r++) sums[r][0] = sums[r][1] = zero();
+    multiply<R>(query, stride, head.keys + s * head.size, head.size, sums);
+    UNROLL for (long r = 0; r < R; r++) UNROLL for (long j = 0; j < 2; j++)
+      store(head.weights + r * padded + s + j * WIDTH, mul(sums[r][j], all(scale)));
+  }
+  float share[R];
+  for (long r = 0; r < R; r++) {
+    float* row = head.weights + r * padded;
+    for (long s = head.length; s < padded; s++) row[s] = -1e30f;
+    Floats most = load(row), total = zero();
+    for (long s = WIDTH; s < padded; s += WIDTH) most = max(most, load(row + s));
+    Floats top = all(largest(most));
+    for (long s = 0; s < padded; s += WIDTH) {
+      Floats e = exp(sub(load(row + s), top));
+      total = add(total, e);
+      store(row + s, e);
+    }
+    share[r] = 1 / sum(total);
+  }
+  for (long d = 0; d < head.size; d += PANEL) {
+    Floats sums[R][2];
+    UNROLL for (long r = 0; r < R; r++) sums[r][0] = sums[r][1] = zero();
+    multiply<R>(head.weights, padded, head.values + d * head.length, head.length, sums);
+    UNROLL for (long r = 0; r < R; r++) UNROLL for (long j = 0; j < 2; j++)
+      store(out + r * out_stride + d + j * WIDTH, mul(sums[r][j], all(share[r])));
+  }
+}
+
+// Rows of key and value [length, size] into the layout of `Head`; size is a multiple of PANEL.
+inline void arrange(const float* key, const float* value, long stride, const Head& head) {
+  const long padded = rounded_up(head.length, PANEL);
+  for (long s = 0; s < padded; s++) {
+    float* column = head.keys + s / PANEL * PANEL * head.size + s % PANEL;
+    for (long d = 0; d < head.size; d++)
+      column[d * PANEL] = s < head.length ? key[s * stride + d] : 0;
+  }
+  for (long s = 0; s < head.length; s++)
+    for (long d = 0; d < head.size; d += WIDTH)
+      store(head.values + d / PANEL * PANEL * head.length + s * PANEL + d % PANEL,
+            load(value + s * stride + d));
+}
+
+// The floats that `attention` needs to work with, for sequences of at most so many tokens.
+long attention_room(long longest, long size) {
+  return (2 * size + ROWS) * rounded_up(longest, PANEL);
+}
+
+// query, key, value [tokens, heads, size], tokens `stride` floats apart; out [tokens, heads · size].
+// bounds [sequences + 1] are the sequences' first tokens, and the end of the last.
+void attention(const float* query, const float* key, const float* value, long stride,
+               const long* bounds, long sequences, long heads, long size, float scale, float* out,
+               float* room) {
+  for (long i = 0; i < sequences; i++) {
+    const long begin = bounds[i], length = bounds[i + 1] - begin;
+    const long padded = rounded_up(length, PANEL);
+    float* values = room + size * padded;
+    const Head head = {room, values, values + size * padded, length, size};
+    for (long h = 0; h < heads; h++) {
+      const long first = begin * stride + h * size;
+      arrange(key + first, value + first, stride, head);
+      for (long s = 0; s < length; s += ROWS) {
+        float* to = out + ((begin + s) * heads + h) * size;
+#define CALL(R) attend<R>(query + first + s * stride, stride, head, scale, to, heads * size)
+        WITH_ROWS(least(ROWS, length - s), CALL)
+#undef CALL
+      }
+    }
+  }
+}
+
+}  // namespace

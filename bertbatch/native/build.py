@@ -1,0 +1,75 @@
+"""Building the kernels, one library for each level of instructions.
+
+`setup.py` runs this file before anything is installed: it needs nothing but Python. The
+libraries depend on nothing, not even on the C library, so that they load on every Linux.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+SOURCE = "kernels.cpp"
+# What a processor must have for each level, as compiler flags; the best level last.
+LEVELS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+}
+FLAGS = [
+    *("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden"),
+    *("-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-ffp-contract=off"),
+    # No calls of memset and the like, which a library without the C library does not have.
+    *("-ffreestanding", "-nostdlib", "-Wl,--no-undefined"),
+]
+SECONDS = 120  # for a compiler, which takes 3
+
+
+class NotBuilt(Exception):
+    """Why there are no kernels here."""
+
+
+@cache
+def version() -> str:
+    """What the sources are: a library of other sources is not loaded."""
+    digest = hashlib.sha256()
+    for path in sorted([*FOLDER.glob("*.h"), FOLDER / SOURCE, FOLDER / "build.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def file_name(level: str) -> str:
+    return f"kernels-{level}.so"
+
+
+def build(folder: Path) -> None:
+    """Builds every library into a folder. Raises NotBuilt."""
+    machine = platform.machine()
+    if sys.platform != "linux" or machine not in ("x86_64", "AMD64"):
+        raise NotBuilt(f"they are for x86-64 processors under Linux, not {sys.platform} {machine}")
+    compiler = next(filter(None, map(shutil.which, _compilers())), None)
+    if compiler is None:
+        raise NotBuilt("there is no C++ compiler (c++, g++, clang++ or $CXX)")
+    folder.mkdir(parents=True, exist_ok=True)
+    for level, flags in LEVELS.items():
+        # Renamed when it is complete: a process may have the old one loaded.
+        unfinished = folder / f"{file_name(level)}.{os.getpid()}"
+        defined = f'-DBERTBATCH_VERSION="{version()}"'
+        command = [compiler, *FLAGS, *flags, defined, "-o", str(unfinished), str(FOLDER / SOURCE)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+            unfinished.rename(folder / file_name(level))
+        except (OSError, subprocess.SubprocessError) as error:
+            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            raise NotBuilt(f"{compiler} failed: {said[-1] if said else error}") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _compilers() -> list[str]:
+    own = os.environ.get("CXX", "")
+    return [own] if own else ["c++", "g++", "clang++"]

@@ -1,0 +1,41 @@
+// Functions of vectors.
+#pragma once
+#include "vectors.h"
+
+namespace {
+
+// erf(x) as x P(x²) / Q(x²), fitted by reweighted least squares to |x| <= 3.92, where float32 has
+// reached 1: off by less than 4e-7. What is not a number stays so.
+inline Floats erf(Floats x) {
+  const float P[] = {2.050085132e-06f, 2.848832524e-04f, 3.765636931e-03f,
+                     5.274878732e-02f, 1.904069209e-01f, 1.128379146e+00f};
+  const float Q[] = {3.809171965e-05f, 1.162540451e-03f, 1.496925738e-02f,
+                     1.141093030e-01f, 5.020764810e-01f, 1.f};
+  x = max(all(-3.92f), min(all(3.92f), x));
+  Floats square = mul(x, x), p = all(P[0]), q = all(Q[0]);
+  for (int i = 1; i < 6; i++) p = fma(p, square, all(P[i])), q = fma(q, square, all(Q[i]));
+  return div(mul(x, p), q);
+}
+
+// x (1 + erf(x / √2)) / 2: the exact GELU of BERT, https://arxiv.org/abs/1606.08415
+inline Floats gelu(Floats x) {
+  Floats half = mul(x, all(.5f));
+  return fma(half, erf(mul(x, all(.70710678f))), half);
+}
+
+// eˣ of x <= 0, to 2 units in the last place; below -87 it is e⁻⁸⁷. What is not a number stays so.
+// The polynomial is that of expf in Cephes, https://www.netlib.org/cephes/
+inline Floats exp(Floats x) {
+  x = max(all(-87.f), x);
+  Floats n = round(mul(x, all(1.44269504f)));
+  x = fma(n, all(-0.693359375f), x);
+  x = fma(n, all(2.12194440e-4f), x);
+  const float P[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                     4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+  Floats p = all(P[0]);
+  for (int i = 1; i < 6; i++) p = fma(p, x, all(P[i]));
+  p = fma(p, mul(x, x), add(x, all(1)));
+  return mul(p, two_to(n));
+}
+
+}  // namespace

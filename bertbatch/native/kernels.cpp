@@ -1,0 +1,35 @@
+// The C interface of the kernels. All run in the calling thread, on memory that the caller owns.
+#include "attention.h"
+#include "linear.h"
+#include "norm.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT const char* bertbatch_version() { return BERTBATCH_VERSION; }
+
+EXPORT long bertbatch_panel() { return PANEL; }
+
+EXPORT void bertbatch_pack(const float* weights, long outputs, long inputs, float* packed) {
+  pack(weights, outputs, inputs, packed);
+}
+
+EXPORT void bertbatch_linear(const float* x, long rows, long inputs, const float* weights,
+                             const float* bias, long outputs, float* y, int activation,
+                             const float* residual) {
+  linear(x, rows, inputs, weights, bias, outputs, y, activation, residual);
+}
+
+EXPORT long bertbatch_attention_room(long longest, long size) {
+  return attention_room(longest, size);
+}
+
+EXPORT void bertbatch_attention(const float* query, const float* key, const float* value,
+                                long stride, const long* bounds, long sequences, long heads,
+                                long size, float scale, float* out, float* room) {
+  attention(query, key, value, stride, bounds, sequences, heads, size, scale, out, room);
+}
+
+EXPORT void bertbatch_norm(const float* x, long rows, long size, const float* gain,
+                           const float* shift, float epsilon, float* y) {
+  norm(x, rows, size, gain, shift, epsilon, y);
+}

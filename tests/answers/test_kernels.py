@@ -1,0 +1,182 @@
+"""The kernels for CPUs compute what torch computes in float64, at every size, in any company."""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+
+from bertbatch.native import build
+from bertbatch.native import library as native
+from bertbatch.native.library import Library, levels, library
+
+NEAR = 1e-5  # of the largest number
+HERE = [level for level in levels() if library(level)]
+SEEDS = st.integers(0, 2**31)
+
+needed = pytest.mark.skipif(not HERE, reason="no kernels were built for this processor")
+at_each_level = pytest.mark.parametrize("level", HERE)
+
+
+def kernels(level: str) -> Library:
+    found = library(level)
+    assert found
+    return found
+
+
+def random(*shape: int, seed: int, factor: float = 1.0) -> Tensor:
+    return factor * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def check_near(got: Tensor, wanted: Tensor) -> None:
+    assert got.shape == wanted.shape
+    assert float((got - wanted).abs().max()) <= NEAR * max(float(wanted.abs().max()), 1)
+
+
+@needed
+@at_each_level
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 450), inputs=st.integers(1, 900), panels=st.integers(1, 5), seed=SEEDS,
+    follows=st.sampled_from(["none", "gelu", "residual"]), threads=st.integers(1, 3),
+)  # fmt: skip
+def test_linear_layers(level, rows, inputs, panels, seed, follows, threads):
+    found = kernels(level)
+    outputs = panels * found.panel
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
+    weight /= inputs**0.5
+    bias, residual = random(outputs, seed=seed + 2), random(rows, outputs, seed=seed + 3)
+    wanted = linear(x.double(), weight.double(), bias.double())
+    packed = found.pack(weight)
+    torch.set_num_threads(threads)
+    try:
+        if follows == "residual":
+            check_near(found.linear(x, packed, bias, residual=residual), wanted + residual)
+        else:
+            got = found.linear(x, packed, bias, follows)
+            check_near(got, gelu(wanted) if follows == "gelu" else wanted)
+            row = seed % rows  # alone it is the same, to the bit
+            alone = found.linear(x[row : row + 1], packed, bias, follows)
+            assert torch.equal(alone[0], got[row])
+    finally:
+        torch.set_num_threads(1)
+
+
+@needed
+@at_each_level
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 140), min_size=1, max_size=7), heads=st.integers(1, 4),
+    panels=st.integers(1, 3), seed=SEEDS, factor=st.sampled_from([0.1, 1.0, 2.0]),
+    together=st.booleans(), threads=st.integers(1, 3),
+)  # fmt: skip
+def test_attention(level, lengths, heads, panels, seed, factor, together, threads):
+    found = kernels(level)
+    size = panels * found.panel
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    whole = random(int(bounds[-1]), 3 * heads * size, seed=seed, factor=factor)
+    query, key, value = (x.view(-1, heads, size) for x in whole.split(heads * size, 1))
+    if not together:
+        query, key, value = (x.contiguous() for x in (query, key, value))
+    torch.set_num_threads(threads)
+    try:
+        got = found.attention(query, key, value, bounds, size**-0.5)
+        for first, stop in pairwise(bounds):
+            some = [x[first:stop].transpose(0, 1).double() for x in (query, key, value)]
+            wanted = scaled_dot_product_attention(*some, scale=size**-0.5).transpose(0, 1)
+            check_near(got[first:stop], wanted)
+            some = [x[first:stop] for x in (query, key, value)]
+            alone = found.attention(*some, np.array([0, stop - first]), size**-0.5)
+            assert torch.equal(alone, got[first:stop])
+    finally:
+        torch.set_num_threads(1)
+
+
+@needed
+@at_each_level
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 30), panels=st.integers(1, 40), seed=SEEDS, shift=st.floats(-50, 50))
+def test_layer_norm(level, rows, panels, seed, shift):
+    found = kernels(level)
+    size = panels * found.panel
+    x = random(rows, size, seed=seed) + shift
+    gain, offset = random(size, seed=seed + 1), random(size, seed=seed + 2)
+    wanted = layer_norm(x.double(), (size,), gain.double(), offset.double(), 1e-12)
+    # With a large mean float32 itself has fewer digits left.
+    got, off = found.norm(x, gain, offset, 1e-12), 1e-5 * (1 + abs(shift)) * gain.abs().max()
+    assert float((got - wanted).abs().max()) <= float(off)
+
+
+@needed
+@at_each_level
+def test_gelu_everywhere(level):
+    """From where it is zero to where it is the identity, and of what is not a number."""
+    found = kernels(level)
+    x = torch.linspace(-30, 30, 100_001).repeat(found.panel, 1).T.contiguous()
+    eye = found.pack(torch.eye(found.panel))
+    got = found.linear(x, eye, torch.zeros(found.panel), "gelu")
+    assert float((got - gelu(x.double())).abs().max()) < 1e-5
+    odd = torch.full((1, found.panel), float("nan"))
+    assert found.linear(odd, eye, torch.zeros(found.panel), "gelu").isnan().all()
+
+
+@needed
+@at_each_level
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_what_is_not_a_number_stays_in_its_sequence(level, where):
+    found = kernels(level)
+    size = found.panel
+    parts = {name: random(40, 2, size, seed=i) for i, name in enumerate(("query", "key", "value"))}
+    plain = found.attention(*parts.values(), np.array([0, 15, 40]), 1.0)
+    parts[where][3, 0, 1] = float("nan")
+    got = found.attention(*parts.values(), np.array([0, 15, 40]), 1.0)
+    assert torch.equal(got[15:], plain[15:])
+    assert torch.equal(got[:15, 1], plain[:15, 1])
+    assert got[:15, 0].isnan().any()
+
+
+@needed
+def test_kernels_of_other_sources_are_not_loaded(tmp_path, monkeypatch):
+    path = tmp_path / build.file_name(HERE[0])
+    shutil.copy(native.FOLDER / path.name, path)
+    Library(path, HERE[0])
+    monkeypatch.setattr(native, "version", lambda: "other")
+    with pytest.raises(ValueError, match="built from other sources"):
+        Library(path, HERE[0])
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    with pytest.raises(OSError, match="broken"):
+        Library(broken, HERE[0])
+
+
+@needed
+def test_kernels_come_from_the_installed_package(tmp_path, monkeypatch):
+    """A package that came with a job, from a machine without a compiler, has none itself."""
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    found = native.library.__wrapped__(HERE[0])
+    assert found is not None
+    monkeypatch.setattr(native, "distribution", _not_installed)
+    assert native.library.__wrapped__(HERE[0]) is None
+
+
+def _not_installed(name: str) -> None:
+    raise native.PackageNotFoundError(name)
+
+
+def test_without_a_compiler_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    with pytest.raises(build.NotBuilt, match="no C\\+\\+ compiler"):
+        build.build(tmp_path)
+    compiler = tmp_path / "old"
+    compiler.write_text("#!/bin/sh\necho 'error: unknown option' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(build.NotBuilt, match=r"old failed: error: unknown option"):
+        build.build(tmp_path)
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["old"]
