@@ -38,7 +38,7 @@ class NativeLinear(nn.Module):
             raise ValueError("there are no kernels for this layer on this processor")
         self._linear = kernels.linear
         self._weight = kernels.pack(linear.weight)
-        self._bias = linear.bias.detach().contiguous()
+        self._bias = linear.bias.detach().float().contiguous()
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

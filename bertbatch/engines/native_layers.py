@@ -1,4 +1,4 @@
-"""Attention or LayerNorm by the project's own kernels, in float32 on CPUs."""
+"""Attention or LayerNorm by the project's own kernels, on CPUs."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class NativeNorm(nn.Module):
         if kernels is None or not kernels.has_norm(norm):
             raise ValueError("the kernels have no such LayerNorm")
         self._norm, self._epsilon = kernels.norm, norm.eps
-        self._gain, self._shift = norm.weight.detach(), norm.bias.detach()
+        self._gain, self._shift = norm.weight.detach().float(), norm.bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
         return self._norm(x.contiguous(), self._gain, self._shift, self._epsilon)
@@ -41,6 +41,8 @@ class NativeLayout:
         if not self.kernels.has_attention(query.shape[-1], query.dtype):
             raise ValueError("there are no kernels for such heads")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if scale <= 0:
+            raise ValueError("the kernels scale by positive numbers")
         return self.kernels.attention(query, key, value, self.bounds, scale)
 
 

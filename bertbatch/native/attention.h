@@ -60,9 +60,9 @@ inline void arrange(const float* key, const float* value, long stride, const Hea
             load(value + s * stride + d));
 }
 
-// The floats that `attention` needs to work with, for sequences of at most so many tokens.
+// The bytes that `attention` needs to work with, for sequences of at most so many tokens.
 long attention_room(long longest, long size) {
-  return (2 * size + ROWS) * rounded_up(longest, PANEL);
+  return (2 * size + ROWS) * rounded_up(longest, PANEL) * (long)sizeof(float);
 }
 
 // query, key, value [tokens, heads, size], tokens `stride` floats apart; out [tokens, heads · size].

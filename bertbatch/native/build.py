@@ -16,15 +16,19 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 SOURCE = "kernels.cpp"
 # What a processor must have for each level, as compiler flags; the best level last.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+BFLOAT16 = [*AVX512, "-mavx512vnni", "-mavx512bf16"]
 LEVELS = {
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+    "avx512": AVX512,
+    "avx512-bfloat16": BFLOAT16,
+    "amx": [*BFLOAT16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
 FLAGS = [
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden"),
     *("-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-ffp-contract=off"),
     # No calls of memset and the like, which a library without the C library does not have.
-    *("-ffreestanding", "-nostdlib", "-Wl,--no-undefined"),
+    *("-ffreestanding", "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--no-undefined"),
 ]
 SECONDS = 120  # for a compiler, which takes 3
 

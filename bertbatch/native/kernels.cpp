@@ -2,6 +2,11 @@
 #include "attention.h"
 #include "linear.h"
 #include "norm.h"
+#ifdef __AVX512BF16__
+#include "attention_bfloat16.h"
+#include "linear_bfloat16.h"
+#include "norm_bfloat16.h"
+#endif
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -33,3 +38,42 @@ EXPORT void bertbatch_norm(const float* x, long rows, long size, const float* ga
                            const float* shift, float epsilon, float* y) {
   norm(x, rows, size, gain, shift, epsilon, y);
 }
+
+#ifdef __AVX512BF16__
+
+EXPORT long bertbatch_packed_bfloat16(long outputs, long inputs) {
+  return outputs * rounded_up(inputs, STEP);
+}
+
+EXPORT void bertbatch_pack_bfloat16(const Half* weights, long outputs, long inputs,
+                                    Half* packed) {
+  pack_bfloat16(weights, outputs, inputs, packed);
+}
+
+EXPORT long bertbatch_linear_room_bfloat16(long inputs) {
+  return linear_room_bfloat16(inputs);
+}
+
+EXPORT void bertbatch_linear_bfloat16(const Half* x, long rows, long inputs, const Half* weights,
+                                      const float* bias, long outputs, Half* y, int activation,
+                                      const Half* residual, Half* room) {
+  linear_bfloat16(x, rows, inputs, weights, bias, outputs, y, activation, residual, room);
+}
+
+EXPORT long bertbatch_attention_room_bfloat16(long longest, long size) {
+  return attention_room_bfloat16(longest, size);
+}
+
+EXPORT void bertbatch_attention_bfloat16(const Half* query, const Half* key, const Half* value,
+                                         long stride, const long* bounds, long sequences,
+                                         long heads, long size, float scale, Half* out,
+                                         char* room) {
+  attention_bfloat16(query, key, value, stride, bounds, sequences, heads, size, scale, out, room);
+}
+
+EXPORT void bertbatch_norm_bfloat16(const Half* x, long rows, long size, const float* gain,
+                                    const float* shift, float epsilon, Half* y) {
+  norm_bfloat16(x, rows, size, gain, shift, epsilon, y);
+}
+
+#endif

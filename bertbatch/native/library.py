@@ -1,4 +1,4 @@
-"""The kernels as functions of tensors in float32.
+"""The kernels as functions of tensors.
 
 A library is loaded only if this processor has its instructions and if it was built from the
 sources that are here. Every row's answer depends on that row alone, bit for bit.
@@ -6,7 +6,7 @@ sources that are here. Every row's answer depends on that row alone, bit for bit
 
 import ctypes
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -22,72 +22,87 @@ from bertbatch.native.build import FOLDER, LEVELS, file_name, version
 log = logging.getLogger("bertbatch")
 
 ACTIVATIONS = {"none": 0, "gelu": 1}
-# The level that torch's own kernels use here; a user may lower it with ATEN_CPU_CAPABILITY.
-CAPABILITIES = {"AVX2": "avx2", "AVX512": "avx512"}
 ALONE = 64  # rows that one thread computes without asking others for help
 
 _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+_LINEAR = [_pointer, _long, _long, _pointer, _pointer, _long, _pointer, ctypes.c_int, _pointer]
+_ATTENTION = [*[_pointer] * 3, _long, _pointer, *[_long] * 3, _float, _pointer, _pointer]
+_NORM = [_pointer, _long, _long, _pointer, _pointer, _float, _pointer]
 _FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
     "version": (ctypes.c_char_p, []),
     "panel": (_long, []),
     "pack": (None, [_pointer, _long, _long, _pointer]),
-    "linear": (
-        None,
-        [_pointer, _long, _long, _pointer, _pointer, _long, _pointer, ctypes.c_int, _pointer],
-    ),
+    "linear": (None, _LINEAR),
     "attention_room": (_long, [_long, _long]),
-    "attention": (
-        None,
-        [*[_pointer] * 3, _long, _pointer, *[_long] * 3, _float, _pointer, _pointer],
-    ),
-    "norm": (None, [_pointer, _long, _long, _pointer, _pointer, _float, _pointer]),
+    "attention": (None, _ATTENTION),
+    "norm": (None, _NORM),
+}
+# What libraries for processors with products of bfloat16 have, too.
+_BFLOAT16: dict[str, tuple[type | None, list[type]]] = {
+    "packed_bfloat16": (_long, [_long, _long]),
+    "pack_bfloat16": (None, [_pointer, _long, _long, _pointer]),
+    "linear_room_bfloat16": (_long, [_long]),
+    "linear_bfloat16": (None, [*_LINEAR, _pointer]),
+    "attention_room_bfloat16": (_long, [_long, _long]),
+    "attention_bfloat16": (None, _ATTENTION),
+    "norm_bfloat16": (None, _NORM),
 }
 
 
 class Library:
-    """The kernels of one level. `panel`: outputs and heads must be multiples of it."""
+    """The kernels of one level, in float32, and in bfloat16 where the processor multiplies it.
+
+    `panel`: outputs and the size of heads must be multiples of it. Biases, and LayerNorm's
+    gain and shift, are float32 always.
+    """
 
     def __init__(self, path: Path, level: str):
         """Raises OSError if it cannot be loaded, ValueError if it is of other sources."""
-        library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, f"bertbatch_{name}", None)
-            if function is None:
-                raise ValueError(f"{path} has no function {name}")
-            function.restype, function.argtypes = result, arguments
-            setattr(self, f"_{name}", function)
-        found = self._version().decode()
+        self._library = ctypes.CDLL(str(path))
+        self._declare(_FUNCTIONS)
+        found = self._library.bertbatch_version().decode()
         if found != version():
             raise ValueError(f"{path} was built from other sources ({found}, here {version()})")
         self.level = level
-        self.panel = int(self._panel())
+        self.panel = int(self._library.bertbatch_panel())
+        self.dtypes = [torch.float32]
+        if "bf16" in "".join(LEVELS[level]):
+            self._declare(_BFLOAT16)
+            self.dtypes.append(torch.bfloat16)
 
-    _version: Callable[..., bytes]
-    _panel: Callable[..., int]
-    _pack: Callable[..., None]
-    _linear: Callable[..., None]
-    _attention_room: Callable[..., int]
-    _attention: Callable[..., None]
-    _norm: Callable[..., None]
+    def _declare(self, functions: Mapping[str, tuple[type | None, list[type]]]) -> None:
+        for name, (result, arguments) in functions.items():
+            function = getattr(self._library, f"bertbatch_{name}", None)
+            if function is None:
+                raise ValueError(f"{self._library._name} has no function {name}")
+            function.restype, function.argtypes = result, arguments
+
+    def _function(self, name: str, dtype: torch.dtype) -> Callable[..., int]:
+        suffix = "_bfloat16" if dtype == torch.bfloat16 else ""
+        found: Callable[..., int] = getattr(self._library, f"bertbatch_{name}{suffix}")
+        return found
 
     def has_linear(self, layer: nn.Linear) -> bool:
         """Whether the kernels can compute a layer."""
-        return layer.weight.dtype == torch.float32 and layer.out_features % self.panel == 0
+        return layer.weight.dtype in self.dtypes and layer.out_features % self.panel == 0
 
     def has_norm(self, norm: nn.LayerNorm) -> bool:
         whole = len(norm.normalized_shape) == 1 and norm.normalized_shape[0] % self.panel == 0
         affine = norm.weight is not None and norm.bias is not None
-        return whole and affine and norm.weight.dtype == torch.float32
+        return whole and affine and norm.weight.dtype in self.dtypes
 
     def has_attention(self, size: int, dtype: torch.dtype) -> bool:
         """Whether the kernels can compute heads of a size."""
-        return size % self.panel == 0 and dtype == torch.float32
+        return size % self.panel == 0 and dtype in self.dtypes
 
     def pack(self, weight: Tensor) -> Tensor:
         """A weight [outputs, inputs] as `linear` reads it."""
         weight = weight.detach().contiguous()
-        packed = torch.empty(weight.numel())
-        self._pack(weight.data_ptr(), *weight.shape, packed.data_ptr())
+        size = weight.numel()
+        if weight.dtype == torch.bfloat16:
+            size = self._library.bertbatch_packed_bfloat16(*weight.shape)
+        packed = torch.empty(size, dtype=weight.dtype)
+        self._function("pack", weight.dtype)(weight.data_ptr(), *weight.shape, packed.data_ptr())
         return packed
 
     def linear(
@@ -99,32 +114,37 @@ class Library:
         residual: Tensor | None = None,
     ) -> Tensor:
         """act(x Wᵀ + b), or x Wᵀ + b + residual, of contiguous x [..., inputs]."""
-        inputs, outputs = x.shape[-1], len(bias)
-        rows = x.numel() // inputs
-        y = torch.empty(*x.shape[:-1], outputs)
-        kind, four = ACTIVATIONS[activation], 4  # bytes of a float
+        inputs, outputs, each = x.shape[-1], len(bias), x.element_size()
+        y = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
+        function = self._function("linear", x.dtype)
 
         def some(first: int, stop: int) -> None:
-            self._linear(
-                x.data_ptr() + four * first * inputs,
+            more = []
+            if x.dtype == torch.bfloat16:
+                halves = self._library.bertbatch_linear_room_bfloat16(inputs)
+                room = torch.empty(halves, dtype=x.dtype)
+                more = [room.data_ptr()]
+            function(
+                x.data_ptr() + each * first * inputs,
                 stop - first,
                 inputs,
                 packed.data_ptr(),
                 bias.data_ptr(),
                 outputs,
-                y.data_ptr() + four * first * outputs,
-                kind,
-                None if residual is None else residual.data_ptr() + four * first * outputs,
+                y.data_ptr() + each * first * outputs,
+                ACTIVATIONS[activation],
+                None if residual is None else residual.data_ptr() + each * first * outputs,
+                *more,
             )
 
-        _in_threads(rows, some)
+        _in_threads(x.numel() // inputs, some)
         return y
 
     def norm(self, x: Tensor, gain: Tensor, shift: Tensor, epsilon: float) -> Tensor:
         """LayerNorm of contiguous x [..., size]."""
         size = x.shape[-1]
         y = torch.empty_like(x)
-        self._norm(
+        self._function("norm", x.dtype)(
             x.data_ptr(),
             x.numel() // size,
             size,
@@ -141,19 +161,23 @@ class Library:
         """Attention [tokens, heads, size] of sequences between bounds, int64 [sequences + 1].
 
         query, key and value [tokens, heads, size] may lie in one tensor, each token's side by side.
+        `scale` is positive.
         """
         tokens, heads, size = query.shape
+        dtype = query.dtype
         if any(x.stride() != (query.stride(0), size, 1) for x in (query, key, value)):
             query, key, value = (x.contiguous() for x in (query, key, value))
-        out = torch.empty(tokens, heads, size)
+        out = torch.empty(tokens, heads, size, dtype=dtype)
         lengths = np.diff(bounds)
+        function = self._function("attention", dtype)
+        bytes_of_room = self._function("attention_room", dtype)
 
         def some(first: int, stop: int) -> None:
             if first == stop:
                 return
             longest = int(lengths[first:stop].max())
-            room = torch.empty(self._attention_room(longest, size))
-            self._attention(
+            room = torch.empty(bytes_of_room(longest, size), dtype=torch.uint8)
+            function(
                 query.data_ptr(),
                 key.data_ptr(),
                 value.data_ptr(),
@@ -174,7 +198,7 @@ class Library:
 @cache
 def library(level: str | None = None) -> Library | None:
     """The kernels of a level, by default the best for this processor; None if there are none."""
-    level = level or CAPABILITIES.get(torch.backends.cpu.get_cpu_capability())
+    level = level or next(iter(levels()[::-1]), None)
     if level is None:
         return None
     for folder in _folders():
@@ -188,10 +212,22 @@ def library(level: str | None = None) -> Library | None:
 
 
 def levels() -> list[str]:
-    """The levels that this processor has the instructions for."""
-    best = CAPABILITIES.get(torch.backends.cpu.get_cpu_capability())
+    """The levels that this processor has the instructions for, the best last.
+
+    No more than torch's own kernels use: a user may lower that with ATEN_CPU_CAPABILITY.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in ("AVX2", "AVX512"):
+        return []
+    best = "avx2"
+    if capability == "AVX512":
+        best = "avx512"
+        if torch.cpu._is_avx512_bf16_supported():
+            best = "avx512-bfloat16"
+            if torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx():
+                best = "amx"
     names = list(LEVELS)
-    return names[: names.index(best) + 1] if best else []
+    return names[: names.index(best) + 1]
 
 
 def _folders() -> Iterator[Path]:

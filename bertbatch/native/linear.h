@@ -9,7 +9,6 @@ namespace {
 
 constexpr long INPUTS = 384;   // that are added at a time: a panel of weights stays in the L1 cache
 constexpr long BLOCK = 192;    // rows at a time: they stay in the L2 cache
-enum Activation { NONE, GELU };
 
 // sums[R][2] += x[R][inputs] · panel[inputs][PANEL]
 template <long R>

@@ -16,12 +16,15 @@ from bertbatch.native import build
 from bertbatch.native import library as native
 from bertbatch.native.library import Library, levels, library
 
-NEAR = 1e-5  # of the largest number
+# How far results may be: as a share of each, as a share of the largest.
+NEAR = {torch.float32: (0.0, 1e-5), torch.bfloat16: (2**-8, 2e-3)}
 HERE = [level for level in levels() if library(level)]
 SEEDS = st.integers(0, 2**31)
 
 needed = pytest.mark.skipif(not HERE, reason="no kernels were built for this processor")
-at_each_level = pytest.mark.parametrize("level", HERE)
+at_each_level = pytest.mark.parametrize(
+    ("level", "dtype"), [(level, dtype) for level in HERE for dtype in library(level).dtypes]
+)
 
 
 def kernels(level: str) -> Library:
@@ -30,13 +33,18 @@ def kernels(level: str) -> Library:
     return found
 
 
-def random(*shape: int, seed: int, factor: float = 1.0) -> Tensor:
-    return factor * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def random(
+    *shape: int, seed: int, factor: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return (factor * made).to(dtype)
 
 
 def check_near(got: Tensor, wanted: Tensor) -> None:
     assert got.shape == wanted.shape
-    assert float((got - wanted).abs().max()) <= NEAR * max(float(wanted.abs().max()), 1)
+    of_each, of_largest = NEAR[got.dtype]
+    allowed = of_each * wanted.abs() + of_largest * max(float(wanted.abs().max()), 1)
+    assert bool(((got - wanted).abs() <= allowed).all())
 
 
 @needed
@@ -46,12 +54,13 @@ def check_near(got: Tensor, wanted: Tensor) -> None:
     rows=st.integers(1, 450), inputs=st.integers(1, 900), panels=st.integers(1, 5), seed=SEEDS,
     follows=st.sampled_from(["none", "gelu", "residual"]), threads=st.integers(1, 3),
 )  # fmt: skip
-def test_linear_layers(level, rows, inputs, panels, seed, follows, threads):
+def test_linear_layers(level, dtype, rows, inputs, panels, seed, follows, threads):
     found = kernels(level)
     outputs = panels * found.panel
-    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
-    weight /= inputs**0.5
-    bias, residual = random(outputs, seed=seed + 2), random(rows, outputs, seed=seed + 3)
+    x = random(rows, inputs, seed=seed, dtype=dtype)
+    weight = random(outputs, inputs, seed=seed + 1, factor=inputs**-0.5, dtype=dtype)
+    bias = random(outputs, seed=seed + 2)
+    residual = random(rows, outputs, seed=seed + 3, dtype=dtype)
     wanted = linear(x.double(), weight.double(), bias.double())
     packed = found.pack(weight)
     torch.set_num_threads(threads)
@@ -76,11 +85,11 @@ def test_linear_layers(level, rows, inputs, panels, seed, follows, threads):
     panels=st.integers(1, 3), seed=SEEDS, factor=st.sampled_from([0.1, 1.0, 2.0]),
     together=st.booleans(), threads=st.integers(1, 3),
 )  # fmt: skip
-def test_attention(level, lengths, heads, panels, seed, factor, together, threads):
+def test_attention(level, dtype, lengths, heads, panels, seed, factor, together, threads):
     found = kernels(level)
     size = panels * found.panel
     bounds = np.concatenate([[0], np.cumsum(lengths)])
-    whole = random(int(bounds[-1]), 3 * heads * size, seed=seed, factor=factor)
+    whole = random(int(bounds[-1]), 3 * heads * size, seed=seed, factor=factor, dtype=dtype)
     query, key, value = (x.view(-1, heads, size) for x in whole.split(heads * size, 1))
     if not together:
         query, key, value = (x.contiguous() for x in (query, key, value))
@@ -102,43 +111,49 @@ def test_attention(level, lengths, heads, panels, seed, factor, together, thread
 @at_each_level
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 30), panels=st.integers(1, 40), seed=SEEDS, shift=st.floats(-50, 50))
-def test_layer_norm(level, rows, panels, seed, shift):
+def test_layer_norm(level, dtype, rows, panels, seed, shift):
     found = kernels(level)
     size = panels * found.panel
-    x = random(rows, size, seed=seed) + shift
+    x = (random(rows, size, seed=seed) + shift).to(dtype)
     gain, offset = random(size, seed=seed + 1), random(size, seed=seed + 2)
     wanted = layer_norm(x.double(), (size,), gain.double(), offset.double(), 1e-12)
+    got = found.norm(x, gain, offset, 1e-12)
     # With a large mean float32 itself has fewer digits left.
-    got, off = found.norm(x, gain, offset, 1e-12), 1e-5 * (1 + abs(shift)) * gain.abs().max()
-    assert float((got - wanted).abs().max()) <= float(off)
+    allowed = 1e-5 * (1 + abs(shift)) * (gain.abs().max() + 1) + NEAR[dtype][0] * wanted.abs()
+    assert bool(((got - wanted).abs() <= allowed).all())
 
 
 @needed
 @at_each_level
-def test_gelu_everywhere(level):
+def test_gelu_everywhere(level, dtype):
     """From where it is zero to where it is the identity, and of what is not a number."""
     found = kernels(level)
-    x = torch.linspace(-30, 30, 100_001).repeat(found.panel, 1).T.contiguous()
-    eye = found.pack(torch.eye(found.panel))
+    x = torch.linspace(-30, 30, 100_001).repeat(found.panel, 1).T.contiguous().to(dtype)
+    eye = found.pack(torch.eye(found.panel, dtype=dtype))
     got = found.linear(x, eye, torch.zeros(found.panel), "gelu")
-    assert float((got - gelu(x.double())).abs().max()) < 1e-5
-    odd = torch.full((1, found.panel), float("nan"))
+    wanted = gelu(x.double())
+    near = {torch.float32: 1e-5, torch.bfloat16: 1e-4 + 2**-8 * wanted.abs()}[dtype]
+    assert bool(((got - wanted).abs() <= near * x.abs().clamp(1)).all())
+    odd = torch.full((1, found.panel), float("nan"), dtype=dtype)
     assert found.linear(odd, eye, torch.zeros(found.panel), "gelu").isnan().all()
 
 
 @needed
 @at_each_level
 @pytest.mark.parametrize("where", ["query", "key", "value"])
-def test_what_is_not_a_number_stays_in_its_sequence(level, where):
+def test_what_is_not_a_number_stays_in_its_sequence(level, dtype, where):
     found = kernels(level)
     size = found.panel
-    parts = {name: random(40, 2, size, seed=i) for i, name in enumerate(("query", "key", "value"))}
+    names = ("query", "key", "value")
+    parts = {name: random(40, 2, size, seed=i, dtype=dtype) for i, name in enumerate(names)}
     plain = found.attention(*parts.values(), np.array([0, 15, 40]), 1.0)
     parts[where][3, 0, 1] = float("nan")
     got = found.attention(*parts.values(), np.array([0, 15, 40]), 1.0)
     assert torch.equal(got[15:], plain[15:])
     assert torch.equal(got[:15, 1], plain[:15, 1])
     assert got[:15, 0].isnan().any()
+    if where == "query":
+        assert got[3, 0].isnan().all()
 
 
 @needed
