@@ -75,7 +75,7 @@ def _compare_bits(
     Bits depend on the kind of worker and on which rows share a batch: all runs must have had the
     kind of worker that is here, and the rules for batches of now.
     """
-    threads = _threads_then(preflight)
+    threads = _threads_then(preflight, verdict)
     unit = next((u for u in units if not (u.retry or preflight.job.attention)), None)
     if threads is None or unit is None:
         return
@@ -102,8 +102,11 @@ def _compare_bits(
     verdict.same_bits = int(same.sum()), len(same)
 
 
-def _threads_then(preflight: Preflight) -> int | None:
-    """The threads of the workers of all runs, if those were of one kind that is here, too."""
+def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
+    """The threads of the workers of all runs, if those were of one kind that is here, too.
+
+    If they were of another kind, the verdict gets to know it.
+    """
     kinds = set()
     for record in preflight.output.runs():
         chosen = record.get("chosen", {})
@@ -113,6 +116,7 @@ def _threads_then(preflight: Preflight) -> int | None:
             return None  # ranges may have been split
         kinds |= set(chosen.get("kinds", {}))
     mine = {kind_of("cpu", threads): threads for threads in range(1, available_cores() + 1)}
+    verdict.other_kinds = sorted(kinds - set(mine))
     return mine.get(*kinds) if len(kinds) == 1 else None
 
 

@@ -38,6 +38,7 @@ class Verdict:
     cleaned: int = 0
     rescored: int = 0
     same_bits: tuple[int, int] | None = None  # of how many rows of a unit, scored as it was
+    other_kinds: list[str] = field(default_factory=list)  # that scored, and are not here
 
     @property
     def right(self) -> bool:

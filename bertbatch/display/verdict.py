@@ -28,6 +28,8 @@ def show_verdict(verdict: Verdict) -> None:
         say(
             f"one unit scored again as it was: {same:,} of {counted(rows, 'row')} equal bit for bit"
         )
+    for kind in verdict.other_kinds:
+        say(f"not compared bit for bit: rows were scored on {kind}, which is not here")
     if verdict.cleaned:
         say(f"{counted(verdict.cleaned, 'orphaned file')} deleted")
     if verdict.orphans:

@@ -49,8 +49,3 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 def _has_tiles() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
-
-
-def multiplies_in_vectors() -> bool:
-    """Whether this CPU multiplies bfloat16 in vectors, but not in tiles."""
-    return bool(torch.cpu._is_avx512_bf16_supported()) and not _has_tiles()

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +31,7 @@ FLAGS = [
     # No calls of memset and the like, which a library without the C library does not have.
     *("-ffreestanding", "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--no-undefined"),
 ]
-SECONDS = 120  # for a compiler, which takes 3
+SECONDS = 300  # for a compiler, which takes 3
 
 
 class NotBuilt(Exception):
@@ -59,19 +60,24 @@ def build(folder: Path) -> None:
     if compiler is None:
         raise NotBuilt("there is no C++ compiler (c++, g++, clang++ or $CXX)")
     folder.mkdir(parents=True, exist_ok=True)
-    for level, flags in LEVELS.items():
-        # Renamed when it is complete: a process may have the old one loaded.
-        unfinished = folder / f"{file_name(level)}.{os.getpid()}"
-        defined = f'-DBERTBATCH_VERSION="{version()}"'
-        command = [compiler, *FLAGS, *flags, defined, "-o", str(unfinished), str(FOLDER / SOURCE)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
-            unfinished.rename(folder / file_name(level))
-        except (OSError, subprocess.SubprocessError) as error:
-            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            raise NotBuilt(f"{compiler} failed: {said[-1] if said else error}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda level: _build(level, compiler, folder), LEVELS))
+
+
+def _build(level: str, compiler: str, folder: Path) -> None:
+    # Renamed when it is complete: a process may have the old one loaded.
+    unfinished = folder / f"{file_name(level)}.{os.getpid()}"
+    defined = f'-DBERTBATCH_VERSION="{version()}"'
+    files = ["-o", str(unfinished), str(FOLDER / SOURCE)]
+    command = [compiler, *FLAGS, *LEVELS[level], defined, *files]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        unfinished.rename(folder / file_name(level))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise NotBuilt(f"{compiler} failed: {said[-1] if said else error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _compilers() -> list[str]:

@@ -6,12 +6,14 @@ sources that are here. Every row's answer depends on that row alone, bit for bit
 
 import ctypes
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _LINEAR = [_pointer, _long, _long, _pointer, _pointer, _long, _pointer, ctypes.c_int, _pointer]
 _ATTENTION = [*[_pointer] * 3, _long, _pointer, *[_long] * 3, _float, _pointer, _pointer]
 _NORM = [_pointer, _long, _long, _pointer, _pointer, _float, _pointer]
-_FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "version": (ctypes.c_char_p, []),
     "panel": (_long, []),
     "pack": (None, [_pointer, _long, _long, _pointer]),
@@ -38,7 +40,7 @@ _FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
     "norm": (None, _NORM),
 }
 # What libraries for processors with products of bfloat16 have, too.
-_BFLOAT16: dict[str, tuple[type | None, list[type]]] = {
+_BFLOAT16: dict[str, tuple[Any, list[Any]]] = {
     "packed_bfloat16": (_long, [_long, _long]),
     "pack_bfloat16": (None, [_pointer, _long, _long, _pointer]),
     "linear_room_bfloat16": (_long, [_long]),
@@ -70,7 +72,7 @@ class Library:
             self._declare(_BFLOAT16)
             self.dtypes.append(torch.bfloat16)
 
-    def _declare(self, functions: Mapping[str, tuple[type | None, list[type]]]) -> None:
+    def _declare(self, functions: Mapping[str, tuple[Any, list[Any]]]) -> None:
         for name, (result, arguments) in functions.items():
             function = getattr(self._library, f"bertbatch_{name}", None)
             if function is None:
@@ -209,6 +211,11 @@ def library(level: str | None = None) -> Library | None:
             except (OSError, ValueError) as error:
                 log.debug("%s", error)
     return None
+
+
+def missing() -> bool:
+    """Whether kernels could be here, for this processor, and are not."""
+    return sys.platform == "linux" and bool(levels()) and library() is None
 
 
 def levels() -> list[str]:

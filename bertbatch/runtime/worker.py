@@ -160,6 +160,7 @@ class ModelWorker:
             "reason": self._engine.reason,
             "operators": self._engine.operators,
             "slower": self._slower,
+            "kernels_missing": _kernels_missing(self._device),
             "measured": self._rates,
             "rate": self._rate,
         }
@@ -224,6 +225,12 @@ def _tell(kind: str, choice: dict[str, Any]) -> None:
         log.info(
             "batches are of %s, which is slower: %s", BATCHES[choice["batching"]], choice["reason"]
         )
+    if choice["kernels_missing"]:
+        log.info(
+            "no kernels for %s are built here, which is slower: install a C++ compiler, then "
+            "bertbatch again",
+            kind,
+        )
     if choice["slower"] > MUCH_SLOWER:
         log.warning(
             "model.dtype %s is about %.0f times slower than float32 on %s, and less exact; auto "
@@ -249,6 +256,13 @@ def _times_slower(device: str, dtype: str) -> float:
     from bertbatch.engines.precision import times_slower
 
     return times_slower(device, dtype)
+
+
+def _kernels_missing(device: str) -> bool:
+    """Whether the kernels for this CPU were not built."""
+    from bertbatch.native.library import missing
+
+    return device == "cpu" and missing()
 
 
 @cache

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from bertbatch import run
-from bertbatch.engines import linear_operators, native_layers, precision
+from bertbatch.engines import precision
 from bertbatch.engines.linear_operators import LINEAR
 from bertbatch.job.schema import Model
 from bertbatch.model.tokens import Batch
+from bertbatch.native.library import missing
 from tests.helpers.classifiers import LENGTHS, save, some_ids
 from tests.helpers.jobs import make_job
+from tests.helpers.operators import remove
 from tests.helpers.paths import ROOT
 from tests.helpers.reference import one_at_a_time, one_by_one
 from tests.helpers.sources import write_parquet
@@ -24,14 +26,7 @@ def lacking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """As on a processor or a build without these operators."""
     names: list[str] = request.param.split()
 
-    def absent(*_: Any) -> Any:
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
-
-    for name in names:
-        monkeypatch.setattr(linear_operators.LINEAR[name], "__init__", absent)
-    if "native" in names:
-        for module in (linear_operators, native_layers):
-            monkeypatch.setattr(module, "library", lambda: None)
+    remove(names, monkeypatch)
     return names
 
 
@@ -43,7 +38,8 @@ def operators_of(result: Any) -> dict[str, str]:
     return operators
 
 
-def test_a_whole_job_agrees_by_other_operators(lacking, tiny_model, tmp_path):
+def test_a_whole_job_agrees_by_other_operators(lacking, tiny_model, tmp_path, caplog):
+    caplog.set_level("INFO", logger="bertbatch")
     texts = make_texts(120)
     write_parquet(tmp_path / "in.parquet", texts)
     keys = {"attention.per_row": True}
@@ -51,6 +47,7 @@ def test_a_whole_job_agrees_by_other_operators(lacking, tiny_model, tmp_path):
     expected = one_at_a_time(tiny_model, texts)
     np.testing.assert_allclose(np.stack(result.to_pandas()["scores"]), expected, atol=5e-5)
     assert not set(lacking) & set(operators_of(result).values())
+    assert ("install a C++ compiler, then bertbatch again" in caplog.text) == missing()
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra"])

@@ -1,6 +1,7 @@
 """`bertbatch verify` finds every kind of harm, and nothing in an output that is whole."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from bertbatch import JobError, run
 from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
 from bertbatch.cli import app
+from bertbatch.display.verdict import show_verdict
+from bertbatch.native.library import library
 from bertbatch.output import lease
 from bertbatch.output.folder import open_output
 from bertbatch.output.part import FOOTER_KEY, encode_part
 from tests.helpers.jobs import make_job
+from tests.helpers.operators import remove
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts
 
@@ -264,3 +268,21 @@ def test_a_unit_scored_again_as_it_was_has_the_same_bits(tiny_model, tmp_path):
     for what, other in changed.items():
         path.write_text(json.dumps(other))
         assert bits() is None, what
+
+
+@pytest.mark.skipif(library() is None, reason="no kernels were built for this processor")
+def test_an_output_made_with_kernels_is_verified_without_them(
+    tiny_model, tmp_path, monkeypatch, capsys
+):
+    write_parquet(tmp_path / "in.parquet", make_texts(60))
+    keys = {"runtime.runner": "inline"}
+    job = make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys)
+    assert run(job).exit_code == 0
+    remove(["native"], monkeypatch)
+    verdict = verify(open_output(str(tmp_path / "out")))
+    rescore(job, str(tmp_path / "out"), 20, verdict)
+    show_verdict(verdict)
+    said = capsys.readouterr().out
+    assert verdict.right
+    assert verdict.same_bits is None
+    assert re.search(r"not compared bit for bit: .* kernels \S+ \w+, .* is not here", said)

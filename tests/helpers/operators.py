@@ -1,0 +1,23 @@
+"""Processors and builds that lack an operator, stood in for."""
+
+from typing import Any
+
+import pytest
+
+from bertbatch.engines import linear_operators, native_layers
+from bertbatch.native import library as native
+from bertbatch.runtime import worker
+
+
+def remove(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the operators of these names, as on a processor or a build that lacks them."""
+
+    def absent(*_: Any) -> Any:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+
+    for name in names:
+        monkeypatch.setattr(linear_operators.LINEAR[name], "__init__", absent)
+    if linear_operators.NATIVE in names:
+        for module in (linear_operators, native_layers, native):
+            monkeypatch.setattr(module, "library", lambda level=None: None)
+        monkeypatch.setattr(worker, "_device_name", worker._device_name.__wrapped__)
