@@ -107,6 +107,13 @@ def wait_for_parts(out: Path, count: int) -> None:
         time.sleep(0.05)
 
 
+def processor_of(out: Path) -> str:
+    """What the record of an output's only run says of its workers, without their threads."""
+    (record,) = open_output(str(out)).runs()
+    (kind,) = record["chosen"]["kinds"]
+    return str(kind).rpartition(", ")[0]
+
+
 @pytest.mark.cluster
 def test_same_job_same_answers_as_here(head, job, tmp_path):
     done = submit(head, job, "--run", "there")
@@ -119,6 +126,8 @@ def test_same_job_same_answers_as_here(head, job, tmp_path):
         for name in ("there", "here")
     )
     pd.testing.assert_frame_equal(there, here, rtol=1e-5)  # another number of threads
+    kinds = [processor_of(tmp_path / "out" / name) for name in ("there", "here")]
+    assert kinds[0] == kinds[1]  # with the same kernels: they are sent along
     refused = submit(head, job, "--run", "there", "--set", "input.text=nothing", "--id", "other")
     assert refused.returncode == 2
     assert "belongs to another job" in refused.stdout
