@@ -34,8 +34,8 @@ def fewer_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     if name == "no oneDNN":
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-        for layer in ("linear_operators.OneDnnLinear", "int8.Int8Linear"):
-            monkeypatch.setattr(f"bertbatch.engines.{layer}.__init__", _no_operator)
+        layer = "bertbatch.engines.linear_operators.OneDnnLinear"
+        monkeypatch.setattr(f"{layer}.__init__", _no_operator)
 
 
 def _no_operator(*_: Any) -> None:

@@ -1,76 +1,92 @@
-"""Linear layers in int8, on CPUs."""
+"""Linear layers in int8, on CPUs, by the project's own kernels."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as plain_linear
 
 from bertbatch.engines.fused_linear import Place
+from bertbatch.engines.linear_operators import TransposedLinear
+from bertbatch.native.library import library
 
 
 class Int8Linear(nn.Module):
     """y = act(x Wᵀ + b) in int8: weights are rounded once, x at each call.
 
-    Weights have one scale for each output, so that the largest becomes 127. x [tokens, in] has one
-    scale, of 254 steps from its least to its largest value, which leaves room for rounding zero.
+    Weights have one scale for each output, so that the largest becomes 127. Each row of x has a
+    scale, of 127 or 255 steps from its least to its largest value, as many as the processor adds
+    exactly. Raises ValueError if there are no kernels for the layer here.
     """
 
     def __init__(self, linear: nn.Linear, activation: str = "none"):
         super().__init__()
+        kernels = library()
+        if kernels is None or not kernels.has_int8(linear):
+            raise ValueError("there are no kernels for this layer on this processor")
+        self._linear = kernels.linear_int8
         self._scales, rounded = _rounded(linear.weight.detach())
-        self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
-        self._zeros = torch.zeros(len(rounded), dtype=torch.int64)
-        self._bias = linear.bias.detach()
+        self._columns = (rounded.double() * self._scales[:, None]).sum(1).float()
+        self._weight = kernels.pack_int8(rounded)
+        self._bias = linear.bias.detach().contiguous()
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, zero = _steps(x)
-        x = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).to(torch.uint8)
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            qx=x,
-            x_scale=scale,
-            x_zero_point=zero,
-            qw=self._weight,
-            w_scale=self._scales,
-            w_zero_point=self._zeros,
-            bias=self._bias,
-            output_scale=1.0,
-            output_zero_point=0,
-            output_dtype=torch.float32,
-            post_op_name=self._activation,
-            post_op_args=[],
-            post_op_algorithm="none",
-        )
-        return y
+        return self.plus(x)
 
-    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+    def plus(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """forward(x) + residual"""
-        y: Tensor = self(x).add_(residual)
-        return y
+        if residual is not None:
+            residual = residual.contiguous()
+        return self._linear(
+            x.contiguous(),
+            self._weight,
+            self._scales,
+            self._columns,
+            self._bias,
+            self._activation,
+            residual,
+        )
 
 
-def rounded(place: Place) -> Int8Linear:
-    """What takes a linear layer's place."""
-    return Int8Linear(place.layer, "gelu" if place.follows == "gelu" else "none")
+def in_int8(layers: Iterable[nn.Linear]) -> list[nn.Linear]:
+    """Those of the layers that the kernels can compute; the others stay in float32.
+
+    Raises ValueError if there are none.
+    """
+    kernels = library()
+    if kernels is None:
+        raise ValueError(
+            "its kernels are not on this machine: they need x86-64 Linux, and a C++ "
+            "compiler where bertbatch is installed"
+        )
+    found = [layer for layer in layers if kernels.has_int8(layer)]
+    if not found:
+        raise ValueError("the model has no layers of shapes that its kernels can compute")
+    return found
+
+
+def rounded(place: Place) -> nn.Module:
+    """What takes a linear layer's place: in int8 if the kernels can, else in float32."""
+    activation = "gelu" if place.follows == "gelu" else "none"
+    kernels = library()
+    kind = Int8Linear if kernels and kernels.has_int8(place.layer) else TransposedLinear
+    return kind(place.layer, activation)
 
 
 def formula(linear: nn.Linear, x: Tensor) -> Tensor:
     """The definition of what `Int8Linear` computes: the rounded operands in float32."""
-    scales, rounded = _rounded(linear.weight.detach())
-    scale, zero = _steps(x)
-    # Multiplied as `Int8Linear` does: a quotient that is rounded otherwise is another step.
-    steps = torch.floor(torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale)) - zero
-    return plain_linear(steps * scale, rounded * scales[:, None], linear.bias)
+    kernels = library()
+    assert kernels
+    scales, weight = _rounded(linear.weight.detach())
+    least, most = torch.aminmax(x, dim=-1, keepdim=True)
+    # Multiplied as the kernels do: a quotient that is rounded otherwise is another step.
+    scale = (most - least).clamp(min=1e-8) / kernels.int8_steps
+    steps = (x.double() * (1 / scale) - least / scale).round()
+    return plain_linear(steps.float() * scale + least, weight * scales[:, None], linear.bias)
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """The scale of each output, and its weights as int8."""
     scales = weight.abs().amax(1).clamp(min=1e-8) / 127
     return scales, (weight / scales[:, None]).round().to(torch.int8)
-
-
-def _steps(x: Tensor) -> tuple[float, int]:
-    """The scale of x, in 254 steps from its least to its largest value, and the step of zero."""
-    least, most = (float(end) for end in torch.aminmax(x))
-    least, most = min(least, 0.0), max(most, 1e-8)
-    scale = (most - least) / 254
-    return scale, round(-least / scale)

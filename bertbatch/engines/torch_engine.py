@@ -107,7 +107,7 @@ class TorchEngine:
             self._fuse_statistics()
             return
         if self.dtype == "int8":
-            self._check_products(linears(self._model), int8.Int8Linear, int8.formula)
+            self._check_products(self._in_int8(), int8.Int8Linear, int8.formula)
         expected = single_text_logits(self._model, self._inputs, probe, self._spec, self.device)
         self.reason = choose_batching(
             self, list(Batching), probe, expected, self._spec, self._on_rejected
@@ -234,6 +234,13 @@ class TorchEngine:
         running = self.start(replace(self._probe_batch, with_statistics=True))
         assert running.statistics
         return running.statistics()[0]
+
+    def _in_int8(self) -> Iterable[nn.Linear]:
+        """The layers that will be in int8. Raises JobError if there are none."""
+        try:
+            return int8.in_int8(linears(self._model))
+        except ValueError as error:
+            raise JobError(f"model.dtype int8: {error}; use auto or {self._exact}") from error
 
     def _check_products(
         self,

@@ -18,10 +18,12 @@ FOLDER = Path(__file__).parent
 SOURCE = "kernels.cpp"
 # What a processor must have for each level, as compiler flags; the best level last.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
-BFLOAT16 = [*AVX512, "-mavx512vnni", "-mavx512bf16"]
+VNNI = [*AVX512, "-mavx512vnni"]
+BFLOAT16 = [*VNNI, "-mavx512bf16"]
 LEVELS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
+    "avx512-vnni": VNNI,
     "avx512-bfloat16": BFLOAT16,
     "amx": [*BFLOAT16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }

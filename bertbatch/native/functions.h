@@ -25,8 +25,17 @@ inline Floats gelu(Floats x) {
   return fma(half, erf(mul(x, all(.70710678f))), half);
 }
 
+// 1 / x, to 1e-4 of it.
+inline Floats rough_reciprocal(Floats x) {
 #ifdef __AVX512F__
-// GELU to 1e-4 for |x| <= 4, for results that are rounded to bfloat16: x (1/2 + x P(x²) / Q(x²)),
+  return _mm512_rcp14_ps(x);
+#else
+  Floats near = _mm256_rcp_ps(x);
+  return mul(near, sub(all(2), mul(x, near)));
+#endif
+}
+
+// GELU to 1e-4 for |x| <= 4, for results that are rounded to 8 bits: x (1/2 + x P(x²) / Q(x²)),
 // fitted by reweighted least squares to |x| <= 4.2. What is not a number stays so.
 inline Floats rough_gelu(Floats x) {
   const float P[] = {2.885483634e-3f, 4.104150517e-2f, 3.985997559e-1f};
@@ -35,10 +44,11 @@ inline Floats rough_gelu(Floats x) {
   Floats square = mul(near, near), p = all(P[0]), q = all(Q[0]);
   for (int i = 1; i < 3; i++) p = fma(p, square, all(P[i]));
   for (int i = 1; i < 4; i++) q = fma(q, square, all(Q[i]));
-  Floats share = fma(mul(near, p), _mm512_rcp14_ps(q), all(.5f));
+  Floats share = fma(mul(near, p), rough_reciprocal(q), all(.5f));
   return mul(x, share);
 }
 
+#ifdef __AVX512F__
 // 2ˣ to 1e-4 of it, for results that are rounded to bfloat16: a cubic fitted to |x| <= 1/2,
 // times a power of two. What is not a number stays so.
 inline Floats rough_exp2(Floats x) {

@@ -1,5 +1,6 @@
 // The C interface of the kernels. All run in the calling thread, on memory that the caller owns.
 #include "attention.h"
+#include "int8.h"
 #include "linear.h"
 #include "norm.h"
 #ifdef __AVX512BF16__
@@ -37,6 +38,27 @@ EXPORT void bertbatch_attention(const float* query, const float* key, const floa
 EXPORT void bertbatch_norm(const float* x, long rows, long size, const float* gain,
                            const float* shift, float epsilon, float* y) {
   norm(x, rows, size, gain, shift, epsilon, y);
+}
+
+EXPORT long bertbatch_int8_steps() { return STEPS; }
+
+EXPORT long bertbatch_packed_int8(long outputs, long inputs) {
+  return outputs * rounded_up(inputs, DEPTH);
+}
+
+EXPORT void bertbatch_pack_int8(const signed char* weights, long outputs, long inputs,
+                                signed char* packed) {
+  pack_int8(weights, outputs, inputs, packed);
+}
+
+EXPORT long bertbatch_int8_room(long inputs) { return int8_room(inputs); }
+
+EXPORT void bertbatch_linear_int8(const float* x, long rows, long inputs,
+                                  const signed char* weights, const float* scales,
+                                  const float* columns, const float* bias, long outputs, float* y,
+                                  int activation, const float* residual, Byte* room) {
+  const Layer8 layer = {weights, scales, columns, bias, inputs, outputs, activation};
+  linear_int8(x, rows, layer, y, residual, room);
 }
 
 #ifdef __AVX512BF16__

@@ -24,6 +24,7 @@ from bertbatch.native.build import FOLDER, LEVELS, file_name, version
 log = logging.getLogger("bertbatch")
 
 ACTIVATIONS = {"none": 0, "gelu": 1}
+INT8_INPUTS = 32  # inputs of a layer in int8 are a multiple of it
 ALONE = 64  # rows that one thread computes without asking others for help
 
 _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
@@ -38,6 +39,14 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "attention_room": (_long, [_long, _long]),
     "attention": (None, _ATTENTION),
     "norm": (None, _NORM),
+    "int8_steps": (_long, []),
+    "packed_int8": (_long, [_long, _long]),
+    "pack_int8": (None, [_pointer, _long, _long, _pointer]),
+    "int8_room": (_long, [_long]),
+    "linear_int8": (
+        None,
+        [_pointer, _long, _long, *[_pointer] * 4, _long, _pointer, ctypes.c_int, *[_pointer] * 2],
+    ),
 }
 # What libraries for processors with products of bfloat16 have, too.
 _BFLOAT16: dict[str, tuple[Any, list[Any]]] = {
@@ -67,6 +76,7 @@ class Library:
             raise ValueError(f"{path} was built from other sources ({found}, here {version()})")
         self.level = level
         self.panel = int(self._library.bertbatch_panel())
+        self.int8_steps = int(self._library.bertbatch_int8_steps())
         self.dtypes = [torch.float32]
         if "bf16" in "".join(LEVELS[level]):
             self._declare(_BFLOAT16)
@@ -87,6 +97,10 @@ class Library:
     def has_linear(self, layer: nn.Linear) -> bool:
         """Whether the kernels can compute a layer."""
         return layer.weight.dtype in self.dtypes and layer.out_features % self.panel == 0
+
+    def has_int8(self, layer: nn.Linear) -> bool:
+        whole = layer.in_features % INT8_INPUTS == 0 and layer.out_features % self.panel == 0
+        return layer.weight.dtype == torch.float32 and whole
 
     def has_norm(self, norm: nn.LayerNorm) -> bool:
         whole = len(norm.normalized_shape) == 1 and norm.normalized_shape[0] % self.panel == 0
@@ -137,6 +151,45 @@ class Library:
                 ACTIVATIONS[activation],
                 None if residual is None else residual.data_ptr() + each * first * outputs,
                 *more,
+            )
+
+        _in_threads(x.numel() // inputs, some)
+        return y
+
+    def pack_int8(self, weight: Tensor) -> Tensor:
+        """A weight int8 [outputs, inputs] as `linear_int8` reads it."""
+        weight = weight.contiguous()
+        size = self._library.bertbatch_packed_int8(*weight.shape)
+        packed = torch.empty(size, dtype=torch.int8)
+        self._library.bertbatch_pack_int8(weight.data_ptr(), *weight.shape, packed.data_ptr())
+        return packed
+
+    def linear_int8(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Tensor,
+        columns: Tensor,
+        bias: Tensor,
+        activation: str = "none",
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """`linear` of rounded numbers: see `engines/int8.py`."""
+        inputs, outputs, each = x.shape[-1], len(bias), x.element_size()
+        y = torch.empty(*x.shape[:-1], outputs)
+
+        def some(first: int, stop: int) -> None:
+            room = torch.empty(self._library.bertbatch_int8_room(inputs), dtype=torch.uint8)
+            self._library.bertbatch_linear_int8(
+                x.data_ptr() + each * first * inputs,
+                stop - first,
+                inputs,
+                *(part.data_ptr() for part in (packed, scales, columns, bias)),
+                outputs,
+                y.data_ptr() + each * first * outputs,
+                ACTIVATIONS[activation],
+                None if residual is None else residual.data_ptr() + each * first * outputs,
+                room.data_ptr(),
             )
 
         _in_threads(x.numel() // inputs, some)
@@ -228,11 +281,11 @@ def levels() -> list[str]:
         return []
     best = "avx2"
     if capability == "AVX512":
-        best = "avx512"
-        if torch.cpu._is_avx512_bf16_supported():
-            best = "avx512-bfloat16"
-            if torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx():
-                best = "amx"
+        vnni = torch.cpu._is_vnni_supported()
+        half = vnni and torch.cpu._is_avx512_bf16_supported()
+        tiles = half and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx()
+        best = "avx512" + ("-bfloat16" if half else "-vnni" if vnni else "")
+        best = "amx" if tiles else best
     names = list(LEVELS)
     return names[: names.index(best) + 1]
 

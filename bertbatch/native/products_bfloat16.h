@@ -1,6 +1,6 @@
 // Products of bfloat16 with sums in float32: in tiles (AMX), or else in vectors (AVX512-BF16).
 #pragma once
-#include "vectors.h"
+#include "tiles.h"
 
 namespace {
 
@@ -18,36 +18,6 @@ inline void narrow(Half* p, Floats x) {
 }
 
 #ifdef __AMX_BF16__
-
-constexpr long GROUP = 32;  // rows at a time
-
-struct alignas(64) Tiles {
-  unsigned char palette, start, reserved[14];
-  unsigned short bytes[16];
-  unsigned char rows[16];
-};
-
-// Eight tiles of 16 rows of 64 bytes, until the end of the scope. Then the tiles are as before:
-// other libraries keep theirs from call to call.
-class WithTiles {
- public:
-  WithTiles() {
-    _tile_storeconfig(&before);
-    Tiles ours = {};
-    ours.palette = 1;
-    for (int i = 0; i < 8; i++) ours.bytes[i] = 64, ours.rows[i] = 16;
-    _tile_loadconfig(&ours);
-  }
-  ~WithTiles() {
-    if (before.palette)
-      _tile_loadconfig(&before);
-    else
-      _tile_release();
-  }
-
- private:
-  Tiles before;
-};
 
 // sums[GROUP][PANEL] = x[GROUP][inputs] · panel[inputs / 2][PANEL][2]
 // `between` is called after each step: the tiles multiply meanwhile.
@@ -79,12 +49,6 @@ inline void products(const Half* x, long stride, const Half* panel, long inputs,
 }
 
 #else
-
-constexpr long GROUP = ROWS;  // rows at a time
-
-struct WithTiles {  // nothing is needed
-  WithTiles() {}
-};
 
 // sums[GROUP][PANEL] = x[GROUP][inputs] · panel[inputs / 2][PANEL][2]
 // `between` is called as often as there are steps.

@@ -157,6 +157,54 @@ def test_what_is_not_a_number_stays_in_its_sequence(level, dtype, where):
 
 
 @needed
+@pytest.mark.parametrize("level", HERE)
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 300), blocks=st.integers(1, 30), panels=st.integers(1, 5), seed=SEEDS,
+    follows=st.sampled_from(["none", "gelu", "residual"]), threads=st.integers(1, 3),
+    extreme=st.booleans(),
+)  # fmt: skip
+def test_int8(level, rows, blocks, panels, seed, follows, threads, extreme):
+    """Exact sums of rounded numbers, also where all are at their largest."""
+    found = kernels(level)
+    inputs, outputs = 32 * blocks, panels * found.panel
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
+    if extreme:
+        x, weight = x.sign().clamp(0), weight.sign()
+    weight = (127 * weight / weight.abs().amax(1, keepdim=True).clamp(1e-8)).round()
+    scales, bias = random(outputs, seed=seed + 2).abs() / 1000, random(outputs, seed=seed + 3)
+    residual = random(rows, outputs, seed=seed + 4)
+    columns = (weight.double() * scales[:, None]).sum(1).float()
+    packed = found.pack_int8(weight.to(torch.int8))
+    parts = (packed, scales, columns, bias)
+    least, most = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+    step = (most - least).clamp(min=1e-8) / found.int8_steps
+    steps = (x.double() * (1 / step) - least / step).round()
+    wanted = linear(steps, weight.double()) * scales * step + least * columns + bias
+    # A quotient between two steps may be rounded to either.
+    allowed = 1e-4 * wanted.abs().max() + 4 * 127 * scales.max() * step + 1e-4
+    torch.set_num_threads(threads)
+    try:
+        got = found.linear_int8(x, *parts, residual=residual if follows == "residual" else None)
+        after = residual if follows == "residual" else 0
+        assert bool(((got - wanted - after).abs() <= allowed).all())
+        if follows == "gelu":
+            activated = found.linear_int8(x, *parts, "gelu")
+            near = 1e-4 * got.abs().clamp(1)
+            assert bool(((activated - gelu(got.double())).abs() <= near).all())
+        row = seed % rows  # alone it is the same, to the bit
+        alone = found.linear_int8(x[row : row + 1], *parts)
+        assert torch.equal(alone[0], (found.linear_int8(x, *parts))[row])
+        x[row, seed % inputs] = [float("nan"), float("inf"), -float("inf")][seed % 3]
+        odd = found.linear_int8(x, *parts)
+        assert odd[row].isnan().all()
+        others = torch.arange(rows) != row
+        assert torch.equal(odd[others], found.linear_int8(x[others], *parts))
+    finally:
+        torch.set_num_threads(1)
+
+
+@needed
 def test_kernels_of_other_sources_are_not_loaded(tmp_path, monkeypatch):
     path = tmp_path / build.file_name(HERE[0])
     shutil.copy(native.FOLDER / path.name, path)

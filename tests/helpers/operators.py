@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bertbatch.engines import linear_operators, native_layers
+from bertbatch.engines import int8, linear_operators, native_layers
 from bertbatch.native import library as native
 from bertbatch.runtime import worker
 
@@ -18,6 +18,6 @@ def remove(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in names:
         monkeypatch.setattr(linear_operators.LINEAR[name], "__init__", absent)
     if linear_operators.NATIVE in names:
-        for module in (linear_operators, native_layers, native):
+        for module in (int8, linear_operators, native_layers, native):
             monkeypatch.setattr(module, "library", lambda level=None: None)
         monkeypatch.setattr(worker, "_device_name", worker._device_name.__wrapped__)
