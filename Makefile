@@ -11,7 +11,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # Only what the program itself needs: a demo should not wait for test servers.
-.venv/run: constraints.txt pyproject.toml
+KERNELS := setup.py bertbatch/native/build.py $(wildcard bertbatch/native/*.h bertbatch/native/*.cpp)
+.venv/run: constraints.txt pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@

@@ -33,6 +33,7 @@ FLAGS = [
     # No calls of memset and the like, which a library without the C library does not have.
     *("-ffreestanding", "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--no-undefined"),
 ]
+COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 300  # for a compiler, which takes 3
 
 
@@ -55,33 +56,35 @@ def file_name(level: str) -> str:
 
 def build(folder: Path) -> None:
     """Builds every library into a folder. Raises NotBuilt."""
+    using = compiler()
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda level: _build(level, using, folder), LEVELS))
+
+
+def compiler() -> str:
+    """The C++ compiler here. Raises NotBuilt."""
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ("x86_64", "AMD64"):
         raise NotBuilt(f"they are for x86-64 processors under Linux, not {sys.platform} {machine}")
-    compiler = next(filter(None, map(shutil.which, _compilers())), None)
-    if compiler is None:
+    own = os.environ.get("CXX", "")
+    found = next(filter(None, map(shutil.which, [own] if own else COMPILERS)), None)
+    if found is None:
         raise NotBuilt("there is no C++ compiler (c++, g++, clang++ or $CXX)")
-    folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda level: _build(level, compiler, folder), LEVELS))
+    return found
 
 
-def _build(level: str, compiler: str, folder: Path) -> None:
+def _build(level: str, using: str, folder: Path) -> None:
     # Renamed when it is complete: a process may have the old one loaded.
     unfinished = folder / f"{file_name(level)}.{os.getpid()}"
     defined = f'-DBERTBATCH_VERSION="{version()}"'
     files = ["-o", str(unfinished), str(FOLDER / SOURCE)]
-    command = [compiler, *FLAGS, *LEVELS[level], defined, *files]
+    command = [using, *FLAGS, *LEVELS[level], defined, *files]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         unfinished.rename(folder / file_name(level))
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise NotBuilt(f"{compiler} failed: {said[-1] if said else error}") from None
+        raise NotBuilt(f"{using} failed: {said[-1] if said else error}") from None
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _compilers() -> list[str]:
-    own = os.environ.get("CXX", "")
-    return [own] if own else ["c++", "g++", "clang++"]
