@@ -9,10 +9,9 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import ray
@@ -21,7 +20,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from bertbatch.errors import DeviceLost, JobError
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors import ray_nodes, ray_stages
-from bertbatch.runtime.executors.executor import DataLost, NodeGone, Readers, WorkerDied
+from bertbatch.runtime.executors.executor import DataLost, NodeGone, Readers, WorkerDied, told
 from bertbatch.runtime.executors.ray_loading import Loading
 from bertbatch.runtime.executors.ray_scratch import Scratch
 from bertbatch.runtime.executors.ray_start import start_ray
@@ -205,12 +204,7 @@ class RayExecutor:
         return handle
 
     def wait(self, timeout: float) -> list[Hashable]:
-        done: list[Hashable] = []
-        with suppress(Empty):
-            done.append(self._done.get(timeout=timeout))
-            while True:
-                done.append(self._done.get_nowait())
-        return done
+        return told(self._done, timeout)
 
     def result(self, handle: Any) -> Any:
         """What reading, scoring or committing gave, data as references."""
