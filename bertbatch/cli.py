@@ -74,7 +74,7 @@ def score(
         int | None, typer.Option(help="truncate texts to this many tokens")
     ] = None,
     unit_rows: Annotated[int | None, typer.Option(help="maximum rows in a unit")] = None,
-    runner: Annotated[str | None, typer.Option(help="ray or inline; default: ray")] = None,
+    runner: Annotated[str | None, typer.Option(help="auto, ray or inline; default: auto")] = None,
     format: Annotated[str | None, typer.Option(help="auto, parquet or csv; default: auto")] = None,
     limit: Annotated[int | None, typer.Option(help="score only the first N rows")] = None,
     attention: Annotated[

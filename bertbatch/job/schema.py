@@ -218,8 +218,10 @@ class Alarms(Section):
 
 
 class Runtime(Section):
-    runner: Literal["ray", "inline"] = Field(
-        "ray", description="ray: all cores and GPUs of a machine or cluster; inline: one process"
+    runner: Literal["auto", "ray", "inline"] = Field(
+        "auto",
+        description="ray: all cores and GPUs of a machine or cluster; inline: this process; "
+        "auto: a child process where that is faster, else ray",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     workers: CountOrAuto = Field(

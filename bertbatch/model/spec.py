@@ -5,6 +5,7 @@ little memory. What it cannot see, `loading.py` finds in the first worker, befor
 scored.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class ModelSpec:
     layers: int
     heads: int  # of each layer
     vocabulary: int | None  # rows of its embedding table, if one tensor has its name
+    parameters: int  # that a token is multiplied with, roughly
 
     @property
     def answers(self) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
             f"model.max_length {settings.max_length}: {settings.name} takes at most {most} tokens"
         )
     default = "regression" if count == 1 else "single_label_classification"
+    layers = whole_number(config, where, "num_hidden_layers", "n_layers") or 0
     problem_type = str(settings.problem_type or config.get("problem_type") or default)
     if problem_type == "regression" and count != 1:
         raise JobError(f"{where}: a regression model with {count} outputs; bertbatch supports one")
@@ -131,10 +134,19 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
         weights=weights_hash(folder, config),
         tokenizer=tokenizer_hash(folder),
         quantization=settings.dtype if settings.dtype in ("int8", "fp8") else None,
-        layers=whole_number(config, where, "num_hidden_layers", "n_layers") or 0,
+        layers=layers,
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
         vocabulary=tables[0] if len(tables) == 1 else None,
+        parameters=_multiplied(shapes, layers),
     )
+
+
+def _multiplied(shapes: dict[str, list[int]], layers: int) -> int:
+    """The parameters that a token is multiplied with: all but tables, for each layer its own."""
+    own = sum(math.prod(s) for name, s in shapes.items() if "embeddings" not in name)
+    # ALBERT's layers have one set of weights.
+    shared = layers > 1 and not any(".1." in name for name in shapes)
+    return own * layers if shared else own
 
 
 def tokenizer_hash(folder: Path) -> str:

@@ -71,13 +71,18 @@ class Preflight:
         """The size of the whole input, as it is stored."""
         return sum(source.size for source in self.listing.sources)
 
+    @cached_property
+    def earlier(self) -> list[dict[str, Any]]:
+        """The records of the last runs on this output, the oldest first."""
+        return self.output.runs(KNOWN_RUNS)
+
     def context(self) -> Context:
         # Workers may have another environment: `${NAME}` means the driver's.
         options = stores.expand(self.job.input.storage_options)
         input_ = self.job.input.model_copy(update={"storage_options": options})
         job = self.job.model_copy(update={"input": input_})
         known: dict[str, dict[str, Any]] = {}
-        for record in self.output.runs(KNOWN_RUNS):
+        for record in self.earlier:
             kinds = record.get("chosen", {}).get("kinds", {})
             for kind, choice in kinds.items():
                 if choice["measured"] or not known.get(kind, {}).get("measured"):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.corpus import read_corpus
@@ -86,6 +85,8 @@ class Result:
 
     def to_pandas(self) -> "pd.DataFrame":
         """All predictions of the output, ordered by source and row."""
+        import pyarrow.dataset as ds  # which imports pandas: a third of a run's own imports
+
         parts = sorted(self.output.committed().values())
         if not parts:
             reasons = "".join(f"; {id_}: {why}" for id_, why in self.failed_sources.items())

@@ -19,9 +19,9 @@ from bertbatch.output.contract import make_contract
 from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
 from bertbatch.runtime.alarms import ENOUGH_ROWS, evaluate
-from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Record
 from bertbatch.runtime.executors.executor import Executor
+from bertbatch.runtime.executors.start import Starting
 from bertbatch.runtime.failures import Outcome
 from bertbatch.runtime.judgement import Ending, Judgement, judge
 from bertbatch.runtime.preflight import Preflight, check_job
@@ -43,8 +43,8 @@ def run(job: Job, listener: ProgressListener | None = None, verbose: bool = Fals
     one; nothing is written then.
     """
     try:
-        with _empty(job):
-            return _Run(job, listener or ProgressListener(), verbose).run()
+        with _empty(job), Starting(job, verbose) as starting:
+            return _Run(job, listener or ProgressListener(), starting).run()
     except OSError as error:  # of the plan, the records: parts have retries of their own
         raise RunError(f"the storage failed: {error}") from error
 
@@ -67,10 +67,10 @@ def _empty(job: Job) -> Iterator[None]:
 
 
 class _Run:
-    def __init__(self, job: Job, listener: ProgressListener, verbose: bool):
+    def __init__(self, job: Job, listener: ProgressListener, starting: Starting):
         self._job = job
         self._listener = listener
-        self._verbose = verbose
+        self._starting = starting
         self._began = time.monotonic()
         self._began_at = datetime.now(UTC)
         self._id = f"{self._began_at:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
@@ -99,7 +99,7 @@ class _Run:
         if not something:
             return self._finish(Outcome())
         preflight.output.try_out()
-        executor = self._start(preflight.context())
+        executor = self._starting.executor(preflight)
         # To the end: a signal while the record is written must not leave it half written.
         with self._signal.handled():
             try:
@@ -193,15 +193,6 @@ class _Run:
                 f"{shorten(blind)} cannot see what was written there; name a folder that all "
                 "nodes share, or a URL"
             )
-
-    def _start(self, context: Context) -> Executor:
-        if self._job.runtime.runner == "inline":
-            from bertbatch.runtime.executors.inline import InlineExecutor
-
-            return InlineExecutor(context)
-        from bertbatch.runtime.executors.ray import RayExecutor
-
-        return RayExecutor(context, self._verbose)
 
     def _tasks(self) -> Iterator[ReadTask]:
         """Every read task: of units planned earlier, then of new ones as they are planned.

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,7 @@ from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output.contract import RULES
 from bertbatch.runtime.context import Context
+from bertbatch.runtime.executors.cpus import processor
 
 if TYPE_CHECKING:
     from bertbatch.engines.attention_stats import AttentionStats
@@ -274,12 +274,7 @@ def _device_name(device: str) -> str:
 
     if device == "cuda":
         return str(torch.cuda.get_device_name())
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model n"))
-    except (OSError, StopIteration):
-        name = "CPU"
     amx = " AMX" if torch.cpu._is_amx_tile_supported() else ""
     kernels = library()
     own = f" kernels {kernels.level} {version()[:8]}" if kernels else ""
-    return f"{name} {torch.backends.cpu.get_cpu_capability()}{amx}{own}"
+    return f"{processor()} {torch.backends.cpu.get_cpu_capability()}{amx}{own}"

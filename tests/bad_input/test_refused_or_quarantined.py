@@ -304,7 +304,7 @@ def test_nan_logits_are_quarantined(tmp_path, tiny_model):
         ({"input": {"pth": "x"}}, ["unknown key 'input.pth'", "input.path"]),
         ({"model": {"max_lenght": 9}}, ["unknown key 'model.max_lenght'", "model.max_length"]),
         ({"limits": {"max_quarantined": 2}}, ["'limits.max_quarantined'", "less than or equal"]),
-        ({"runtime": {"runner": "spark"}}, ["'runtime.runner'", "'ray' or 'inline'"]),
+        ({"runtime": {"runner": "spark"}}, ["'runtime.runner'", "'auto', 'ray' or 'inline'"]),
         ({"input": {"path": "x", "carry": ["label"]}}, ["label:label_in"]),
         ({"input": {"path": "x", "carry": ["a", "b:a"]}}, ["carried twice"]),
         ({"modle": {}}, ["unknown key 'modle'", "'model'"]),

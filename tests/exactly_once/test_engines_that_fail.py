@@ -19,16 +19,18 @@ def in_quarantine(out) -> list[dict]:
     return [row for file in files for row in pa.ipc.open_file(file).read_all().to_pylist()]
 
 
+KILLED, CRASHED = str(int(signal.SIGKILL)), str(int(signal.SIGSEGV))  # as out of memory, as a bug
+MORE_DEATHS = [("auto", "gpu"), *(("ray", death) for death in ("0", "gpu", KILLED, CRASHED))]
+
+
 @pytest.mark.parametrize(
-    "death",
+    ("runner", "death"),
     [
-        "0",  # of itself
-        pytest.param("gpu", marks=pytest.mark.faults),
-        pytest.param(str(int(signal.SIGKILL)), marks=pytest.mark.faults),  # as out of memory
-        pytest.param(str(int(signal.SIGSEGV)), marks=pytest.mark.faults),
+        ("auto", "0"),  # of itself: first the child process, then Ray's workers
+        *(pytest.param(runner, death, marks=pytest.mark.faults) for runner, death in MORE_DEATHS),
     ],
 )
-def test_a_poison_row_costs_only_itself(death, tmp_path, tiny_model, score):
+def test_a_poison_row_costs_only_itself(runner, death, tmp_path, tiny_model, score):
     texts = make_texts(300)
     texts[123] = "zzz"
     write_parquet(tmp_path / "in.parquet", texts)
@@ -37,10 +39,10 @@ def test_a_poison_row_costs_only_itself(death, tmp_path, tiny_model, score):
     out = tmp_path / "out"
     poison = json.dumps(AutoTokenizer.from_pretrained(tiny_model)("zzz")["input_ids"])
     faults = {"FAULT_POISON": poison, "FAULT_DEATH": death}
-    code, text = finish(
-        start(tiny_model, tmp_path / "in.parquet", out, "--unit-rows", "150", **faults)
-    )
+    options = ("--unit-rows", "150", "--runner", runner)
+    code, text = finish(start(tiny_model, tmp_path / "in.parquet", out, *options, **faults))
     assert code == 0, text
+    assert (text.count("goes on with Ray") == 1) == (runner == "auto")
     same_answers(answers(out), expected.drop(123).reset_index(drop=True))
     (row,) = in_quarantine(out)
     assert (row["row"], row["id"]) == (123, 123)

@@ -6,10 +6,44 @@ import signal
 import psutil
 import pytest
 
-from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.command_line import Process, finish, start, wait_for_parts
 from tests.helpers.outputs import answers, same_answers, sound
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts
+
+
+def children(process: Process) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_a_killed_driver_leaves_no_child(corpus, tmp_path, tiny_model, expected):
+    out, options = tmp_path / "out", ("--runner", "auto", "--unit-rows")
+    process = start(tiny_model, corpus, out, *options, "10", FAULT_SLEEP="0.2")
+    wait_for_parts(out, 3, process)
+    (child,) = children(process)
+    process.kill()
+    finish(process)
+    assert not psutil.wait_procs([child], timeout=10)[1]
+    assert len(list(out.glob("*.parquet"))) < 60
+    code, text = finish(start(tiny_model, corpus, out, *options, "25"))
+    assert code == 0, text
+    same_answers(answers(out), expected)
+    sound(out, rows_scored=600)
+
+
+@pytest.mark.faults
+def test_a_killed_child_costs_no_row(corpus, tmp_path, tiny_model, expected):
+    out = tmp_path / "out"
+    options = ("--runner", "auto", "--unit-rows", "20")
+    process = start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.3")
+    wait_for_parts(out, 3, process)
+    (child,) = children(process)
+    child.kill()
+    code, text = finish(process)
+    assert code == 0, text
+    assert "goes on with Ray" in text
+    same_answers(answers(out), expected)
+    sound(out, rows_scored=600)
 
 
 @pytest.mark.faults
@@ -61,15 +95,25 @@ def test_two_workers_load_two_models_for_a_thousand_units(tmp_path, tiny_model):
     assert len(loads.read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "runner"),
+    [
+        (signal.SIGINT, 130, "inline"),
+        (signal.SIGTERM, 143, "inline"),
+        (signal.SIGINT, 130, "auto"),
+        pytest.param(signal.SIGTERM, 143, "auto", marks=pytest.mark.faults),
+    ],
+)
 def test_a_run_stopped_by_a_signal_says_how_to_go_on(
-    number, code, corpus, tmp_path, tiny_model, expected
+    number, code, runner, corpus, tmp_path, tiny_model, expected
 ):
+    """A terminal sends Ctrl-C to all processes; so does systemd with SIGTERM."""
     out = tmp_path / "out"
-    options = ("--unit-rows", "10", "--runner", "inline")
+    options = ("--unit-rows", "10", "--runner", runner)
     process = start(tiny_model, corpus, out, *options, FAULT_SLEEP="0.2")
     wait_for_parts(out, 3, process)
-    process.send_signal(number)
+    for one in (*children(process), process):
+        one.send_signal(number)
     got, text = finish(process)
     assert got == code, text
     assert "run the same command again" in text

@@ -107,7 +107,9 @@ def test_a_driver_that_dies_at_any_step_loses_nothing(op, path, what, whole, tmp
 def test_a_process_that_dies_in_a_commit_loses_nothing(path, what, whole, tmp_path, tiny_model):
     """On Ray the run goes on: the commit is tried again in another process."""
     out = tmp_path / "out"
-    code, said = disturbed(tiny_model, whole, tmp_path, "create", path, what, runner=())
+    code, said = disturbed(
+        tiny_model, whole, tmp_path, "create", path, what, runner=("--runner", "ray")
+    )
     assert code == 0, said
     assert struck(tmp_path) == 1
     as_if_nothing_had_been(whole, out)

@@ -21,7 +21,12 @@ Process = Run | subprocess.Popen
 
 
 def start(model: str, input: Path, out: Path, *options: str, **faults: str) -> Process:
-    """The command line in its own process, with faults in all its Python processes."""
+    """The command line in its own process, with faults in all its Python processes.
+
+    On Ray, unless the options name another runner.
+    """
+    if "--runner" not in options:
+        options = (*options, "--runner", "ray")
     fixed = ["--set", "model.dtype=float32", "--set", "model.tokens_per_batch=512"]
     arguments = [
         *("score", str(input), str(out), "--carry", "id", "--model", model),

@@ -107,7 +107,9 @@ def test_the_first_job_runs_as_the_guide_has_it(before, newcomer, corpus, tiny_m
     if before == "a token":
         assert newcomer.types("ray get-auth-token --generate").returncode == 0
     elif before == "a run here":
-        done = newcomer.types("bertbatch run job.yaml --set output.path=here")
+        done = newcomer.types(
+            "bertbatch run job.yaml --set output.path=here --set runtime.runner=ray"
+        )
         assert done.returncode == 0, done.stderr
     if any(map(listening, (6379, 8265, 52365))):  # another Ray is here
         gcs, dashboard, agent = (free_port() for _ in range(3))
@@ -119,7 +121,9 @@ def test_the_first_job_runs_as_the_guide_has_it(before, newcomer, corpus, tiny_m
     assert done.returncode == 0, done.stdout + done.stderr
     assert "60 rows in = 60 scored + 0 quarantined" in done.stdout
     # A run of its own beside the head: neither is in the other's way.
-    beside = newcomer.types("bertbatch run job.yaml --set output.path=beside --log plain")
+    beside = newcomer.types(
+        "bertbatch run job.yaml --set output.path=beside --set runtime.runner=ray --log plain"
+    )
     assert beside.returncode == 0, beside.stderr
     again = newcomer.types(f"{submit_} --set input.limit=60 --run second --id second")
     assert "Traceback" not in again.stderr

@@ -1,4 +1,4 @@
-"""How many cores this process may use: affinity, then the cgroup's CPU quota."""
+"""The cores that this process may use, by affinity, then by the cgroup's CPU quota."""
 
 import math
 import os
@@ -14,3 +14,12 @@ def available_cores() -> int:
     except (OSError, ValueError):
         pass  # no cgroup v2 here
     return cores or 1
+
+
+def processor() -> str:
+    """The processor's name, as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model n"))
+    except (OSError, StopIteration):
+        return "CPU"

@@ -1,11 +1,13 @@
 """What an executor is: where the stages of a run are done.
 
 A new executor is one file with one class that follows `Executor`, and one line in
-`runtime/run.py`.
+`runtime/executors/start.py`.
 """
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from bertbatch.units import Unit
@@ -36,6 +38,9 @@ class Readers:
     memory: int
 
 
+IN_ONE_PROCESS = Readers(cores=0, most=1, memory=512 << 20)
+
+
 class Executor(Protocol):
     """Where the stages run. Handles stand for work under way; `wait` tells which is done.
 
@@ -43,9 +48,14 @@ class Executor(Protocol):
     worker chose, for the log and the run's record.
     """
 
-    workers: int
-    readers: Readers
-    kinds: dict[str, dict[str, Any]]
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def readers(self) -> Readers: ...
+
+    @property
+    def kinds(self) -> dict[str, dict[str, Any]]: ...
 
     def adapt(self) -> None:
         """Takes up nodes that have joined; called again and again."""
@@ -87,3 +97,13 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Ends all work at once; what is not committed is lost."""
+
+
+def told(done: "SimpleQueue[Any]", timeout: float) -> list[Hashable]:
+    """All that is in the queue, after at least one is; after the timeout (seconds) nothing."""
+    found: list[Hashable] = []
+    with suppress(Empty):
+        found.append(done.get(timeout=timeout))
+        while True:
+            found.append(done.get_nowait())
+    return found

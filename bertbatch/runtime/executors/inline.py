@@ -2,13 +2,14 @@
 
 Starts at once, is easy to debug, and is the reference that Ray's cost is measured against.
 A row that kills its worker, or takes the GPU from it, ends this runner; the Ray runner
-isolates it.
+isolates it. `runtime.runner: auto` has it in a child process, and goes on with Ray.
 """
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from queue import SimpleQueue
 from typing import Any
 
 from bertbatch.errors import DeviceLost, RunError
@@ -16,7 +17,7 @@ from bertbatch.model.tokens import Tokens
 from bertbatch.runtime import stages
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
-from bertbatch.runtime.executors.executor import Readers
+from bertbatch.runtime.executors.executor import IN_ONE_PROCESS, told
 from bertbatch.runtime.worker import THREADS, ModelWorker, find_device, record_choice
 from bertbatch.units import Unit
 
@@ -34,20 +35,25 @@ class _Held:
 
 class InlineExecutor:
     workers = 1
-    readers = Readers(cores=0, most=1, memory=512 << 20)
+    readers = IN_ONE_PROCESS
+    _alone = True
 
-    def __init__(self, context: Context):
-        self._context = context
+    def __init__(
+        self, context: Context, done: "SimpleQueue[Any] | None" = None, alone: bool = True
+    ):
+        """`done` is where handles go when their work is; `alone` says that no other process could
+        go on without this one. Raises JobError if the model cannot be had.
+        """
+        self._context, self._alone = context, alone
         self._stop = threading.Event()
-        self._under_way: set[Future[Any]] = set()
+        self._done: SimpleQueue[Any] = done or SimpleQueue()
         device = context.job.runtime.device
         if device == "auto":
             device = find_device()
         self._reader, self._committer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._scorer = ThreadPoolExecutor(THREADS[device])
-        threads = available_cores()
-        with _gpu():
-            self._worker = ModelWorker.of(context, device, threads)
+        with self._gpu():
+            self._worker = ModelWorker.of(context, device, available_cores())
             self.kinds = record_choice({}, self._worker.settle(stages.make_probe(context)))
 
     def adapt(self) -> None:
@@ -70,10 +76,13 @@ class InlineExecutor:
         return self._begin(self._scorer, self._score, tokens.value, first, stop)
 
     def _score(self, tokens: Tokens, first: int, stop: int) -> _Held:
-        with _gpu():
+        with self._gpu():
             scored = self._worker.score(tokens, first, stop, self._check_stopped)
         record_choice(self.kinds, self._worker.describe())
         return _Held(scored)
+
+    def _gpu(self) -> AbstractContextManager[None]:
+        return _last_gpu() if self._alone else nullcontext()
 
     def _check_stopped(self) -> None:
         if self._stop.is_set():
@@ -89,12 +98,11 @@ class InlineExecutor:
 
     def _begin(self, pool: ThreadPoolExecutor, what: Callable[..., Any], *given: Any) -> Hashable:
         future = pool.submit(what, *given)
-        self._under_way.add(future)
+        future.add_done_callback(self._done.put)
         return future
 
     def wait(self, timeout: float) -> list[Hashable]:
-        done, self._under_way = wait(self._under_way, timeout, FIRST_COMPLETED)
-        return list(done)
+        return told(self._done, timeout)
 
     def result(self, handle: Any) -> Any:
         return handle.result()
@@ -109,7 +117,7 @@ class InlineExecutor:
 
 
 @contextmanager
-def _gpu() -> Iterator[None]:
+def _last_gpu() -> Iterator[None]:
     """Raises RunError if the GPU is lost: there can be no other process here."""
     try:
         yield

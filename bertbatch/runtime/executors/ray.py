@@ -9,10 +9,9 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import ray
@@ -21,7 +20,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from bertbatch.errors import DeviceLost, JobError
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors import ray_nodes, ray_stages
-from bertbatch.runtime.executors.executor import DataLost, NodeGone, Readers, WorkerDied
+from bertbatch.runtime.executors.executor import DataLost, NodeGone, Readers, WorkerDied, told
 from bertbatch.runtime.executors.ray_loading import Loading
 from bertbatch.runtime.executors.ray_scratch import Scratch
 from bertbatch.runtime.executors.ray_start import start_ray
@@ -35,6 +34,7 @@ ADAPT_SECONDS = 5.0  # between looks for nodes that have joined
 FIRST_LOADS = 3  # workers that die while loading, none having loaded, before the job is refused
 STORE_SHARE = 0.4  # of the object stores, for what is read but not committed
 WORKERS_A_READER = 4  # where no cores are free: on CPUs a model takes far longer than reading
+FEW_CORES = 4  # on which workers load one after the other
 LOADS = 10  # workers that die while loading, before the run gives up
 
 
@@ -48,6 +48,8 @@ class _Handle:
 
 
 class RayExecutor:
+    workers: int
+
     def __init__(self, context: Context, verbose: bool = False):
         self._context = context
         self._mine = not ray.is_initialized()
@@ -63,11 +65,12 @@ class RayExecutor:
             self._context_ref = ray.put(context)
             self.kinds: dict[str, dict[str, Any]] = {}
             self._loading = Loading(ray_stages.make_probe.remote(self._context_ref), self.kinds)
-            self._actors = [self._actor() for _ in range(self.workers)]
-            for worker, actor in enumerate(self._actors):
-                self._loading.add(worker, actor)
             self._loads_failed = 0
+            all_, self.workers = self.workers, 1 if self._few_cores() else self.workers
+            self._add_actors()
             self._first_ready()
+            self.workers = all_
+            self._add_actors()
         except BaseException:
             self.close()
             raise
@@ -117,9 +120,8 @@ class RayExecutor:
         auto = self._context.job.runtime.workers == "auto"
         for worker in range(self.workers, self._fit(found) if auto else 0):
             log.info("there is room for one more model worker: %d now", worker + 1)
-            self._actors.append(self._actor())
-            self._loading.add(worker, self._actors[worker])
             self.workers = worker + 1
+            self._add_actors()
         self._size_readers(found)
 
     def blind_nodes(self, path: str, content: str) -> list[str]:
@@ -136,6 +138,20 @@ class RayExecutor:
             max_concurrency=THREADS[self._device],
         )
         return actor_class.remote(self._context_ref, self._device, self._threads)
+
+    def _add_actors(self) -> None:
+        """Up to the number of workers."""
+        for worker in range(len(self._actors), self.workers):
+            self._actors.append(self._actor())
+            self._loading.add(worker, self._actors[worker])
+
+    def _few_cores(self) -> bool:
+        """Whether the first worker is ready sooner if it loads alone, beside the first reader.
+
+        On a cluster all are asked for at once: an autoscaler should see them.
+        """
+        auto = self._context.job.runtime.workers == "auto"
+        return self._mine and auto and self._device == "cpu" and self.workers <= FEW_CORES
 
     def _first_ready(self) -> None:
         """Waits for one worker to be ready. Raises JobError if it cannot be."""
@@ -205,12 +221,7 @@ class RayExecutor:
         return handle
 
     def wait(self, timeout: float) -> list[Hashable]:
-        done: list[Hashable] = []
-        with suppress(Empty):
-            done.append(self._done.get(timeout=timeout))
-            while True:
-                done.append(self._done.get_nowait())
-        return done
+        return told(self._done, timeout)
 
     def result(self, handle: Any) -> Any:
         """What reading, scoring or committing gave, data as references."""

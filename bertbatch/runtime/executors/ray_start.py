@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.node import Node
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
@@ -56,7 +57,7 @@ def _start(options: dict[str, Any]) -> Scratch:
     except OSError as error:
         raise JobError(f"Ray cannot be started here: {error}; see RAY_TMPDIR") from error
     try:
-        with _at_most(START_SECONDS):
+        with _at_most(START_SECONDS), _without_helpers(keep_logs=options["log_to_driver"]):
             ray.init(
                 address="local",
                 num_cpus=available_cores(),
@@ -152,6 +153,28 @@ def _no_paths() -> Iterator[JobConfig]:
         yield config
     finally:
         sys.argv[:1] = script
+
+
+@contextmanager
+def _without_helpers(keep_logs: bool) -> Iterator[None]:
+    """Ray starts an autoscaler, a dashboard's server and a follower of logs, each a process that
+    takes a core for about a second before the first worker has one. A run's own Ray has no use for
+    them; `keep_logs` keeps the last. There is no public way; where a method has another name, its
+    process is started.
+    """
+    names = ["start_monitor", "start_api_server", *(["start_log_monitor"] * (not keep_logs))]
+    before = {name: vars(Node)[name] for name in names if name in vars(Node)}
+    for name in before:
+        setattr(Node, name, _start_nothing)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
+
+
+def _start_nothing(node: Any, **_: Any) -> None:
+    """In the place of a method of Ray's that starts a process."""
 
 
 def _shut_down() -> None:

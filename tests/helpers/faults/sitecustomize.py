@@ -8,6 +8,7 @@ FAULT_RAISED   which writes a line to this file
 FAULT_MEMORY   a batch of more tokens than this is too much for the device's memory
 FAULT_SLEEP    seconds that scoring one range of rows takes longer
 FAULT_LOADS    a file that gets a line for each engine that is loaded
+FAULT_PRINT    what is printed on standard output for each engine that is loaded
 FAULT_STORE    a fault of the storage (JSON): `op` (create, replace, delete, read), a part of the
                `path`, and what happens, `times` times over all processes (a file `once` counts):
                "die before" or "die after" it, "lost" (done, but an error is told), "fail"
@@ -96,6 +97,8 @@ def install() -> None:
     def load_engine(*args):
         if path := os.environ.get("FAULT_LOADS"):
             _line(path)
+        if said := os.environ.get("FAULT_PRINT"):
+            print(said, flush=True)
         engine = _load(*args)
         if limit := int(os.environ.get("FAULT_MEMORY", "0")):
             import torch

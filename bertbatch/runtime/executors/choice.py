@@ -1,0 +1,118 @@
+"""Where `runtime.runner: auto` has a run's work done.
+
+A child process where the whole input would be scored before Ray is up, else Ray. The scores are
+estimated from the input's size and the model's, or by the rate of the last run on this output.
+Neither torch nor Ray is imported for that.
+"""
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bertbatch.job.schema import Job
+from bertbatch.output.records import number
+from bertbatch.runtime.executors.cpus import available_cores, processor
+from bertbatch.runtime.preflight import Preflight
+
+RAY_SECONDS = 8.0  # that Ray takes longer than a child process to begin, on two cores
+# Floating-point operations that a core does in a second, at least: half of what a processor with
+# AVX2 reaches in large products (docs/performance.md). Too little only means Ray.
+CORE_RATE = 40e9
+GPU_RATE = 5e12  # the same of a GPU: one of 2018 reaches ten times as much
+MOST_CORES = 8  # that threads of one worker gain by; Ray has a worker for each core
+BYTES_PER_TOKEN = 3  # English has four or more to a token, Japanese three
+COMPRESSED = 4.0  # times that text is larger than Parquet, gzip or zstandard stores it
+WITH_STATISTICS = 2.0  # times the work of a forward pass alone
+ENOUGH_SECONDS = 1.0  # of scoring, for its rate to tell anything
+
+
+def ray_reason(job: Job) -> str | None:
+    """Why a job runs on Ray however small its input is; None if it need not."""
+    runtime = job.runtime
+    ray = sys.modules.get("ray")
+    gpus = 0 if runtime.device == "cpu" else visible_gpus()
+    if os.environ.get("RAY_ADDRESS"):
+        return "RAY_ADDRESS is set"
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return "the job was submitted to Ray"
+    if ray is not None and ray.is_initialized():
+        return "Ray is running in this process"
+    if runtime.workers != "auto":
+        return f"runtime.workers is {runtime.workers}"
+    if gpus and runtime.gpus_per_worker != 1:
+        return f"runtime.gpus_per_worker is {runtime.gpus_per_worker:g}"
+    return f"there are {gpus} GPUs" if gpus > 1 else None
+
+
+def in_memory(job: Job) -> bool:
+    """Whether a job reads or writes what exists in this process only."""
+    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
+    return any(path.startswith("memory:") for path in [*paths, job.output.path])
+
+
+def scoring_seconds(preflight: Preflight) -> float:
+    """How long one process would take to score what is left, roughly, and rather too long."""
+    job, spec = preflight.job, preflight.spec
+    tokens = _bytes_left(preflight) / BYTES_PER_TOKEN
+    if job.input.limit is not None:
+        tokens = min(tokens, float(job.input.limit * spec.max_length))
+    if job.runtime.device != "cpu" and visible_gpus():
+        return tokens * _work(preflight) / GPU_RATE
+    cores = min(available_cores(), MOST_CORES)
+    return tokens / cores / (_last_rate(preflight) or CORE_RATE / _work(preflight))
+
+
+def _bytes_left(preflight: Preflight) -> float:
+    """The bytes of text in pending units and in sources that are to be planned."""
+    known = preflight.plan.sources
+    left = float(sum(unit.bytes for unit in preflight.pending(preflight.plan.units.values())))
+    for source in preflight.listing.sources:
+        if known.get(source.id) != source:
+            left += source.size * (1.0 if source.url.endswith(".csv") else COMPRESSED)
+    return left
+
+
+def _work(preflight: Preflight) -> float:
+    """Floating-point operations for a token."""
+    return 2.0 * preflight.spec.parameters * (WITH_STATISTICS if preflight.job.attention else 1.0)
+
+
+def _last_rate(preflight: Preflight) -> float | None:
+    """Tokens/s of one core in the last run on this output, if it was on such a processor."""
+    for record in preflight.earlier[-1:]:
+        chosen = record.get("chosen", {})
+        figures: tuple[Any, ...] = (
+            record.get("tokens"),
+            record.get("scoring_seconds"),
+            chosen.get("workers"),
+        )
+        if not all(number(figure) and figure > 0 for figure in figures):
+            return None
+        tokens, seconds, workers = map(float, figures)
+        threads = [_threads(kind) for kind in chosen.get("kinds", {})]
+        if len(threads) == 1 and threads[0] and seconds >= ENOUGH_SECONDS:
+            return tokens / seconds / (workers * threads[0])
+    return None
+
+
+def _threads(kind: str) -> int:
+    """The threads of a worker of this kind; 0 if its processor is another than here."""
+    name, _, rest = kind.rpartition(", ")
+    count: Any = rest.partition(" ")[0]
+    return int(count) if name.startswith(processor()) and count.isdigit() else 0
+
+
+def visible_gpus() -> int:
+    """How many GPUs torch may find here; 0 if it is a build for CPUs."""
+    try:
+        if version("torch").endswith("+cpu"):
+            return 0
+    except PackageNotFoundError:
+        return 0
+    there = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return there
+    return min(there, sum(name.strip() not in ("", "-1") for name in named.split(",")))
