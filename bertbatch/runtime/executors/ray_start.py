@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.node import Node
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
@@ -159,9 +158,14 @@ def _no_paths() -> Iterator[JobConfig]:
 def _without_helpers(keep_logs: bool) -> Iterator[None]:
     """Ray starts an autoscaler, a dashboard's server and a follower of logs, each a process that
     takes a core for about a second before the first worker has one. A run's own Ray has no use for
-    them; `keep_logs` keeps the last. There is no public way; where a method has another name, its
-    process is started.
+    them; `keep_logs` keeps the last. There is no public way; where Ray has other names for what
+    starts a process, it is started.
     """
+    try:
+        from ray._private.node import Node
+    except ImportError:
+        yield
+        return
     names = ["start_monitor", "start_api_server", *(["start_log_monitor"] * (not keep_logs))]
     before = {name: vars(Node)[name] for name in names if name in vars(Node)}
     for name in before:
