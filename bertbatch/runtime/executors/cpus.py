@@ -18,8 +18,18 @@ def available_cores() -> int:
 
 def processor() -> str:
     """The processor's name, as Linux gives it."""
+    return _cpuinfo("model n") or "CPU"
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies bfloat16 in tiles."""
+    return "amx_bf16" in _cpuinfo("flags").split()
+
+
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first processor; empty if it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model n"))
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith(key))
     except (OSError, StopIteration):
-        return "CPU"
+        return ""
