@@ -1,4 +1,4 @@
-"""The kernels for CPUs, in C++, and how Python builds and calls them.
+"""The kernels for CPUs, in C++.
 
 They are optional: without a compiler the package has none, and engines use torch's operators.
 """
