@@ -285,12 +285,15 @@ def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[
 
 
 def _run(build: Any, log: Style, verbose: bool) -> int:
-    from bertbatch.display.progress import make_listener
-    from bertbatch.runtime.run import run as run_job
+    from bertbatch.runtime.executors.start import Starting
 
     job = build()
-    with closing(make_listener(log)) as listener:
-        return run_job(job, listener, verbose).exit_code
+    with Starting(job, verbose) as starting:  # a child imports torch while this process imports:
+        from bertbatch.display.progress import make_listener
+        from bertbatch.runtime.run import run_started
+
+        with closing(make_listener(log)) as listener:
+            return run_started(job, starting, listener).exit_code
 
 
 def _guard(command: Any) -> int:

@@ -42,8 +42,14 @@ def run(job: Job, listener: ProgressListener | None = None, verbose: bool = Fals
     Raises JobError if the job cannot start, Alarm if its input is empty and it says that this is
     one; nothing is written then.
     """
+    with Starting(job, verbose) as starting:
+        return run_started(job, starting, listener)
+
+
+def run_started(job: Job, starting: Starting, listener: ProgressListener | None = None) -> Result:
+    """As `run`, where what is likely to be needed has begun to start."""
     try:
-        with _empty(job), Starting(job, verbose) as starting:
+        with _empty(job):
             return _Run(job, listener or ProgressListener(), starting).run()
     except OSError as error:  # of the plan, the records: parts have retries of their own
         raise RunError(f"the storage failed: {error}") from error

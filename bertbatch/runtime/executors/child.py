@@ -19,20 +19,24 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from queue import SimpleQueue
 from signal import Signals
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bertbatch
-from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.executor import IN_ONE_PROCESS, DataLost, WorkerDied, told
 from bertbatch.units import Unit
+
+if TYPE_CHECKING:
+    from bertbatch.runtime.context import Context
 
 log = logging.getLogger("bertbatch")
 
 END_SECONDS = 5.0  # for the pipe of a process that was killed to end
 
 # The working folder is not on its path, where a file `torch.py` would be taken for the package.
+# A Ctrl-C is the parent's to judge from the beginning.
 _COMMAND = (
-    "import sys; sys.path.append(sys.argv[1]); "
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.path.append(sys.argv[1]); "
     "from bertbatch.runtime.executors.child_process import main; main(int(sys.argv[2]))"
 )
 
@@ -62,7 +66,6 @@ class Child:
         finally:
             there.close()
         self._pipe = here
-        self.send(log.getEffectiveLevel())
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -70,9 +73,9 @@ class Child:
         with suppress(OSError):  # it is gone, which `on_message` is told
             self._pipe.send_bytes(pickle.dumps(order))
 
-    def load(self, context: Context) -> dict[str, dict[str, Any]]:
+    def load(self, context: "Context") -> dict[str, dict[str, Any]]:
         """Has it load the model; the kinds of worker there. Raises JobError, WorkerDied."""
-        self.send(context)
+        self.send((log.getEffectiveLevel(), context))
         what, content = self._messages.get()
         if what == "ready":
             kinds: dict[str, dict[str, Any]] = content
@@ -135,7 +138,7 @@ class ChildExecutor:
     workers = 1
     readers = IN_ONE_PROCESS
 
-    def __init__(self, child: Child, context: Context):
+    def __init__(self, child: Child, context: "Context"):
         """Raises JobError if the model cannot be had, WorkerDied if the child is gone."""
         self._child = child
         self.kinds = child.load(context)

@@ -1,6 +1,6 @@
 """What the child process of a run does: the inline executor behind a pipe.
 
-It obeys orders in turn: from which level on to log; the run's context, for which it loads the
+It obeys orders in turn: from which level on to log, with the run's context, for which it loads the
 model; then stages. What stages make stays here under a number, and only numbers are told. Ctrl-C
 and SIGTERM are the parent's to judge; the process ends when its pipe does.
 """
@@ -11,7 +11,6 @@ import logging
 import logging.handlers
 import os
 import pickle
-import signal
 import threading
 import traceback
 from collections.abc import Hashable
@@ -29,8 +28,6 @@ IMPORTED = ("bertbatch.engines.torch_engine", "transformers")  # while the job i
 
 def main(pipe: int) -> None:
     os.set_inheritable(pipe, False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     _Child(Connection(pipe)).run()
 
 
@@ -45,13 +42,13 @@ class _Child:
 
     def run(self) -> None:
         threading.Thread(target=self._receive, daemon=True).start()
-        self._log_to_parent(pickle.loads(self._inbox.get()))
         from bertbatch.runtime.executors.inline import InlineExecutor
 
         for module in IMPORTED:
             with suppress(Exception):  # whoever needs it says so
                 importlib.import_module(module)
-        context = pickle.loads(self._inbox.get())
+        level, context = pickle.loads(self._inbox.get())
+        self._log_to_parent(level)
         try:
             self._executor = InlineExecutor(context, self._inbox, alone=False)
         except Exception as error:

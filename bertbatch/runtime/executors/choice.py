@@ -9,12 +9,14 @@ import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertbatch.job.schema import Job
 from bertbatch.output.records import number
 from bertbatch.runtime.executors.cpus import available_cores, has_amx, processor
-from bertbatch.runtime.preflight import Preflight
+
+if TYPE_CHECKING:
+    from bertbatch.runtime.preflight import Preflight
 
 RAY_SECONDS = 8.0  # that Ray takes longer than a child process to begin, on two cores
 # Floating-point operations that a core does in a second, at least: half of what a processor with
@@ -26,6 +28,7 @@ MOST_CORES = 8  # that threads of one worker gain by; Ray has a worker for each 
 BYTES_PER_TOKEN = 3  # English has four or more to a token, Japanese three
 COMPRESSED = 4.0  # times that text is larger than Parquet, gzip or zstandard stores it
 WITH_STATISTICS = 2.0  # times the work of a forward pass alone
+LARGE = 64 << 20  # bytes
 ENOUGH_SECONDS = 1.0  # of scoring, for its rate to tell anything
 
 
@@ -44,7 +47,20 @@ def ray_reason(job: Job) -> str | None:
         return f"runtime.workers is {runtime.workers}"
     if gpus and runtime.gpus_per_worker != 1:
         return f"runtime.gpus_per_worker is {runtime.gpus_per_worker:g}"
-    return f"there are {gpus} GPUs" if gpus > 1 else None
+    if gpus > 1:
+        return f"there are {gpus} GPUs"
+    return "the input is large" if _is_large(job) else None
+
+
+def _is_large(job: Job) -> bool:
+    """Whether no model could be so small that a child scores a local file soon enough."""
+    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
+    if job.input.limit is not None:
+        return False
+    try:
+        return any(os.path.getsize(path) > LARGE for path in paths if os.path.isfile(path))
+    except OSError:
+        return False
 
 
 def in_memory(job: Job) -> bool:
@@ -53,7 +69,7 @@ def in_memory(job: Job) -> bool:
     return any(path.startswith("memory:") for path in [*paths, job.output.path])
 
 
-def scoring_seconds(preflight: Preflight) -> float:
+def scoring_seconds(preflight: "Preflight") -> float:
     """How long one process would take to score what is left, roughly, and rather too long."""
     job, spec = preflight.job, preflight.spec
     tokens = _bytes_left(preflight) / BYTES_PER_TOKEN
@@ -67,7 +83,7 @@ def scoring_seconds(preflight: Preflight) -> float:
     return tokens / cores / (_last_rate(preflight) or rate)
 
 
-def _bytes_left(preflight: Preflight) -> float:
+def _bytes_left(preflight: "Preflight") -> float:
     """The bytes of text in pending units and in sources that are to be planned."""
     known = preflight.plan.sources
     left = float(sum(unit.bytes for unit in preflight.pending(preflight.plan.units.values())))
@@ -77,12 +93,12 @@ def _bytes_left(preflight: Preflight) -> float:
     return left
 
 
-def _work(preflight: Preflight) -> float:
+def _work(preflight: "Preflight") -> float:
     """Floating-point operations for a token."""
     return 2.0 * preflight.spec.parameters * (WITH_STATISTICS if preflight.job.attention else 1.0)
 
 
-def _last_rate(preflight: Preflight) -> float | None:
+def _last_rate(preflight: "Preflight") -> float | None:
     """Tokens/s of one core in the last run on this output, if it was on such a processor."""
     for record in preflight.earlier[-1:]:
         chosen = record.get("chosen", {})

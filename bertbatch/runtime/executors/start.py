@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from bertbatch.job.schema import Job
 from bertbatch.runtime.executors.choice import RAY_SECONDS, in_memory, ray_reason, scoring_seconds
 from bertbatch.runtime.executors.executor import Executor, WorkerDied
-from bertbatch.runtime.preflight import Preflight
 from bertbatch.wording import counted
 
 if TYPE_CHECKING:
     from bertbatch.runtime.executors.child import Child
+    from bertbatch.runtime.preflight import Preflight
 
 log = logging.getLogger("bertbatch")
 
@@ -47,7 +47,7 @@ class Starting:
         if self._child:
             self._child.close()
 
-    def executor(self, preflight: Preflight) -> Executor:
+    def executor(self, preflight: "Preflight") -> Executor:
         """With the model loaded. Raises JobError if it cannot be had."""
         if self._child and (executor := self._in_child(preflight)):
             return executor
@@ -62,7 +62,7 @@ class Starting:
 
         return RayExecutor(preflight.context(), self._verbose)
 
-    def _in_child(self, preflight: Preflight) -> Executor | None:
+    def _in_child(self, preflight: "Preflight") -> Executor | None:
         """None if Ray is better, for `_why`."""
         from bertbatch.runtime.executors.auto import ChildThenRay
 
