@@ -91,7 +91,6 @@ class Result:
         if not parts:
             reasons = "".join(f"; {id_}: {why}" for id_, why in self.failed_sources.items())
             raise JobError(f"{self.output.path} holds no predictions yet{reasons[:1000]}")
-        import pyarrow.dataset as ds  # which imports pandas
 
         data = ds.dataset([self.output.at(part) for part in parts], filesystem=self.output.store.fs)
         table: pd.DataFrame = data.to_table().to_pandas()

@@ -23,7 +23,12 @@ from bertbatch.errors import JobError, RunError, SourceError, first_line
 
 log = logging.getLogger("bertbatch")
 
-IMPORTED = ("bertbatch.engines.torch_engine", "transformers")  # while the job is checked
+IMPORTED = (  # while the job is checked
+    "bertbatch.engines.torch_engine",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+)
 
 
 def main(pipe: int) -> None:
