@@ -1,10 +1,12 @@
 """Attention or LayerNorm by the project's own kernels, on CPUs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
+from bertbatch.engines.packing import ByLength, by_length
 from bertbatch.native.library import Library, library
 
 
@@ -28,21 +30,20 @@ class NativeNorm(nn.Module):
 
 @dataclass(frozen=True)
 class NativeLayout:
-    """The layout of packed sequences with these bounds, int64 [sequences + 1]."""
+    """A layout of packed sequences.
+
+    `bounds` int64 [sequences + 1]; what the kernels lack runs by `other`.
+    """
 
     bounds: np.ndarray
     kernels: Library
+    other: Callable[[], ByLength]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attention [total, heads, size] of query, key and value of the same shape.
-
-        Raises ValueError if the kernels have none of this size or precision.
-        """
-        if not self.kernels.has_attention(query.shape[-1], query.dtype):
-            raise ValueError("there are no kernels for such heads")
+        """Attention [total, heads, size] of query, key and value of the same shape."""
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        if scale <= 0:
-            raise ValueError("the kernels scale by positive numbers")
+        if scale <= 0 or not self.kernels.has_attention(query.shape[-1], query.dtype):
+            return self.other().attend(query, key, value, scale)
         return self.kernels.attention(query, key, value, self.bounds, scale)
 
 
@@ -55,4 +56,5 @@ def native_layout(lengths: np.ndarray, total: int, device: str) -> NativeLayout:
     if kernels is None or device != "cpu":
         raise ValueError("there are no kernels for this processor")
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return NativeLayout(np.append(bounds, total) if bounds[-1] < total else bounds, kernels)
+    bounds = np.append(bounds, total) if bounds[-1] < total else bounds
+    return NativeLayout(bounds, kernels, lambda: by_length(lengths, total, device))

@@ -15,6 +15,7 @@ from torch.nn.functional import gelu
 
 from bertbatch.engines.fused_linear import Place, places
 from bertbatch.engines.linear_operators import LINEAR, NATIVE
+from bertbatch.engines.native_layers import NativeLayout
 from bertbatch.engines.operators import (
     ATTENTION,
     BMM,
@@ -82,6 +83,7 @@ def _questions(encoder: nn.Module, heads: int) -> Iterator[tuple[str, Question]]
         yield key, _of_linear(place)
     for key, norm in {norm_key(norm): norm for _, _, norm in norms(encoder)}.items():
         yield key, _of_norm(norm)
+    heads = heads or 1  # some configurations have other names for it
     yield ATTENTION, _of_attention(heads, size // heads)
 
 
@@ -124,6 +126,8 @@ def _of_attention(heads: int, size: int) -> Question:
 
         def ready(x: Tensor) -> Run:
             layout = make(_lengths(len(x)), len(x), "cpu")
+            if isinstance(layout, NativeLayout) and not layout.kernels.has_attention(size, x.dtype):
+                raise ValueError("the kernels have no heads of this size")
             query, key, value = x.view(-1, 3, heads, size).unbind(1)
             return lambda: layout.attend(query, key, value, None)
 

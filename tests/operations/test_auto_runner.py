@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from bertbatch import Job, JobError, run
 from bertbatch.output.folder import open_output
+from bertbatch.runtime.executors import choice
 from bertbatch.runtime.executors.choice import RAY_SECONDS, ray_reason, scoring_seconds
 from bertbatch.runtime.preflight import check_job
 from tests.helpers.command_line import finish, start
@@ -70,6 +71,16 @@ def test_what_takes_longer_than_ray_to_start_is_not_small(tmp_path):
     assert scoring_seconds(check_job(limited)) < RAY_SECONDS
     watched = Job.build({**large.model_dump(), "attention": {}})
     assert scoring_seconds(check_job(watched)) == 2 * seconds
+
+
+def test_a_file_that_is_surely_large_needs_no_estimate(tmp_path, monkeypatch):
+    """No child is begun for it."""
+    monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k != "ray"})
+    job = small(tmp_path, 10)
+    assert ray_reason(job) is None
+    monkeypatch.setattr(choice, "LARGE", 100)
+    assert ray_reason(job) == "the input is large"
+    assert ray_reason(small(tmp_path, 10, **{"input.limit": 5})) is None
 
 
 def test_the_last_run_tells_how_fast_it_is_here(score, corpus, tmp_path, tiny_model):
