@@ -24,7 +24,7 @@ class Int8Linear(nn.Module):
         kernels = library()
         if kernels is None or not kernels.has_int8(linear):
             raise ValueError("there are no kernels for this layer on this processor")
-        self._linear = kernels.linear_int8
+        self._kernels = kernels
         self._scales, rounded = _rounded(linear.weight.detach())
         self._columns = (rounded.double() * self._scales[:, None]).sum(1).float()
         self._weight = kernels.pack_int8(rounded)
@@ -38,7 +38,7 @@ class Int8Linear(nn.Module):
         """forward(x) + residual"""
         if residual is not None:
             residual = residual.contiguous()
-        return self._linear(
+        return self._kernels.linear_int8(
             x.contiguous(),
             self._weight,
             self._scales,

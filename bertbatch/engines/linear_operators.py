@@ -36,17 +36,17 @@ class NativeLinear(nn.Module):
         kernels = library()
         if kernels is None or not kernels.has_linear(linear):
             raise ValueError("there are no kernels for this layer on this processor")
-        self._linear = kernels.linear
+        self._kernels = kernels
         self._weight = kernels.pack(linear.weight)
         self._bias = linear.bias.detach().float().contiguous()
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._linear(x.contiguous(), self._weight, self._bias, self._activation)
+        return self._kernels.linear(x.contiguous(), self._weight, self._bias, self._activation)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         x, residual = x.contiguous(), residual.contiguous()
-        return self._linear(x, self._weight, self._bias, self._activation, residual)
+        return self._kernels.linear(x, self._weight, self._bias, self._activation, residual)
 
 
 class OneDnnLinear(nn.Module):

@@ -21,11 +21,11 @@ class NativeNorm(nn.Module):
         kernels = library()
         if kernels is None or not kernels.has_norm(norm):
             raise ValueError("the kernels have no such LayerNorm")
-        self._norm, self._epsilon = kernels.norm, norm.eps
+        self._kernels, self._epsilon = kernels, norm.eps
         self._gain, self._shift = norm.weight.detach().float(), norm.bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._norm(x.contiguous(), self._gain, self._shift, self._epsilon)
+        return self._kernels.norm(x.contiguous(), self._gain, self._shift, self._epsilon)
 
 
 @dataclass(frozen=True)
