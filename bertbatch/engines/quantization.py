@@ -41,8 +41,9 @@ def check_products(
             layer.weight.copy_(sign[:, None].expand_as(layer.weight))
             layer.bias.zero_()
             x = torch.ones(1, 4, inputs)
-            x[:, 1] = 0.5  # so that rounding matters, too
-            x[..., 0] = 0  # so that a row's steps begin there, and the others are the most
+            x[:, 1:3] = 0.5  # so that scales of rows matter
+            x[..., 0] = 0  # where a row's steps begin; the others are the most
+            x[:, 2, 1] = 1  # so that rounding matters, too
             layer, x = layer.to(dtype).to(device), x.to(dtype).to(device)
             wanted = formula(layer, x).float().cpu()
             off = float((make(layer)(x).float().cpu() - wanted).abs().max() / wanted.abs().max())
