@@ -145,7 +145,8 @@ def test_without_either_a_run_is_refused_before_its_model_is_loaded(
     no_links(monkeypatch)
     no_rename(monkeypatch, getattr(errno, name))
     monkeypatch.setattr(
-        "bertbatch.runtime.executors.start.Starting.executor", lambda *_: pytest.fail("a model was loaded")
+        "bertbatch.runtime.executors.start.Starting.executor",
+        lambda *_: pytest.fail("a model was loaded"),
     )
     (tmp_path / "out").mkdir()
     with pytest.raises(JobError, match=r"cannot be written.*the store's own URL instead \(s3://"):
@@ -200,7 +201,8 @@ def test_an_output_that_cannot_be_is_refused_before_anything(
     out, why, score, corpus, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "bertbatch.runtime.executors.start.Starting.executor", lambda *_: pytest.fail("a model was loaded")
+        "bertbatch.runtime.executors.start.Starting.executor",
+        lambda *_: pytest.fail("a model was loaded"),
     )
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
