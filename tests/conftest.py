@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bertbatch import Result, run
+from bertbatch.engines.linear_operators import OneDnnLinear
 from tests.helpers.jobs import make_job
 from tests.helpers.processors import PATCHED
 from tests.helpers.sources import write_parquet
@@ -24,22 +25,29 @@ pytest.register_assert_rewrite("tests.helpers.command_line", "tests.helpers.outp
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
 
 
-@pytest.fixture(autouse=True)
-def fewer_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stand-in for a lesser processor cannot do: see tests/helpers/processors.py."""
-    if not (name := os.environ.get(PATCHED)):
-        return
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+def _limit(name: str) -> None:
+    """What a stand-in for a lesser processor cannot do: see tests/helpers/processors.py.
+
+    Before any test is imported, since what a processor can do is asked once in a process.
+    """
+    lacking = ["_is_amx_tile_supported"]
     if name != "AVX512 without AMX":
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        lacking.append("_is_avx512_bf16_supported")
+    if name == "AVX512 without VNNI":
+        lacking.append("_is_vnni_supported")
+    for function in lacking:
+        setattr(torch.cpu, function, lambda: False)
     if name == "no oneDNN":
-        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-        layer = "bertbatch.engines.linear_operators.OneDnnLinear"
-        monkeypatch.setattr(f"{layer}.__init__", _no_operator)
+        torch.backends.mkldnn.enabled = False
+        setattr(OneDnnLinear, "__init__", _no_operator)  # noqa: B010
 
 
 def _no_operator(*_: Any) -> None:
     raise AttributeError("this build of torch has no such operator")
+
+
+if stand_in := os.environ.get(PATCHED):
+    _limit(stand_in)
 
 
 @pytest.fixture(scope="session")

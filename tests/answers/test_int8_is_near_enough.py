@@ -84,6 +84,7 @@ def test_the_formula_is_rounding():
         torch.testing.assert_close(int8.formula(linear, x), wanted, atol=1e-4, rtol=0)
 
 
+@needed
 @pytest.mark.parametrize("shape", [(384, 1536), (1536, 384), (24, 8)])
 def test_products_that_saturate_are_found(shape):
     layers = [nn.Linear(*shape)]
@@ -104,7 +105,7 @@ def judged(got: list[list[float]], wanted: list[list[float]], kind: str) -> str:
     ("kind", "wanted", "got", "why"),
     [
         ("single_label_classification", [[0, 0]] * 9, [[0, 0.03]] * 9, ""),
-        ("single_label_classification", [[0, 0]] * 9, [[0, 0.04]] * 9, "0.01 on average"),
+        ("single_label_classification", [[0, 0]] * 9, [[0, 0.05]] * 9, "0.012 on average"),
         ("single_label_classification", [[0, 0]] * 99, [[0, 0.7]] + [[0, 0]] * 98, "0.17 at most"),
         ("single_label_classification", [[0, 0.1]] * 9, [[0.1, 0.09]] + [[0, 0.1]] * 8, ""),
         ("multi_label_classification", [[0, 3.0]] * 9, [[0.04, 3.0]] * 9, ""),
@@ -170,6 +171,7 @@ def test_without_kernels_int8_is_refused(tiny_model, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@needed
 def test_what_loses_nothing_is_scored_and_is_another_output(
     tiny_model, tmp_path, monkeypatch, caplog
 ):
@@ -187,6 +189,7 @@ def test_what_loses_nothing_is_scored_and_is_another_output(
         go("float32")
 
 
+@needed
 def test_the_jobs_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatch):
     seen: list[np.ndarray] = []
     monkeypatch.setattr(int8, "Int8Linear", Exact)
@@ -206,7 +209,10 @@ def test_the_jobs_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("kind", "device", "message"),
-    [("deberta-v2", "cpu", "does not support it"), ("bert", "cuda", "is for CPUs")],
+    [
+        pytest.param("deberta-v2", "cpu", "does not support it", marks=needed),
+        ("bert", "cuda", "is for CPUs"),
+    ],
 )
 def test_int8_is_refused_where_it_cannot_be(kind, device, message, tmp_path, monkeypatch):
     monkeypatch.setattr(int8, "Int8Linear", ByFormula)

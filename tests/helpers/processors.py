@@ -17,8 +17,10 @@ from tests.helpers.paths import ROOT
 TESTS = (
     "tests/answers/test_engines_agree.py",
     "tests/answers/test_int8_is_near_enough.py",
+    "tests/answers/test_kernels.py",
     "tests/answers/test_models_agree_with_transformers.py",
     "tests/answers/test_missing_operators.py",
+    "tests/answers/test_operators_are_chosen.py",
     "tests/attention/test_statistics_by_definition.py",
     "tests/exactly_once/test_old_outputs.py",
 )
