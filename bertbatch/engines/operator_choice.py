@@ -31,6 +31,7 @@ from bertbatch.engines.operators import (
 # How far an operator's answers may be from torch's, as a share of the largest.
 OFF = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 SHARE, MOST_SECONDS = 0.02, 3.0  # of a run's time that timing may take
+FEWEST_SECONDS = 0.1  # in less time nothing can be told, and equal runs should choose alike
 FEWEST_TOKENS, MOST_ROUNDS = 64, 8
 RATE = 5e10  # float operations a second in a core, roughly: to know what there is time for
 LENGTHS = (128, 16, 64, 32, 256)  # of the sequences that attention is timed with
@@ -63,6 +64,7 @@ def choose_operators(encoder: nn.Module, heads: int, tokens: int, seconds: float
 
     They are timed for about so many seconds, with batches of at most `tokens`.
     """
+    seconds = seconds if seconds >= FEWEST_SECONDS else 0.0
     questions = dict(_questions(encoder, heads))
     dtype = next(encoder.parameters()).dtype
     whole = sum(question.cost * len(question.ways) for question in questions.values())
@@ -162,11 +164,11 @@ def _fastest(question: Question, tokens: int, dtype: torch.dtype, seconds: float
         if off <= OFF[dtype]:
             ready[name], least[name] = run, float("inf")
     end = time.perf_counter() + seconds
-    for _ in range(MOST_ROUNDS if len(ready) > 1 else 0):
-        if time.perf_counter() > end:
-            break
+    for _ in range(MOST_ROUNDS if len(ready) > 1 and seconds else 0):
         for name, run in ready.items():
             began = time.perf_counter()
             run()
             least[name] = min(least[name], time.perf_counter() - began)
+        if time.perf_counter() > end:
+            break
     return min(least, key=least.__getitem__, default=list(question.ways)[-1])

@@ -125,7 +125,7 @@ def test_same_job_same_answers_as_here(head, job, tmp_path):
         pd.read_parquet(tmp_path / "out" / name).sort_values("id", ignore_index=True)
         for name in ("there", "here")
     )
-    pd.testing.assert_frame_equal(there, here, rtol=1e-5)  # another number of threads
+    pd.testing.assert_frame_equal(there, here, rtol=1e-4)  # another number of threads
     kinds = [processor_of(tmp_path / "out" / name) for name in ("there", "here")]
     assert kinds[0] == kinds[1]  # with the same kernels: they are sent along
     refused = submit(head, job, "--run", "there", "--set", "input.text=nothing", "--id", "other")
