@@ -24,7 +24,7 @@ from benchmarks.corpora import WORKLOADS, generated
 from benchmarks.models import NAMES, flops, model_folder
 from benchmarks.report import Report
 from bertbatch.engines.scoring import score
-from bertbatch.native.library import Library
+from bertbatch.native.kernels import Kernels
 
 ROWS = {"short": 2000, "mixed": 400, "long": 100}
 LINEAR, ATTENTION, NORM = "linear layers", "attention", "LayerNorm"
@@ -88,15 +88,15 @@ class Timing(TorchDispatchMode):
     def of_kernels(self) -> Iterator[None]:
         """The project's own kernels are timed, too: torch does not see them."""
         with (
-            patch.object(Library, "linear", self._timed(LINEAR, Library.linear)),
-            patch.object(Library, "linear_int8", self._timed(LINEAR, Library.linear_int8)),
-            patch.object(Library, "attention", self._timed(ATTENTION, Library.attention)),
-            patch.object(Library, "norm", self._timed(NORM, Library.norm)),
+            patch.object(Kernels, "linear", self._timed(LINEAR, Kernels.linear)),
+            patch.object(Kernels, "linear_int8", self._timed(LINEAR, Kernels.linear_int8)),
+            patch.object(Kernels, "attention", self._timed(ATTENTION, Kernels.attention)),
+            patch.object(Kernels, "norm", self._timed(NORM, Kernels.norm)),
         ):
             yield
 
     def _timed(self, kind: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def timed(kernels: Library, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        def timed(kernels: Kernels, x: Tensor, *rest: Any, **named: Any) -> Tensor:
             self._in_kernels = True
             began = time.perf_counter()
             answer = function(kernels, x, *rest, **named)

@@ -8,7 +8,7 @@ from torch.nn.functional import linear as plain_linear
 
 from bertbatch.engines.fused_linear import Place
 from bertbatch.engines.linear_operators import TransposedLinear
-from bertbatch.native.library import library
+from bertbatch.native.kernels import find_kernels
 
 
 class Int8Linear(nn.Module):
@@ -21,7 +21,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, activation: str = "none"):
         super().__init__()
-        kernels = library()
+        kernels = find_kernels()
         if kernels is None or not kernels.has_int8(linear):
             raise ValueError("there are no kernels for this layer on this processor")
         self._kernels = kernels
@@ -54,7 +54,7 @@ def in_int8(layers: Iterable[nn.Linear]) -> list[nn.Linear]:
 
     Raises ValueError if there are none.
     """
-    kernels = library()
+    kernels = find_kernels()
     if kernels is None:
         raise ValueError(
             "its kernels are not on this machine: they need x86-64 Linux, and a C++ "
@@ -69,14 +69,14 @@ def in_int8(layers: Iterable[nn.Linear]) -> list[nn.Linear]:
 def rounded(place: Place) -> nn.Module:
     """What takes a linear layer's place: in int8 if the kernels can, else in float32."""
     activation = "gelu" if place.follows == "gelu" else "none"
-    kernels = library()
+    kernels = find_kernels()
     kind = Int8Linear if kernels and kernels.has_int8(place.layer) else TransposedLinear
     return kind(place.layer, activation)
 
 
 def formula(linear: nn.Linear, x: Tensor) -> Tensor:
     """The definition of what `Int8Linear` computes: the rounded operands in float32."""
-    kernels = library()
+    kernels = find_kernels()
     assert kernels
     scales, weight = _rounded(linear.weight.detach())
     least, most = torch.aminmax(x, dim=-1, keepdim=True)

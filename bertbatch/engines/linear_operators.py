@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from bertbatch.native.library import library
+from bertbatch.native.kernels import find_kernels
 
 NATIVE, ONE_DNN, ADDMM = "native", "oneDNN", "addmm"
 
@@ -33,7 +33,7 @@ class NativeLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, activation: str = "none"):
         super().__init__()
-        kernels = library()
+        kernels = find_kernels()
         if kernels is None or not kernels.has_linear(linear):
             raise ValueError("there are no kernels for this layer on this processor")
         self._kernels = kernels

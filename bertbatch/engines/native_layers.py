@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from bertbatch.engines.packing import ByLength, by_length
-from bertbatch.native.library import Library, library
+from bertbatch.native.kernels import Kernels, find_kernels
 
 
 class NativeNorm(nn.Module):
@@ -18,7 +18,7 @@ class NativeNorm(nn.Module):
 
     def __init__(self, norm: nn.LayerNorm):
         super().__init__()
-        kernels = library()
+        kernels = find_kernels()
         if kernels is None or not kernels.has_norm(norm):
             raise ValueError("the kernels have no such LayerNorm")
         self._kernels, self._epsilon = kernels, norm.eps
@@ -36,7 +36,7 @@ class NativeLayout:
     """
 
     bounds: np.ndarray
-    kernels: Library
+    kernels: Kernels
     other: Callable[[], ByLength]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
@@ -52,7 +52,7 @@ def native_layout(lengths: np.ndarray, total: int, device: str) -> NativeLayout:
 
     Raises ValueError if there are no kernels here.
     """
-    kernels = library()
+    kernels = find_kernels()
     if kernels is None or device != "cpu":
         raise ValueError("there are no kernels for this processor")
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

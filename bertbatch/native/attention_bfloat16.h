@@ -86,7 +86,7 @@ inline float softmax(float* scores, const HalfHead& head, float factor, Half* we
   for (long s = 0; s < head.padded; s += WIDTH) {
     Floats e = rough_exp2(mul(sub(load(scores + s), top), scale));
     total = add(total, e);
-    narrow(weights + s, e);
+    store(weights + s, e);
   }
   return sum(total);
 }
@@ -110,7 +110,7 @@ inline void attend(const Half* query, long stride, long rows, const HalfHead& he
   for (long r = 0; r < rows; r++) {
     const Floats share = all(1 / sums[r]);
     for (long d = 0; d < head.size; d += WIDTH)
-      narrow(out + r * out_stride + d, mul(load(head.out + r * head.size + d), share));
+      store(out + r * out_stride + d, mul(load(head.out + r * head.size + d), share));
   }
 }
 

@@ -15,8 +15,8 @@ constexpr long STEPS = 255;
 constexpr long STEPS = 127;
 #endif
 
-constexpr long DEPTH = 64;           // inputs are filled up with zeros to a multiple of it
-constexpr long HELD = 1 << 19;       // bytes of the rows that are rounded at a time
+constexpr long DEPTH = 64;      // inputs are filled up with zeros to a multiple of it
+constexpr long HELD = 1 << 19;  // bytes of the rows that are rounded at a time
 
 using Byte = unsigned char;
 
@@ -58,26 +58,7 @@ inline Rounded round_row(const float* x, long inputs, Byte* q) {
 template <class Between>
 inline void products(const Byte* q, long stride, const signed char* panel, long inputs, int* sums,
                      Between between) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (long k = 0; k < inputs; k += DEPTH, panel += DEPTH * PANEL) {
-    _tile_loadd(4, q + k, stride);
-    _tile_loadd(6, panel, 4 * PANEL);
-    _tile_loadd(7, panel + 64, 4 * PANEL);
-    _tile_dpbusd(0, 4, 6);
-    _tile_loadd(5, q + 16 * stride + k, stride);
-    _tile_dpbusd(1, 4, 7);
-    _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
-    between();
-  }
-  const long to = PANEL * (long)sizeof(int);
-  _tile_stored(0, sums, to);
-  _tile_stored(1, sums + 16, to);
-  _tile_stored(2, sums + 16 * PANEL, to);
-  _tile_stored(3, sums + 16 * PANEL + 16, to);
+  tile_products(q, stride, panel, inputs, sums, PANEL, between);
 }
 #else
 
@@ -135,7 +116,7 @@ inline Floats to_floats(const int* p) {
 }
 
 struct Layer8 {
-  const signed char* weights;  // [outputs / PANEL, inputs / 4, PANEL, 4]; see `pack_int8`
+  const signed char* weights;  // [outputs / PANEL, inputs / 4, PANEL, 4]; see pack.h
   const float *scales, *columns, *bias;  // [outputs]; a column is the sum of its scaled weights
   long inputs, outputs;
   int activation;
@@ -160,7 +141,9 @@ inline void finish(const int* sums, const Layer8& layer, const Pending8& of, lon
   }
 }
 
-inline long rows_held(long inputs) { return HELD / rounded_up(inputs, DEPTH) / GROUP * GROUP + GROUP; }
+inline long rows_held(long inputs) {
+  return HELD / rounded_up(inputs, DEPTH) / GROUP * GROUP + GROUP;
+}
 
 // The bytes that `linear_int8` needs to work with.
 long int8_room(long inputs) {
@@ -178,7 +161,8 @@ void linear_int8(const float* x, long rows, const Layer8& layer, float* y, const
   for (long top = 0; top < rows; top += held) {
     const long count = least(held, rows - top);
     for (long m = 0; m < rounded_up(count, GROUP); m++) {
-      if (m < count) rounded[m] = round_row(x + (top + m) * layer.inputs, layer.inputs, room + m * width);
+      if (m < count)
+        rounded[m] = round_row(x + (top + m) * layer.inputs, layer.inputs, room + m * width);
       for (long k = m < count ? layer.inputs : 0; k < width; k++) room[m * width + k] = 0;
     }
     Pending8 before = {};
@@ -196,15 +180,6 @@ void linear_int8(const float* x, long rows, const Layer8& layer, float* y, const
       }
     for (long row = 0; row < before.rows; row++) finish(sums[turn ^ 1], layer, before, row);
   }
-}
-
-// Weights [outputs, inputs] as `products` reads them.
-void pack_int8(const signed char* weights, long outputs, long inputs, signed char* packed) {
-  const long width = rounded_up(inputs, DEPTH);
-  for (long n = 0; n < outputs; n++)
-    for (long k = 0; k < width; k++)
-      packed[(n / PANEL * width / 4 + k / 4) * PANEL * 4 + n % PANEL * 4 + k % 4] =
-          k < inputs ? weights[n * inputs + k] : 0;
 }
 
 }  // namespace

@@ -3,10 +3,10 @@
 #include "int8.h"
 #include "linear.h"
 #include "norm.h"
+#include "pack.h"
 #ifdef __AVX512BF16__
 #include "attention_bfloat16.h"
 #include "linear_bfloat16.h"
-#include "norm_bfloat16.h"
 #endif
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -16,7 +16,7 @@ EXPORT const char* bertbatch_version() { return BERTBATCH_VERSION; }
 EXPORT long bertbatch_panel() { return PANEL; }
 
 EXPORT void bertbatch_pack(const float* weights, long outputs, long inputs, float* packed) {
-  pack(weights, outputs, inputs, packed);
+  pack<1>(weights, outputs, inputs, inputs, packed);
 }
 
 EXPORT void bertbatch_linear(const float* x, long rows, long inputs, const float* weights,
@@ -48,7 +48,7 @@ EXPORT long bertbatch_packed_int8(long outputs, long inputs) {
 
 EXPORT void bertbatch_pack_int8(const signed char* weights, long outputs, long inputs,
                                 signed char* packed) {
-  pack_int8(weights, outputs, inputs, packed);
+  pack<4>(weights, outputs, inputs, rounded_up(inputs, DEPTH), packed);
 }
 
 EXPORT long bertbatch_int8_room(long inputs) { return int8_room(inputs); }
@@ -69,7 +69,7 @@ EXPORT long bertbatch_packed_bfloat16(long outputs, long inputs) {
 
 EXPORT void bertbatch_pack_bfloat16(const Half* weights, long outputs, long inputs,
                                     Half* packed) {
-  pack_bfloat16(weights, outputs, inputs, packed);
+  pack<2>(weights, outputs, inputs, rounded_up(inputs, STEP), packed);
 }
 
 EXPORT long bertbatch_linear_room_bfloat16(long inputs) {
@@ -95,7 +95,7 @@ EXPORT void bertbatch_attention_bfloat16(const Half* query, const Half* key, con
 
 EXPORT void bertbatch_norm_bfloat16(const Half* x, long rows, long size, const float* gain,
                                     const float* shift, float epsilon, Half* y) {
-  norm_bfloat16(x, rows, size, gain, shift, epsilon, y);
+  norm(x, rows, size, gain, shift, epsilon, y);
 }
 
 #endif

@@ -73,7 +73,7 @@ inline void prefetch(const float* panel, long inputs, long number, long tiles) {
 }
 
 // x [rows, inputs]; y and residual [rows, outputs]; outputs is a multiple of PANEL.
-// weights [outputs / PANEL, inputs, PANEL]; see `pack`.
+// weights [outputs / PANEL, inputs, PANEL]; see pack.h.
 void linear(const float* x, long rows, long inputs, const float* weights, const float* bias,
             long outputs, float* y, int activation, const float* residual) {
   for (long top = 0; top < rows; top += BLOCK) {
@@ -94,13 +94,6 @@ void linear(const float* x, long rows, long inputs, const float* weights, const 
       }
     }
   }
-}
-
-// Weights [outputs, inputs] as the tiles read them.
-void pack(const float* weights, long outputs, long inputs, float* packed) {
-  for (long n = 0; n < outputs; n++)
-    for (long k = 0; k < inputs; k++)
-      packed[(n / PANEL * inputs + k) * PANEL + n % PANEL] = weights[n * inputs + k];
 }
 
 }  // namespace

@@ -20,17 +20,19 @@ struct Following {  // what follows the products of a group of rows, and where i
 inline void finish(const float* sums, const Following& after, long row) {
   UNROLL for (long j = 0; j < PANEL; j += WIDTH) {
     Floats sum = add(load(sums + row * PANEL + j), load(after.bias + j));
-    if (after.residual) sum = add(sum, widen(after.residual + row * after.stride + j));
+    if (after.residual) sum = add(sum, load(after.residual + row * after.stride + j));
     if (after.activation == GELU) sum = rough_gelu(sum);
-    narrow(after.y + row * after.stride + j, sum);
+    store(after.y + row * after.stride + j, sum);
   }
 }
 
-// The halves that `linear_bfloat16` needs to work with.
-long linear_room_bfloat16(long inputs) { return GROUP * rounded_up(inputs, STEP); }
+// The bytes that `linear_bfloat16` needs to work with.
+long linear_room_bfloat16(long inputs) {
+  return GROUP * rounded_up(inputs, STEP) * (long)sizeof(Half);
+}
 
 // x [rows, inputs]; y and residual [rows, outputs]; outputs is a multiple of PANEL.
-// weights [outputs / PANEL, inputs / 2, PANEL, 2]; see `pack_bfloat16`.
+// weights [outputs / PANEL, inputs / 2, PANEL, 2]; see pack.h.
 void linear_bfloat16(const Half* x, long rows, long inputs, const Half* weights, const float* bias,
                      long outputs, Half* y, int activation, const Half* residual, Half* room) {
   const WithTiles tiles;
@@ -62,15 +64,6 @@ void linear_bfloat16(const Half* x, long rows, long inputs, const Half* weights,
       }
     }
   for (long row = 0; row < before.rows; row++) finish(sums[turn ^ 1], before, row);
-}
-
-// Weights [outputs, inputs] as `products` reads them.
-void pack_bfloat16(const Half* weights, long outputs, long inputs, Half* packed) {
-  const long padded = rounded_up(inputs, STEP);
-  for (long n = 0; n < outputs; n++)
-    for (long k = 0; k < padded; k++)
-      packed[(n / PANEL * padded / 2 + k / 2) * PANEL * 2 + n % PANEL * 2 + k % 2] =
-          k < inputs ? weights[n * inputs + k] : 0;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// LayerNorm, in float32.
+// LayerNorm of float32 or bfloat16, computed in float32.
 #pragma once
 #include "vectors.h"
 
@@ -6,8 +6,9 @@ namespace {
 
 // (x - mean) / √(variance + epsilon) · gain + shift of each row of x [rows, size], into y;
 // size is a multiple of WIDTH.
-void norm(const float* x, long rows, long size, const float* gain, const float* shift,
-          float epsilon, float* y) {
+template <class Number>
+void norm(const Number* x, long rows, long size, const float* gain, const float* shift,
+          float epsilon, Number* y) {
   for (long m = 0; m < rows; m++, x += size, y += size) {
     Floats total = zero();
     for (long i = 0; i < size; i += WIDTH) total = add(total, load(x + i));

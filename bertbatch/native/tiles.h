@@ -36,6 +36,42 @@ class WithTiles {
   Tiles before;
 };
 
+// sums[GROUP][PANEL] = x[GROUP][inputs] · panel, 64 bytes of the inputs at a time. `between` is
+// called after each step: the tiles multiply meanwhile.
+template <class Input, class Weight, class Sum, class Between>
+inline void tile_products(const Input* x, long stride, const Weight* panel, long inputs, Sum* sums,
+                          long sums_stride, Between between) {
+  constexpr long step = 64 / (long)sizeof(Input);
+  const long row = stride * (long)sizeof(Input), line = 2 * 64;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (long k = 0; k < inputs; k += step, panel += step * PANEL) {
+    _tile_loadd(4, x + k, row);
+    _tile_loadd(5, x + 16 * stride + k, row);
+    _tile_loadd(6, panel, line);
+    _tile_loadd(7, (const char*)panel + 64, line);
+    if constexpr (sizeof(Input) == 1) {
+      _tile_dpbusd(0, 4, 6);
+      _tile_dpbusd(1, 4, 7);
+      _tile_dpbusd(2, 5, 6);
+      _tile_dpbusd(3, 5, 7);
+    } else {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    between();
+  }
+  const long to = sums_stride * (long)sizeof(Sum);
+  _tile_stored(0, sums, to);
+  _tile_stored(1, sums + 16, to);
+  _tile_stored(2, sums + 16 * sums_stride, to);
+  _tile_stored(3, sums + 16 * sums_stride + 16, to);
+}
+
 #else
 
 constexpr long GROUP = ROWS;  // rows at a time

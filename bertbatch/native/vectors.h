@@ -55,6 +55,19 @@ inline Floats two_to(Floats n) {  // 2ⁿ of whole numbers from -126 to 127
 }
 #endif
 
+#ifdef __AVX512BF16__
+using Half = unsigned short;  // the bits of a bfloat16
+
+inline Floats load(const Half* p) {
+  __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+inline void store(Half* p, Floats x) {
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x));
+}
+#endif
+
 constexpr long PANEL = 2 * WIDTH;  // outputs that a tile computes
 
 inline float sum(Floats x) {

@@ -260,7 +260,7 @@ def _times_slower(device: str, dtype: str) -> float:
 
 def _kernels_missing(device: str) -> bool:
     """Whether the kernels for this CPU were not built."""
-    from bertbatch.native.library import missing
+    from bertbatch.native.kernels import missing
 
     return device == "cpu" and missing()
 
@@ -270,11 +270,11 @@ def _device_name(device: str) -> str:
     import torch
 
     from bertbatch.native.build import version
-    from bertbatch.native.library import library
+    from bertbatch.native.kernels import find_kernels
 
     if device == "cuda":
         return str(torch.cuda.get_device_name())
     amx = " AMX" if torch.cpu._is_amx_tile_supported() else ""
-    kernels = library()
+    kernels = find_kernels()
     own = f" kernels {kernels.level} {version()[:8]}" if kernels else ""
     return f"{processor()} {torch.backends.cpu.get_cpu_capability()}{amx}{own}"

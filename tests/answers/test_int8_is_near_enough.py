@@ -17,14 +17,16 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
-from bertbatch.native.library import library
+from bertbatch.native.kernels import find_kernels
 from tests.helpers.classifiers import save
 from tests.helpers.jobs import make_job
 from tests.helpers.operators import remove
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts, settled
 
-needed = pytest.mark.skipif(library() is None, reason="no kernels were built for this processor")
+needed = pytest.mark.skipif(
+    find_kernels() is None, reason="no kernels were built for this processor"
+)
 
 
 class ByFormula(nn.Module):
@@ -77,7 +79,7 @@ def test_the_formula_is_rounding():
     scales = linear.weight.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
     weight = (linear.weight / scales).round() * scales
     least = x.amin(-1, keepdim=True)
-    step = (x.amax(-1, keepdim=True) - least) / library().int8_steps
+    step = (x.amax(-1, keepdim=True) - least) / find_kernels().int8_steps
     rounded = ((x - least) / step).round() * step + least
     wanted = nn.functional.linear(rounded, weight, linear.bias)
     with torch.inference_mode():

@@ -13,22 +13,22 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
 from bertbatch.native import build
-from bertbatch.native import library as native
-from bertbatch.native.library import Library, levels, library
+from bertbatch.native import kernels as native
+from bertbatch.native.kernels import Kernels, find_kernels, levels
 
 # How far results may be: as a share of each, as a share of the largest.
 NEAR = {torch.float32: (0.0, 1e-5), torch.bfloat16: (2**-8, 2e-3)}
-HERE = [level for level in levels() if library(level)]
+HERE = [level for level in levels() if find_kernels(level)]
 SEEDS = st.integers(0, 2**31)
 
 needed = pytest.mark.skipif(not HERE, reason="no kernels were built for this processor")
 at_each_level = pytest.mark.parametrize(
-    ("level", "dtype"), [(level, dtype) for level in HERE for dtype in library(level).dtypes]
+    ("level", "dtype"), [(level, dtype) for level in HERE for dtype in find_kernels(level).dtypes]
 )
 
 
-def kernels(level: str) -> Library:
-    found = library(level)
+def kernels(level: str) -> Kernels:
+    found = find_kernels(level)
     assert found
     return found
 
@@ -208,28 +208,44 @@ def test_int8(level, rows, blocks, panels, seed, follows, threads, extreme):
 def test_kernels_of_other_sources_are_not_loaded(tmp_path, monkeypatch):
     path = tmp_path / build.file_name(HERE[0])
     shutil.copy(native.FOLDER / path.name, path)
-    Library(path, HERE[0])
+    Kernels(path, HERE[0])
     monkeypatch.setattr(native, "version", lambda: "other")
     with pytest.raises(ValueError, match="built from other sources"):
-        Library(path, HERE[0])
+        Kernels(path, HERE[0])
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"no library")
     with pytest.raises(OSError, match="broken"):
-        Library(broken, HERE[0])
+        Kernels(broken, HERE[0])
 
 
 @needed
 def test_kernels_come_from_the_installed_package(tmp_path, monkeypatch):
     """A package that came with a job, from a machine without a compiler, has none itself."""
     monkeypatch.setattr(native, "FOLDER", tmp_path)
-    found = native.library.__wrapped__(HERE[0])
+    found = native.find_kernels.__wrapped__(HERE[0])
     assert found is not None
     monkeypatch.setattr(native, "distribution", _not_installed)
-    assert native.library.__wrapped__(HERE[0]) is None
+    assert native.find_kernels.__wrapped__(HERE[0]) is None
 
 
 def _not_installed(name: str) -> None:
     raise native.PackageNotFoundError(name)
+
+
+@needed
+def test_a_compiler_that_knows_less_builds_less(tmp_path, monkeypatch):
+    """And the best of what there is is used."""
+    real = build.compiler()
+    older = tmp_path / "older"
+    older.write_text(f'#!/bin/sh\ncase "$*" in *avx512*) exit 1;; esac\nexec {real} "$@"\n')
+    older.chmod(0o755)
+    monkeypatch.setenv("CXX", str(older))
+    build.build(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.so")] == [build.file_name("avx2")]
+    monkeypatch.setattr(native, "_folders", lambda: iter([tmp_path]))
+    found = native.find_kernels.__wrapped__()
+    assert found is not None
+    assert found.level == "avx2"
 
 
 def test_without_a_compiler_there_are_none(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.display.verdict import show_verdict
-from bertbatch.native.library import library
+from bertbatch.native.kernels import find_kernels
 from bertbatch.output import lease
 from bertbatch.output.folder import open_output
 from bertbatch.output.part import FOOTER_KEY, encode_part
@@ -270,7 +270,7 @@ def test_a_unit_scored_again_as_it_was_has_the_same_bits(tiny_model, tmp_path):
         assert bits() is None, what
 
 
-@pytest.mark.skipif(library() is None, reason="no kernels were built for this processor")
+@pytest.mark.skipif(find_kernels() is None, reason="no kernels were built for this processor")
 def test_an_output_made_with_kernels_is_verified_without_them(
     tiny_model, tmp_path, monkeypatch, capsys
 ):

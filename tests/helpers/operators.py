@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bertbatch.engines import int8, linear_operators, native_layers
-from bertbatch.native import library as native
+from bertbatch.native import kernels as native
 from bertbatch.runtime import worker
 
 
@@ -19,5 +19,5 @@ def remove(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(linear_operators.LINEAR[name], "__init__", absent)
     if linear_operators.NATIVE in names:
         for module in (int8, linear_operators, native_layers, native):
-            monkeypatch.setattr(module, "library", lambda level=None: None)
+            monkeypatch.setattr(module, "find_kernels", lambda level=None: None)
         monkeypatch.setattr(worker, "_device_name", worker._device_name.__wrapped__)

@@ -7,7 +7,7 @@ sources that are here. Every row's answer depends on that row alone, bit for bit
 import ctypes
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -60,7 +60,7 @@ _BFLOAT16: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-class Library:
+class Kernels:
     """The kernels of one level, in float32, and in bfloat16 where the processor multiplies it.
 
     `panel`: outputs and the size of heads must be multiples of it. Biases, and LayerNorm's
@@ -99,10 +99,12 @@ class Library:
         return layer.weight.dtype in self.dtypes and layer.out_features % self.panel == 0
 
     def has_int8(self, layer: nn.Linear) -> bool:
+        """Whether they can in int8."""
         whole = layer.in_features % INT8_INPUTS == 0 and layer.out_features % self.panel == 0
         return layer.weight.dtype == torch.float32 and whole
 
     def has_norm(self, norm: nn.LayerNorm) -> bool:
+        """Whether the kernels can compute a LayerNorm."""
         whole = len(norm.normalized_shape) == 1 and norm.normalized_shape[0] % self.panel == 0
         affine = norm.weight is not None and norm.bias is not None
         return whole and affine and norm.weight.dtype in self.dtypes
@@ -130,31 +132,11 @@ class Library:
         residual: Tensor | None = None,
     ) -> Tensor:
         """act(x Wᵀ + b), or x Wᵀ + b + residual, of contiguous x [..., inputs]."""
-        inputs, outputs, each = x.shape[-1], len(bias), x.element_size()
-        y = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
+        room = 0
+        if x.dtype == torch.bfloat16:
+            room = self._library.bertbatch_linear_room_bfloat16(x.shape[-1])
         function = self._function("linear", x.dtype)
-
-        def some(first: int, stop: int) -> None:
-            more = []
-            if x.dtype == torch.bfloat16:
-                halves = self._library.bertbatch_linear_room_bfloat16(inputs)
-                room = torch.empty(halves, dtype=x.dtype)
-                more = [room.data_ptr()]
-            function(
-                x.data_ptr() + each * first * inputs,
-                stop - first,
-                inputs,
-                packed.data_ptr(),
-                bias.data_ptr(),
-                outputs,
-                y.data_ptr() + each * first * outputs,
-                ACTIVATIONS[activation],
-                None if residual is None else residual.data_ptr() + each * first * outputs,
-                *more,
-            )
-
-        _in_threads(x.numel() // inputs, some)
-        return y
+        return _by_rows(function, x, (packed,), bias, activation, residual, room)
 
     def pack_int8(self, weight: Tensor) -> Tensor:
         """A weight int8 [outputs, inputs] as `linear_int8` reads it."""
@@ -175,25 +157,10 @@ class Library:
         residual: Tensor | None = None,
     ) -> Tensor:
         """`linear` of rounded numbers: see `engines/int8.py`."""
-        inputs, outputs, each = x.shape[-1], len(bias), x.element_size()
-        y = torch.empty(*x.shape[:-1], outputs)
-
-        def some(first: int, stop: int) -> None:
-            room = torch.empty(self._library.bertbatch_int8_room(inputs), dtype=torch.uint8)
-            self._library.bertbatch_linear_int8(
-                x.data_ptr() + each * first * inputs,
-                stop - first,
-                inputs,
-                *(part.data_ptr() for part in (packed, scales, columns, bias)),
-                outputs,
-                y.data_ptr() + each * first * outputs,
-                ACTIVATIONS[activation],
-                None if residual is None else residual.data_ptr() + each * first * outputs,
-                room.data_ptr(),
-            )
-
-        _in_threads(x.numel() // inputs, some)
-        return y
+        room = self._library.bertbatch_int8_room(x.shape[-1])
+        function = self._library.bertbatch_linear_int8
+        parts = (packed, scales, columns)
+        return _by_rows(function, x, parts, bias, activation, residual, room)
 
     def norm(self, x: Tensor, gain: Tensor, shift: Tensor, epsilon: float) -> Tensor:
         """LayerNorm of contiguous x [..., size]."""
@@ -251,24 +218,22 @@ class Library:
 
 
 @cache
-def library(level: str | None = None) -> Library | None:
-    """The kernels of a level, by default the best for this processor; None if there are none."""
-    level = level or next(iter(levels()[::-1]), None)
-    if level is None:
-        return None
-    for folder in _folders():
-        path = folder / file_name(level)
-        if path.exists():
-            try:
-                return Library(path, level)
-            except (OSError, ValueError) as error:
-                log.debug("%s", error)
+def find_kernels(level: str | None = None) -> Kernels | None:
+    """The kernels of a level, by default the best that is here; None if there are none."""
+    for one in [level] if level else levels()[::-1]:
+        for folder in _folders():
+            path = folder / file_name(one)
+            if path.exists():
+                try:
+                    return Kernels(path, one)
+                except (OSError, ValueError) as error:
+                    log.debug("%s", error)
     return None
 
 
 def missing() -> bool:
     """Whether kernels could be here, for this processor, and are not."""
-    return sys.platform == "linux" and bool(levels()) and library() is None
+    return sys.platform == "linux" and bool(levels()) and find_kernels() is None
 
 
 def levels() -> list[str]:
@@ -301,6 +266,41 @@ def _folders() -> Iterator[Path]:
     except PackageNotFoundError:
         return
     yield Path(str(installed))
+
+
+def _by_rows(
+    function: Callable[..., Any],
+    x: Tensor,
+    parts: Sequence[Tensor],
+    bias: Tensor,
+    activation: str,
+    residual: Tensor | None,
+    room: int,
+) -> Tensor:
+    """A linear layer of contiguous x [..., inputs], by a function of the library.
+
+    `parts` are its weights, as the function takes them; `room` the bytes that it works with, if
+    any.
+    """
+    inputs, outputs, each = x.shape[-1], len(bias), x.element_size()
+    y = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
+
+    def some(first: int, stop: int) -> None:
+        work = torch.empty(room, dtype=torch.uint8)
+        function(
+            x.data_ptr() + each * first * inputs,
+            stop - first,
+            inputs,
+            *(part.data_ptr() for part in (*parts, bias)),
+            outputs,
+            y.data_ptr() + each * first * outputs,
+            ACTIVATIONS[activation],
+            None if residual is None else residual.data_ptr() + each * first * outputs,
+            *([work.data_ptr()] if room else []),
+        )
+
+    _in_threads(x.numel() // inputs, some)
+    return y
 
 
 @cache
