@@ -41,11 +41,10 @@ def list_sources(job: Job) -> Listing:
     file's format, or the output lies inside the input.
     """
     options = job.input
-    paths = [options.path] if isinstance(options.path, str) else options.path
     found: dict[str, tuple[Source, str]] = {}
     left_out: Counter[str] = Counter()
     youngest = time.time() - options.min_age
-    for given in paths:
+    for given in options.paths:
         for source, modified, explicit in _files(given, job, left_out):
             kind = _format(source.url)
             if options.format != "auto":

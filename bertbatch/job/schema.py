@@ -90,6 +90,11 @@ class Input(Section):
     )
 
     @property
+    def paths(self) -> list[str]:
+        """What `path` names, one or several."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
     def texts(self) -> dict[str, str]:
         """The columns with the texts, by their key in the job."""
         pair = {"text_pair": self.text_pair} if self.text_pair is not None else {}

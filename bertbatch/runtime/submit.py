@@ -89,8 +89,7 @@ def submit(
 
 def check_paths(job: Job) -> None:
     """Raises JobError for paths that mean nothing, or something else, on another machine."""
-    inputs = job.input.path if isinstance(job.input.path, list) else [job.input.path]
-    named = [("input.path", path) for path in inputs] + [("output.path", job.output.path)]
+    named = [("input.path", path) for path in job.input.paths] + [("output.path", job.output.path)]
     if Path(job.model.name).is_dir() and job.model.name.replace("_", "-") not in packaged():
         named.append(("model.name", job.model.name))
     if job.alarms.against is not None:

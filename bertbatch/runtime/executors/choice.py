@@ -54,19 +54,17 @@ def ray_reason(job: Job) -> str | None:
 
 def _is_large(job: Job) -> bool:
     """Whether no model could be so small that a child scores a local file soon enough."""
-    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
     if job.input.limit is not None:
         return False
     try:
-        return any(os.path.getsize(path) > LARGE for path in paths if os.path.isfile(path))
+        return any(os.path.getsize(p) > LARGE for p in job.input.paths if os.path.isfile(p))
     except OSError:
         return False
 
 
 def in_memory(job: Job) -> bool:
     """Whether a job reads or writes what exists in this process only."""
-    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
-    return any(path.startswith("memory:") for path in [*paths, job.output.path])
+    return any(path.startswith("memory:") for path in [*job.input.paths, job.output.path])
 
 
 def scoring_seconds(preflight: "Preflight") -> float:
