@@ -42,11 +42,22 @@ def ids(out):
     return sorted(pd.read_parquet(out)["id"])
 
 
-def test_a_killed_node_costs_only_its_units(cluster, corpus, tmp_path, tiny_model):
-    out = tmp_path / "out"
+def wait_for_workers(scores, count, process):
+    """Until as many workers have scored: a node whose worker still loads loses no unit."""
+    deadline = time.monotonic() + 120
+    while not scores.exists() or len(set(scores.read_text().split())) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_node_costs_only_its_units(cluster, corpus, tmp_path, tiny_model, monkeypatch):
+    out, scores = tmp_path / "out", tmp_path / "scores"
+    monkeypatch.setenv("FAULT_SCORES", str(scores))
     cluster.add_node(num_cpus=1, object_store_memory=STORE)
     other = cluster.add_node(num_cpus=1, object_store_memory=STORE)
     process = run_there(cluster, tiny_model, corpus, out)
+    wait_for_workers(scores, 2, process)
     wait_for_parts(out, 6, process)
     committed = {p: p.stat().st_mtime_ns for p in out.glob("*.parquet")}
     cluster.remove_node(other, allow_graceful=False)

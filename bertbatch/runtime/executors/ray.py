@@ -189,6 +189,7 @@ class RayExecutor:
                 raise JobError(
                     f"{most} model workers died while loading ({error}); is there enough memory?"
                 ) from None
+            log.warning("a model worker died while it loaded; a new one replaces it")
             self.replace(worker)
             return False
         if chosen is None:

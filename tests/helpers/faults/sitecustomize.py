@@ -8,6 +8,7 @@ FAULT_RAISED   which writes a line to this file
 FAULT_MEMORY   a batch of more tokens than this is too much for the device's memory
 FAULT_SLEEP    seconds that scoring one range of rows takes longer
 FAULT_LOADS    a file that gets a line for each engine that is loaded
+FAULT_SCORES   a file that gets a line for each range of rows that is scored
 FAULT_PRINT    what is printed on standard output for each engine that is loaded
 FAULT_STORE    a fault of the storage (JSON): `op` (create, replace, delete, read), a part of the
                `path`, and what happens, `times` times over all processes (a file `once` counts):
@@ -59,6 +60,8 @@ def install() -> None:
         if next(_calls) == int(os.environ.get("FAULT_RAISE", "0")):
             _line(os.environ["FAULT_RAISED"])
             raise RuntimeError("the engine is out of order")
+        if path := os.environ.get("FAULT_SCORES"):
+            _line(path)
         time.sleep(float(os.environ.get("FAULT_SLEEP", "0")))
         return _score(engine, tokens, first, stop, *rest)
 
