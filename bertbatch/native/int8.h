@@ -93,7 +93,7 @@ inline void products(const Byte* q, long stride, const signed char* panel, long 
                      Between between) {
   Ints totals[GROUP][2];
   UNROLL for (long r = 0; r < GROUP; r++) totals[r][0] = totals[r][1] = no_ints();
-  _Pragma("GCC unroll 2") for (long k = 0; k < inputs; k += 4, panel += 4 * PANEL) {
+  _Pragma("GCC unroll 4") for (long k = 0; k < inputs; k += 4, panel += 4 * PANEL) {
     Ints left = load_ints(panel), right = load_ints(panel + 2 * PANEL);
     UNROLL for (long r = 0; r < GROUP; r++) {
       Ints values = four(q + r * stride + k);

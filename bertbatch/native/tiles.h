@@ -74,7 +74,8 @@ inline void tile_products(const Input* x, long stride, const Weight* panel, long
 
 #else
 
-constexpr long GROUP = ROWS;  // rows at a time
+// Rows at a time: fewer than of float32's tiles, for products of bytes need registers in between.
+constexpr long GROUP = WIDTH / 2;
 
 struct WithTiles {  // nothing is needed
   WithTiles() {}
