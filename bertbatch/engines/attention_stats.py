@@ -1,8 +1,8 @@
 """Attention statistics, collected during the forward pass.
 
 `AttentionStats` makes the layout of a packed batch that computes them as a side result of
-attention. `tiled_attention.py` computes the weights, `statistics/` has the formulas. On GPUs
-`fused_statistics.py` can do both in one pass.
+attention. `tiled_attention.py` computes the weights, `statistics/` has the formulas. Where there
+are kernels, `fused_statistics.py` (GPUs) and `native_statistics.py` (CPUs) do both in one pass.
 
 Shapes: R rows of a group, H heads, S tokens of its longest row, D head size, C further columns,
 K statistics.
@@ -27,6 +27,7 @@ from bertbatch.statistics.tile import Sequences
 
 if TYPE_CHECKING:
     from bertbatch.engines.fused_statistics import FusedStatistics
+    from bertbatch.engines.native_statistics import NativeStatistics
 
 
 class StatsLayout(Protocol):
@@ -52,21 +53,27 @@ class AttentionStats:
         self._classes = classes
         self._all = queries == "all"
         self._attention = TiledAttention(self._statistics, threads)
-        self._fused: FusedStatistics | None = None
+        self._one_pass: FusedStatistics | NativeStatistics | None = None
 
-    def fuse(self) -> None:
-        """From here on, one pass. Raises ImportError without Triton, ValueError if it cannot."""
-        from bertbatch.engines.fused_statistics import FusedStatistics
+    def use_one_pass(self, device: str) -> None:
+        """From here on. Raises ImportError without Triton on a GPU, ValueError if it cannot."""
+        given = self._statistics, self._classes, self._all
+        if device == "cuda":
+            from bertbatch.engines.fused_statistics import FusedStatistics
 
-        self._fused = FusedStatistics(self._statistics, self._classes, self._all)
+            self._one_pass = FusedStatistics(*given)
+        else:
+            from bertbatch.engines.native_statistics import NativeStatistics
+
+            self._one_pass = NativeStatistics(*given)
 
     def use_tiles(self) -> None:
-        self._fused = None
+        self._one_pass = None
 
     def layout(self, batch: Batch, total: int, device: str) -> StatsLayout:
         """The layout of a batch, packed into `total` tokens."""
-        if self._fused:
-            return self._fused.layout(batch, total, device)
+        if self._one_pass:
+            return self._one_pass.layout(batch, total, device)
         plain = by_length(batch.lengths, total, device)
         starts = np.cumsum(batch.lengths) - batch.lengths
         groups = []

@@ -14,24 +14,23 @@ A block [start, length, first, second] is the ROWS tokens from `first` on of the
 import triton
 import triton.language as tl
 
-# The sums of a block and a head, by their place among SUMS. CLS to OTHER_SEGMENT come from the
-# first columns of `kinds`, in this order; a matrix product takes no fewer than KINDS of them.
+from bertbatch.engines.one_pass import KINDS_OF_TOKENS, Sum
+
+# The sums of a block and a head, by their place. CLS to OTHER_SEGMENT come from the first columns
+# of `kinds`, in this order; a matrix product takes no fewer than KINDS of them.
 SUMS = tl.constexpr(16)
-ENTROPY = tl.constexpr(0)
-MAX_WEIGHT = tl.constexpr(1)
-SQUARES = tl.constexpr(2)
-DISTANCE = tl.constexpr(3)
-PREVIOUS = tl.constexpr(4)
-SELF = tl.constexpr(5)
-NEXT = tl.constexpr(6)
-RECEIVED = tl.constexpr(7)
-CLS = tl.constexpr(8)
-SEP = tl.constexpr(9)
-PUNCTUATION = tl.constexpr(10)
-OTHER_SEGMENT = tl.constexpr(11)
-MOST_RECEIVED = tl.constexpr(15)
+ENTROPY = tl.constexpr(int(Sum.ENTROPY))
+MAX_WEIGHT = tl.constexpr(int(Sum.MAX_WEIGHT))
+SQUARES = tl.constexpr(int(Sum.SQUARES))
+DISTANCE = tl.constexpr(int(Sum.DISTANCE))
+PREVIOUS = tl.constexpr(int(Sum.PREVIOUS))
+SELF = tl.constexpr(int(Sum.SELF))
+NEXT = tl.constexpr(int(Sum.NEXT))
+RECEIVED = tl.constexpr(int(Sum.RECEIVED))
+CLS = tl.constexpr(int(Sum.CLS))
+MOST_RECEIVED = tl.constexpr(int(Sum.MOST_RECEIVED))
 KINDS = tl.constexpr(8)
-SECOND = tl.constexpr(3)  # the column of the second segment
+SECOND = tl.constexpr(len(KINDS_OF_TOKENS))  # the column of the second segment
 
 _LN_2 = tl.constexpr(0.6931471805599453)
 _NEVER = tl.constexpr(-1e30)  # a masked score: with −∞, the product with a weight of zero is NaN

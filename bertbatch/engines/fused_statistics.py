@@ -12,29 +12,13 @@ from torch import Tensor
 from triton import next_power_of_2
 
 from bertbatch.engines import fused_kernels as kernels
+from bertbatch.engines.one_pass import OnePass
 from bertbatch.engines.packing import to_device
 from bertbatch.engines.tiled_attention import LN_2
 from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch
 from bertbatch.statistics.statistic import Statistic
 
-PLACES = {
-    "entropy": kernels.ENTROPY.value,
-    "normalized_entropy": kernels.ENTROPY.value,
-    "max_weight": kernels.MAX_WEIGHT.value,
-    "concentration": kernels.SQUARES.value,
-    "mean_distance": kernels.DISTANCE.value,
-    "to_cls": kernels.CLS.value,
-    "to_sep": kernels.SEP.value,
-    "to_punctuation": kernels.PUNCTUATION.value,
-    "to_previous": kernels.PREVIOUS.value,
-    "to_self": kernels.SELF.value,
-    "to_next": kernels.NEXT.value,
-    "to_other_segment": kernels.OTHER_SEGMENT.value,
-    "received_mean": kernels.RECEIVED.value,
-    "received_max": kernels.MOST_RECEIVED.value,
-}
-COLUMNS = ("cls", "sep", "punctuation")  # of the kinds of token; the second segment follows
 # Of heads: a matrix product takes no smaller one, and of larger ones registers spill.
 SIZES = (16, 32, 64)
 
@@ -68,69 +52,29 @@ class FusedStatistics:
     """Makes layouts that compute some statistics. Raises ValueError if it cannot all of them."""
 
     def __init__(self, statistics: Sequence[Statistic], classes: TokenClasses, counts_all: bool):
-        if others := [s.name for s in statistics if s.name not in PLACES]:
-            raise ValueError(f"there is no kernel for {', '.join(others)}")
-        self._names = [statistic.name for statistic in statistics]
-        self._over_keys = any(statistic.over_keys for statistic in statistics)
-        self._classes = classes
-        self._all = counts_all
+        self._sums = OnePass(statistics, classes, counts_all)
 
     def layout(self, batch: Batch, total: int, device: str) -> "FusedLayout":
         """The layout of a batch, packed into `total` tokens."""
-        classes, lengths = self._classes, batch.lengths
-        ids, starts = batch.ids, np.cumsum(lengths) - lengths
-        place = np.arange(len(ids)) - np.repeat(starts, lengths)
-        kinds = np.zeros((len(ids), kernels.KINDS.value), np.float32)
-        for column, kind in enumerate(COLUMNS):
-            # Clipped: a probe may have ids that the tokenizer's vocabulary lacks.
-            kinds[:, column] = classes.kinds[kind].take(ids, mode="clip")
-        kinds[:, kernels.SECOND.value] = place >= np.repeat(batch.pair_starts, lengths)
-        counted = np.ones(len(ids), bool)
-        if not self._all:
-            counted = ~classes.special.take(ids, mode="clip")
-        counts = self._counts(batch, counted, starts)
+        sums, lengths = self._sums, batch.lengths
+        kinds = np.zeros((len(batch.ids), kernels.KINDS.value), np.float32)
+        for column, of_kind in enumerate(sums.kinds(batch)):
+            kinds[:, column] = of_kind
+        counted = sums.counted(batch)
+        counts = sums.counts(batch, counted)
         return FusedLayout(
-            starts=starts,
+            starts=np.cumsum(lengths) - lengths,
             lengths=lengths,
             pair_starts=batch.pair_starts,
-            over_keys=self._over_keys,
+            over_keys=sums.over_keys,
             total=total,
             kinds=to_device(kinds, device),
             counted=to_device(counted.astype(np.int8), device),
             counts=to_device(counts, device),
-            places=to_device(np.array([PLACES[name] for name in self._names], np.int32), device),
-            factors=to_device(self._factors(counts, lengths), device),
+            places=to_device(sums.places.astype(np.int32), device),
+            factors=to_device(sums.factors(counts, lengths), device),
             device=device,
         )
-
-    def _counts(self, batch: Batch, counted: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """The query tokens behind each value, int32 [rows, statistics].
-
-        As `Statistic.counted` has them, without a mask of rows × the longest for each statistic.
-        """
-        lengths = batch.lengths
-        found = np.add.reduceat(counted, starts, dtype=np.int32)
-        counts = np.repeat(found[:, None], len(self._names), 1)
-        for column, name in enumerate(self._names):
-            if name == "to_previous":
-                counts[:, column] -= counted[starts]
-            elif name == "to_next":
-                counts[:, column] -= counted[starts + lengths - 1]
-            elif name == "to_other_segment":
-                counts[:, column] *= batch.pair_starts < lengths
-            elif name == "normalized_entropy":
-                counts[:, column] *= lengths > 1
-        return counts
-
-    def _factors(self, counts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """What sums are multiplied by for means, float32 [rows, statistics]."""
-        factors = np.where(counts > 0, 1 / np.maximum(counts, 1), 0)
-        for column, name in enumerate(self._names):
-            if name == "normalized_entropy":
-                factors[:, column] /= np.log(np.maximum(lengths, 2))
-            elif name == "received_mean":
-                factors[:, column] **= 2
-        return factors.astype(np.float32)
 
 
 @dataclass

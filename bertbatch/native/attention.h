@@ -1,6 +1,7 @@
 // Attention over sequences that are packed end to end, in float32.
 #pragma once
 #include "linear.h"
+#include "statistics.h"
 
 namespace {
 
@@ -11,10 +12,23 @@ struct Head {  // of one sequence; keys and values as the tiles read them
   long length, size;
 };
 
-// Rows of softmax(scale · q kᵀ) v; out [R, size].
+// The exponents of scores, in their place, and their sum.
+inline float exponents(float* scores, long padded) {
+  Floats most = load(scores), total = zero();
+  for (long s = WIDTH; s < padded; s += WIDTH) most = max(most, load(scores + s));
+  const Floats top = all(largest(most));
+  for (long s = 0; s < padded; s += WIDTH) {
+    const Floats e = exp(sub(load(scores + s), top));
+    total = add(total, e);
+    store(scores + s, e);
+  }
+  return sum(total);
+}
+
+// Rows of softmax(scale · q kᵀ) v from the query at `place` on; out [R, size]. `of` may be null.
 template <long R>
 void attend(const float* query, long stride, const Head& head, float scale, float* out,
-            long out_stride) {
+            long out_stride, long place, Watched* of) {
   const long padded = rounded_up(head.length, PANEL);
   for (long s = 0; s < padded; s += PANEL) {
     Floats sums[R][2];
@@ -23,19 +37,14 @@ void attend(const float* query, long stride, const Head& head, float scale, floa
     UNROLL for (long r = 0; r < R; r++) UNROLL for (long j = 0; j < 2; j++)
       store(head.weights + r * padded + s + j * WIDTH, mul(sums[r][j], all(scale)));
   }
+  const auto precise = [](Floats x) { return exp(x); };
   float share[R];
   for (long r = 0; r < R; r++) {
     float* row = head.weights + r * padded;
     for (long s = head.length; s < padded; s++) row[s] = -1e30f;
-    Floats most = load(row), total = zero();
-    for (long s = WIDTH; s < padded; s += WIDTH) most = max(most, load(row + s));
-    Floats top = all(largest(most));
-    for (long s = 0; s < padded; s += WIDTH) {
-      Floats e = exp(sub(load(row + s), top));
-      total = add(total, e);
-      store(row + s, e);
-    }
-    share[r] = 1 / sum(total);
+    const bool counts = of && of->counted[place + r] != 0;
+    share[r] = 1 / (counts ? watch(row, place + r, *of, 1, -87, precise, [](long, Floats) {})
+                           : exponents(row, padded));
   }
   for (long d = 0; d < head.size; d += PANEL) {
     Floats sums[R][2];
@@ -62,14 +71,14 @@ inline void arrange(const float* key, const float* value, long stride, const Hea
 
 // The bytes that `attention` needs to work with, for sequences of at most so many tokens.
 long attention_room(long longest, long size) {
-  return (2 * size + ROWS) * rounded_up(longest, PANEL) * (long)sizeof(float);
+  return (2 * size + ROWS + 1) * rounded_up(longest, PANEL) * (long)sizeof(float);
 }
 
 // query, key, value [tokens, heads, size], tokens `stride` floats apart; out [tokens, heads · size].
 // bounds [sequences + 1] are the sequences' first tokens, and the end of the last.
 void attention(const float* query, const float* key, const float* value, long stride,
                const long* bounds, long sequences, long heads, long size, float scale, float* out,
-               float* room) {
+               const Statistics& statistics, float* room) {
   for (long i = 0; i < sequences; i++) {
     const long begin = bounds[i], length = bounds[i + 1] - begin;
     const long padded = rounded_up(length, PANEL);
@@ -78,12 +87,18 @@ void attention(const float* query, const float* key, const float* value, long st
     for (long h = 0; h < heads; h++) {
       const long first = begin * stride + h * size;
       arrange(key + first, value + first, stride, head);
+      Watched one, *of = nullptr;
+      if (statistics.sums) {
+        one = watched(statistics, i, h, heads, begin, length, head.weights + ROWS * padded);
+        of = &one;
+      }
       for (long s = 0; s < length; s += ROWS) {
         float* to = out + ((begin + s) * heads + h) * size;
-#define CALL(R) attend<R>(query + first + s * stride, stride, head, scale, to, heads * size)
+#define CALL(R) attend<R>(query + first + s * stride, stride, head, scale, to, heads * size, s, of)
         WITH_ROWS(least(ROWS, length - s), CALL)
 #undef CALL
       }
+      if (of) finish(one, 1);
     }
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "functions.h"
 #include "products_bfloat16.h"
+#include "statistics.h"
 
 namespace {
 
@@ -19,7 +20,7 @@ struct HalfHead {  // of one sequence, filled up with zeros to `padded` tokens
 long attention_room_bfloat16(long longest, long size) {
   const long padded = rounded_up(longest, PANEL), halves = sizeof(Half), floats = sizeof(float);
   return halves * (GROUP * size + 2 * padded * size + GROUP * padded) +
-         floats * GROUP * (padded + size);
+         floats * (GROUP * (padded + size) + padded);
 }
 
 // Sixteen rows of sixteen pairs of halves as columns: rows `stride`, columns 2 · PANEL halves
@@ -78,8 +79,7 @@ inline void arrange(const Half* key, const Half* value, long stride, const HalfH
 }
 
 // softmax(factor · scores) of a row, powers of two not divided by their sum, which is returned.
-inline float softmax(float* scores, const HalfHead& head, float factor, Half* weights) {
-  for (long s = head.length; s < head.padded; s++) scores[s] = -1e30f;
+inline float softmax(const float* scores, const HalfHead& head, float factor, Half* weights) {
   Floats most = load(scores), total = zero();
   for (long s = WIDTH; s < head.padded; s += WIDTH) most = max(most, load(scores + s));
   const Floats top = all(largest(most)), scale = all(factor);
@@ -91,8 +91,9 @@ inline float softmax(float* scores, const HalfHead& head, float factor, Half* we
   return sum(total);
 }
 
+// Rows from the query at `place` on; `of` may be null.
 inline void attend(const Half* query, long stride, long rows, const HalfHead& head, float factor,
-                   Half* out, long out_stride) {
+                   Half* out, long out_stride, long place, Watched* of) {
   if (rows < GROUP) {  // filled up with zeros
     for (long r = 0; r < GROUP; r++)
       for (long d = 0; d < head.size; d++)
@@ -102,8 +103,16 @@ inline void attend(const Half* query, long stride, long rows, const HalfHead& he
   for (long t = 0; t < head.padded; t += PANEL)
     products(query, stride, head.keys + t * head.size, head.size, head.scores + t, head.padded);
   float sums[GROUP];
-  for (long r = 0; r < rows; r++)
-    sums[r] = softmax(head.scores + r * head.padded, head, factor, head.weights + r * head.padded);
+  for (long r = 0; r < rows; r++) {
+    float* scores = head.scores + r * head.padded;
+    Half* weights = head.weights + r * head.padded;
+    for (long s = head.length; s < head.padded; s++) scores[s] = -1e30f;
+    if (of && of->counted[place + r] != 0)
+      sums[r] = watch(scores, place + r, *of, factor, -1e38f, [](Floats x) { return rough_exp2(x); },
+                      [&](long s, Floats e) { store(weights + s, e); });
+    else
+      sums[r] = softmax(scores, head, factor, weights);
+  }
   for (long d = 0; d < head.size; d += PANEL)
     products(head.weights, head.padded, head.values + d * head.padded, head.padded, head.out + d,
              head.size);
@@ -118,7 +127,7 @@ inline void attend(const Half* query, long stride, long rows, const HalfHead& he
 // bounds [sequences + 1] are the sequences' first tokens, and the end of the last. scale > 0.
 void attention_bfloat16(const Half* query, const Half* key, const Half* value, long stride,
                         const long* bounds, long sequences, long heads, long size, float scale,
-                        Half* out, char* room) {
+                        Half* out, const Statistics& statistics, char* room) {
   const WithTiles tiles;
   const float factor = scale * 1.44269504f;  // to powers of two
   for (long i = 0; i < sequences; i++) {
@@ -127,7 +136,8 @@ void attention_bfloat16(const Half* query, const Half* key, const Half* value, l
     HalfHead head;
     head.scores = (float*)room;
     head.out = head.scores + GROUP * padded;
-    head.queries = (Half*)(head.out + GROUP * size);
+    float* received = head.out + GROUP * size;
+    head.queries = (Half*)(received + padded);
     head.keys = head.queries + GROUP * size;
     head.values = head.keys + padded * size;
     head.weights = head.values + padded * size;
@@ -135,9 +145,15 @@ void attention_bfloat16(const Half* query, const Half* key, const Half* value, l
     for (long h = 0; h < heads; h++) {
       const long first = begin * stride + h * size;
       arrange(key + first, value + first, stride, head);
+      Watched one, *of = nullptr;
+      if (statistics.sums) {
+        one = watched(statistics, i, h, heads, begin, length, received);
+        of = &one;
+      }
       for (long s = 0; s < length; s += GROUP)
         attend(query + first + s * stride, stride, least(GROUP, length - s), head, factor,
-               out + ((begin + s) * heads + h) * size, heads * size);
+               out + ((begin + s) * heads + h) * size, heads * size, s, of);
+      if (of) finish(one, .69314718f);
     }
   }
 }

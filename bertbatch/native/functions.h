@@ -74,4 +74,18 @@ inline Floats exp(Floats x) {
   return mul(p, two_to(n));
 }
 
+// ln x of x >= 1, to 1e-7: 2 artanh z with z = (m - 1) / (m + 1) for x = m 2ⁿ, 2/3 <= m < 4/3, by
+// the artanh's power series. What is not a number stays so.
+inline float log(float x) {
+  const int bits = _mm_cvtsi128_si32(_mm_castps_si128(_mm_set_ss(x)));
+  int n = (bits >> 23) - 127;
+  float m = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((bits & 0x7fffff) | 127 << 23)));
+  if (m >= 4.f / 3) m *= .5f, n++;
+  const float z = (m - 1) / (m + 1), square = z * z;
+  const float P[] = {1.f / 9, 1.f / 7, 1.f / 5, 1.f / 3, 1.f};
+  float series = 0;
+  for (int i = 0; i < 5; i++) series = series * square + P[i];
+  return (float)n * .69314718f + 2 * z * series + (x - x);
+}
+
 }  // namespace

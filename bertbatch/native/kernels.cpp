@@ -31,8 +31,12 @@ EXPORT long bertbatch_attention_room(long longest, long size) {
 
 EXPORT void bertbatch_attention(const float* query, const float* key, const float* value,
                                 long stride, const long* bounds, long sequences, long heads,
-                                long size, float scale, float* out, float* room) {
-  attention(query, key, value, stride, bounds, sequences, heads, size, scale, out, room);
+                                long size, float scale, float* out, const float* kinds,
+                                long kinds_stride, const float* counted, const long* seconds,
+                                int over_keys, float* sums, float* room) {
+  const Statistics statistics = {kinds, kinds_stride, counted, seconds, over_keys != 0, sums};
+  attention(query, key, value, stride, bounds, sequences, heads, size, scale, out, statistics,
+            room);
 }
 
 EXPORT void bertbatch_norm(const float* x, long rows, long size, const float* gain,
@@ -89,8 +93,12 @@ EXPORT long bertbatch_attention_room_bfloat16(long longest, long size) {
 EXPORT void bertbatch_attention_bfloat16(const Half* query, const Half* key, const Half* value,
                                          long stride, const long* bounds, long sequences,
                                          long heads, long size, float scale, Half* out,
-                                         char* room) {
-  attention_bfloat16(query, key, value, stride, bounds, sequences, heads, size, scale, out, room);
+                                         const float* kinds, long kinds_stride,
+                                         const float* counted, const long* seconds, int over_keys,
+                                         float* sums, char* room) {
+  const Statistics statistics = {kinds, kinds_stride, counted, seconds, over_keys != 0, sums};
+  attention_bfloat16(query, key, value, stride, bounds, sequences, heads, size, scale, out,
+                     statistics, room);
 }
 
 EXPORT void bertbatch_norm_bfloat16(const Half* x, long rows, long size, const float* gain,

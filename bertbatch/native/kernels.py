@@ -8,10 +8,9 @@ import ctypes
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from bertbatch.native.build import FOLDER, LEVELS, file_name, version
+from bertbatch.native.threads import in_threads
 
 log = logging.getLogger("bertbatch")
 
 ACTIVATIONS = {"none": 0, "gelu": 1}
 INT8_INPUTS = 32  # inputs of a layer in int8 are a multiple of it
-ALONE = 64  # rows that one thread computes without asking others for help
 
 _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _LINEAR = [_pointer, _long, _long, _pointer, _pointer, _long, _pointer, ctypes.c_int, _pointer]
-_ATTENTION = [*[_pointer] * 3, _long, _pointer, *[_long] * 3, _float, _pointer, _pointer]
+_STATISTICS = [_pointer, _long, *[_pointer] * 2, ctypes.c_int, _pointer]
+_ATTENTION = [
+    *[_pointer] * 3, _long, _pointer, *[_long] * 3, _float, _pointer, *_STATISTICS, _pointer
+]  # fmt: skip
 _NORM = [_pointer, _long, _long, _pointer, _pointer, _float, _pointer]
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "version": (ctypes.c_char_p, []),
@@ -58,6 +60,24 @@ _BFLOAT16: dict[str, tuple[Any, list[Any]]] = {
     "attention_bfloat16": (None, _ATTENTION),
     "norm_bfloat16": (None, _NORM),
 }
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What sums over the weights of attention need, and where they go.
+
+    `kinds` float32 [4, tokens + 32 or more]: whether a key is of a kind, 1 or 0, the last the
+    second segment, which begins at `seconds` int64 [sequences] (a place in the sequence).
+    `counted` float32 [tokens]: whether a query counts. `over_keys`: whether sums over what keys
+    receive are wanted. `sums` float32 [sequences, heads, SUMS]; `native/statistics.h` has their
+    places.
+    """
+
+    kinds: np.ndarray
+    counted: np.ndarray
+    seconds: np.ndarray
+    over_keys: bool
+    sums: Tensor
 
 
 class Kernels:
@@ -178,12 +198,18 @@ class Kernels:
         return y
 
     def attention(
-        self, query: Tensor, key: Tensor, value: Tensor, bounds: np.ndarray, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bounds: np.ndarray,
+        scale: float,
+        watch: Watch | None = None,
     ) -> Tensor:
         """Attention [tokens, heads, size] of sequences between bounds, int64 [sequences + 1].
 
         query, key and value [tokens, heads, size] may lie in one tensor, each token's side by side.
-        `scale` is positive.
+        `scale` is positive. Fills the sums of `watch`.
         """
         tokens, heads, size = query.shape
         dtype = query.dtype
@@ -210,10 +236,11 @@ class Kernels:
                 size,
                 scale,
                 out.data_ptr(),
+                *_watched(watch, first),
                 room.data_ptr(),
             )
 
-        _in_threads(len(lengths), some, lengths)
+        in_threads(len(lengths), some, lengths)
         return out
 
 
@@ -268,6 +295,20 @@ def _folders() -> Iterator[Path]:
     yield Path(str(installed))
 
 
+def _watched(watch: Watch | None, first: int) -> list[int | None]:
+    """The library's arguments for sequences from the first on."""
+    if watch is None:
+        return [None, 0, None, None, 0, None]
+    return [
+        watch.kinds.ctypes.data,
+        watch.kinds.shape[1],
+        watch.counted.ctypes.data,
+        watch.seconds[first:].ctypes.data,
+        watch.over_keys,
+        watch.sums[first:].data_ptr(),
+    ]
+
+
 def _by_rows(
     function: Callable[..., Any],
     x: Tensor,
@@ -299,37 +340,5 @@ def _by_rows(
             *([work.data_ptr()] if room else []),
         )
 
-    _in_threads(x.numel() // inputs, some)
+    in_threads(x.numel() // inputs, some)
     return y
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="bertbatch-kernels")
-
-
-def _in_threads(
-    count: int, some: Callable[[int, int], None], sizes: np.ndarray | None = None
-) -> None:
-    """Calls `some` for ranges that make up `count`, in as many threads as torch uses.
-
-    `sizes` [count]: what each costs; equal if None.
-    """
-    threads = torch.get_num_threads()
-    total = count if sizes is None else int(sizes.sum())
-    if threads == 1 or total <= ALONE:
-        some(0, count)
-        return
-    ends = np.arange(1, threads + 1) * total // threads
-    edges = ends if sizes is None else np.searchsorted(np.cumsum(sizes), ends, "right")
-    edges = np.concatenate([[0], edges])
-    edges[-1] = count
-    others = [
-        _pool(threads - 1).submit(some, int(first), int(stop))
-        for first, stop in pairwise(edges[1:])
-    ]
-    try:
-        some(0, int(edges[1]))
-    finally:
-        for other in others:
-            other.result()

@@ -70,20 +70,39 @@ inline void store(Half* p, Floats x) {
 
 constexpr long PANEL = 2 * WIDTH;  // outputs that a tile computes
 
-inline float sum(Floats x) {
-  float parts[WIDTH], total = 0;
-  store(parts, x);
-  for (long i = 0; i < WIDTH; i++) total += parts[i];
-  return total;
+inline Floats places() {  // 0 to WIDTH - 1
+  float each[WIDTH];
+  for (long i = 0; i < WIDTH; i++) each[i] = (float)i;
+  return load(each);
 }
 
-inline float largest(Floats x) {
-  float parts[WIDTH], most;
-  store(parts, x);
-  most = parts[0];
-  for (long i = 1; i < WIDTH; i++) most = parts[i] > most ? parts[i] : most;
-  return most;
+inline float sum(__m128 x) {
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
+
+inline float largest(__m128 x) {
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+
+inline float sum(__m256 x) {
+  return sum(_mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)));
+}
+
+inline float largest(__m256 x) {
+  return largest(_mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)));
+}
+
+#ifdef __AVX512F__
+inline float sum(__m512 x) {
+  return sum(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+}
+
+inline float largest(__m512 x) {
+  return largest(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+}
+#endif
 
 inline float smallest(Floats x) { return -largest(sub(zero(), x)); }
 

@@ -14,7 +14,6 @@ pytest.importorskip("triton", reason="Triton is not installed: make test-kernels
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1: make test-kernels", allow_module_level=True)
 
-from bertbatch.engines import fused_statistics
 from bertbatch.engines.fused_statistics import FusedStatistics
 from bertbatch.job.schema import Model
 from bertbatch.model.spec import check_model
@@ -46,14 +45,14 @@ def batch(pair_starts: np.ndarray = LENGTHS) -> Batch:
 def test_statistics_are_those_of_transformers_weights(size, pair_starts, queries, tmp_path):
     spec = model(tmp_path / "model", size)
     engine = engine_with_statistics(spec, queries=queries)
-    engine._statistics.fuse()
+    engine._statistics.use_one_pass("cuda")
     agrees(engine, spec, LENGTHS, pair_starts, queries)
 
 
 def test_answers_are_those_of_tiles(tmp_path):
     engine = engine_with_statistics(model(tmp_path / "model", 16))
     wanted = engine.start(batch()).logits()
-    engine._statistics.fuse()
+    engine._statistics.use_one_pass("cuda")
     np.testing.assert_allclose(engine.start(batch()).logits(), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -100,7 +99,3 @@ def test_what_has_no_kernel_is_named():
         FusedStatistics([statistic], classes(), True)
     with pytest.raises(ValueError, match="heads of 26"):
         layout(["entropy"]).attend(*[torch.zeros(int(LENGTHS.sum()), 2, 26)] * 3, None)
-
-
-def test_every_statistic_has_a_kernel():
-    assert set(fused_statistics.PLACES) == set(STATISTICS)

@@ -14,16 +14,23 @@ from bertbatch.model.spec import check_model
 from bertbatch.model.token_kinds import token_classes
 from bertbatch.model.tokens import Batch
 from bertbatch.statistics.statistic import make_statistics
-from tests.helpers.attention_reference import agree, engine_with_statistics, pairs, typical_ids
+from tests.helpers.attention_reference import (
+    agree,
+    agrees,
+    engine_with_statistics,
+    pairs,
+    typical_ids,
+)
 from tests.helpers.classifiers import LENGTHS, save, some_ids
 
 KINDS = ["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
 
 
 @pytest.mark.parametrize("queries", ["all", "content"])
+@pytest.mark.parametrize("hidden_size", [32, 128])  # too small for the kernels, and not
 @pytest.mark.parametrize("kind", KINDS)
-def test_statistics_are_those_of_transformers_weights(kind, queries, tmp_path):
-    spec = save(tmp_path / kind, kind)
+def test_statistics_are_those_of_transformers_weights(kind, hidden_size, queries, tmp_path):
+    spec = save(tmp_path / kind, kind, hidden_size)
     pair_starts = LENGTHS.copy()
     if kind in ("bert", "electra"):
         pair_starts[[0, 2, 3, 5]] = [20, 9, 4, 2]
@@ -50,10 +57,14 @@ def test_bfloat16_statistics_are_near(packaged, tmp_path):
 
 
 @pytest.mark.parametrize("queries", ["all", "content"])
-def test_statistics_of_the_packaged_model_agree_up_to_512_tokens(queries):
+@pytest.mark.parametrize("tiles", [True, False])
+def test_statistics_of_the_packaged_model_agree_up_to_512_tokens(tiles, queries):
     spec = check_model(Model())
     lengths = np.array([512, 400, 129, 128, 64, 63, 17, 9, 3, 2, 2, 1])
-    agree(spec, lengths, lengths, queries=queries)
+    engine = engine_with_statistics(spec, queries=queries)
+    if tiles:
+        engine._statistics.use_tiles()
+    agrees(engine, spec, lengths, lengths, queries)
 
 
 def test_one_text_alone_and_in_any_batch_has_the_same(tmp_path):
