@@ -5,10 +5,12 @@
 
 namespace {
 
+constexpr long QUERIES = ROWS < 8 ? ROWS : 8;  // at a time; of more, sums leave their registers
+
 struct Head {  // of one sequence; keys and values as the tiles read them
   float* keys;     // [length / PANEL, size, PANEL], filled up with zeros
   float* values;   // [size / PANEL, length, PANEL]
-  float* weights;  // [ROWS, padded length]
+  float* weights;  // [QUERIES, padded length]
   long length, size;
 };
 
@@ -71,7 +73,7 @@ inline void arrange(const float* key, const float* value, long stride, const Hea
 
 // The bytes that `attention` needs to work with, for sequences of at most so many tokens.
 long attention_room(long longest, long size) {
-  return (2 * size + ROWS + 1) * rounded_up(longest, PANEL) * (long)sizeof(float);
+  return (2 * size + QUERIES + 1) * rounded_up(longest, PANEL) * (long)sizeof(float);
 }
 
 // query, key, value [tokens, heads, size], tokens `stride` floats apart; out [tokens, heads · size].
@@ -89,13 +91,13 @@ void attention(const float* query, const float* key, const float* value, long st
       arrange(key + first, value + first, stride, head);
       Watched one, *of = nullptr;
       if (statistics.sums) {
-        one = watched(statistics, i, h, heads, begin, length, head.weights + ROWS * padded);
+        one = watched(statistics, i, h, heads, begin, length, head.weights + QUERIES * padded);
         of = &one;
       }
-      for (long s = 0; s < length; s += ROWS) {
+      for (long s = 0; s < length; s += QUERIES) {
         float* to = out + ((begin + s) * heads + h) * size;
 #define CALL(R) attend<R>(query + first + s * stride, stride, head, scale, to, heads * size, s, of)
-        WITH_ROWS(least(ROWS, length - s), CALL)
+        WITH_ROWS(least(QUERIES, length - s), CALL)
 #undef CALL
       }
       if (of) finish(one, 1);
