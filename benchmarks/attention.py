@@ -122,7 +122,11 @@ def ours(watch: bool, engine: str = "torch") -> Callable[[str, list[str]], Made]
 
 
 def loaded_engine(
-    folder: str, texts: list[str], watch: bool = False, engine: str = "torch"
+    folder: str,
+    texts: list[str],
+    watch: bool = False,
+    engine: str = "torch",
+    dtype: str = "auto",
 ) -> tuple[Any, Any]:
     """One of our engines, on one thread, and the texts' tokens."""
     from bertbatch.engines.attention_stats import AttentionStats
@@ -135,7 +139,7 @@ def loaded_engine(
     from bertbatch.registry import DEFAULT_STATISTICS
     from bertbatch.statistics.statistic import make_statistics
 
-    settings = Model(name=folder, engine=engine)
+    settings = Model(name=folder, engine=engine, dtype=dtype)
     spec = check_model(settings)
     tokenizer = get_tokenizer(spec)
     tokens = tokenizer.encode(texts)

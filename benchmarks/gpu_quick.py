@@ -88,7 +88,7 @@ class Quick:
             plain = self._rate(self._engine(name), tokens)
             tokens.sampled[:] = True
             engine: Any = self._engine(name, statistics=True)
-            fused = engine._statistics._fused is not None
+            fused = engine._statistics._one_pass is not None
             rate = self._rate(engine, tokens)
             engine._statistics.use_tiles()
             tiles = self._rate(engine, tokens)

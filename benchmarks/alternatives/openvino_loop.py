@@ -11,9 +11,8 @@ from transformers import AutoModelForSequenceClassification
 from benchmarks.alternatives import plumbing
 
 
-def main() -> None:
-    clock = plumbing.Clock()
-    name, source, target = plumbing.arguments()
+def compiled(name: str, threads: int, half: bool) -> plumbing.Forward:
+    """The model of a folder, in bfloat16 or float32."""
     # Only eager attention can be traced with lengths left open.
     model = AutoModelForSequenceClassification.from_pretrained(
         name, dtype=torch.float32, attn_implementation="eager"
@@ -22,19 +21,25 @@ def main() -> None:
     converted = ov.convert_model(
         model, example_input={"input_ids": example, "attention_mask": example}
     )
-    core = ov.Core()
-    half = plumbing.fast_dtype() == torch.bfloat16
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+        "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
     }
-    request = core.compile_model(converted, "CPU", settings).create_infer_request()
+    request = ov.Core().compile_model(converted, "CPU", settings).create_infer_request()
 
     def logits(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return np.array(request.infer([ids, mask], share_inputs=True)[0])
 
-    plumbing.loop(clock, name, source, target, logits)
+    return logits
+
+
+def main() -> None:
+    clock = plumbing.Clock()
+    name, source, target = plumbing.arguments()
+    half = plumbing.fast_dtype() == torch.bfloat16
+    forward = compiled(name, len(os.sched_getaffinity(0)), half)
+    plumbing.loop(clock, name, source, target, forward)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Statistics from sums over attention weights that are taken in one pass, while they are computed.
+"""Statistics from sums over attention weights, taken while the weights are computed.
 
 What the kernels for GPUs and for CPUs have in common: which sums there are, and how means are made
 of them. The formulas are those of `statistics/`.

@@ -264,9 +264,9 @@ class Nearly:
         self._stats, self._more = stats, more
 
     def layout(self, *batch: Any) -> Any:
-        self._stats._fused = None
+        self._stats._one_pass = None
         made = self._stats.layout(*batch)
-        self._stats._fused = self
+        self._stats._one_pass = self
 
         def statistics() -> Any:
             values, counts = type(made).statistics(made)
@@ -281,11 +281,13 @@ def test_statistics_in_one_pass_are_used_if_they_are_those_by_tiles(
 ):
     caplog.set_level("INFO", "bertbatch")
     monkeypatch.setattr(
-        AttentionStats, "fuse", lambda self: setattr(self, "_fused", Nearly(self, more))
+        AttentionStats,
+        "use_one_pass",
+        lambda self, device: setattr(self, "_one_pass", Nearly(self, more)),
     )
     spec = check_model(Model(name=tiny_model))
     stats = make_attention_stats(spec, Attention(), 1)
     with simulated(A100):
         engine = settled(spec, Model(dtype="float32"), device="cuda", statistics=stats)
-    assert (engine._statistics._fused is not None) == kept
+    assert (engine._statistics._one_pass is not None) == kept
     assert ("attention statistics by tiles" in caplog.text) != kept
