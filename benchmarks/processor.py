@@ -25,8 +25,8 @@ from benchmarks.models import NAMES, ROOT, flops, model_folder
 from benchmarks.report import Report
 from bertbatch.native.build import LEVELS
 
-ROWS = {"short": 1200, "mixed": 240, "long": 60}
-SMALLER = 4  # bert-base gets so many times fewer rows
+ROWS = {"short": 600, "mixed": 120, "long": 30}
+SMALLER = 3  # bert-base gets so many times fewer rows
 # What torch, oneDNN and MKL may use at each level; read when they are loaded.
 LIMITS = {
     "avx2": {
