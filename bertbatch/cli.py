@@ -70,6 +70,7 @@ def score(
     text_pair: Annotated[str | None, typer.Option(help="the column with the second text")] = None,
     carry: Annotated[str | None, typer.Option(help="columns to copy: a,b or a:new_name")] = None,
     model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
+    task: Annotated[str | None, typer.Option(help="auto, single_label, …; default: auto")] = None,
     max_length: Annotated[
         int | None, typer.Option(help="truncate texts to this many tokens")
     ] = None,
@@ -91,7 +92,7 @@ def score(
             **{"format": format, "limit": limit},
         },
         "output": {"path": output},
-        "model": {"name": model, "max_length": max_length},
+        "model": {"name": model, "task": task, "max_length": max_length},
         "runtime": {"runner": runner, "unit_rows": unit_rows},
     }
     data: dict[str, Any] = {

@@ -41,11 +41,12 @@ FORMATS = {
     "csv": Kind("inputs.formats.csv:CsvReader", endings=(".csv", ".csv.gz", ".csv.zst")),
 }
 
-# See tasks/task.py. The names are those of `problem_type` in a model's config.json.
+# See tasks/task.py.
 TASKS = {
-    "single_label_classification": Kind("tasks.single_label:SingleLabel"),
-    "multi_label_classification": Kind("tasks.multi_label:MultiLabel"),
+    "single_label": Kind("tasks.single_label:SingleLabel"),
+    "multi_label": Kind("tasks.multi_label:MultiLabel"),
     "regression": Kind("tasks.regression:Regression"),
+    "cross_encoder": Kind("tasks.cross_encoder:CrossEncoder"),
 }
 
 # See engines/engine.py. The first is the default, the others are tried by the calibration.

@@ -17,7 +17,7 @@ from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.runtime.worker import ModelWorker, kind_of
-from bertbatch.tasks.task import task_of
+from bertbatch.tasks.task import numbers, task_of
 from bertbatch.units import Unit
 
 CLOSE = 0.02  # scores, and the lead of a label below which it may differ: docs/design.md
@@ -93,12 +93,8 @@ def _compare_bits(
             strict=True,
         )
     )
-    name = "scores" if "scores" in now else "value"
-    then, again = (
-        np.stack([np.asarray(x, np.float32) for x in column.to_pylist()])
-        for column in (part[name], now[name])
-    )
-    same = (then == again).reshape(len(then), -1).all(axis=1)
+    (_, then), (_, again) = numbers(_by_name(part)), numbers(now)
+    same = (then == again).all(axis=1)
     verdict.same_bits = int(same.sum()), len(same)
 
 
@@ -125,16 +121,19 @@ def _difference(
 ) -> str | None:
     """What is wrong with a row's stored answers, beside those of now."""
     where = f"{unit.part}: row {place[1]} of {place[0]}"
-    for name in ("scores", "value"):
-        if name not in now:
-            continue
-        old = np.asarray(there[name][0].as_py(), np.float64)
-        new = np.asarray(now[name][0].as_py(), np.float64)
-        scale = max(1.0, float(np.abs(old).max()))  # a regression's value has any size
-        if np.abs(old - new).max() > CLOSE * scale:
-            return f"{where}: {name} {old.tolist()} there, {new.tolist()} now"
-        if name == "scores" and "label" in now:
-            first, second = np.sort(old)[::-1][:2]
-            if there["label"][0].as_py() != now["label"][0].as_py() and first - second > CLOSE:
-                return f"{where}: {there['label'][0]} there, {now['label'][0]} now"
+    name, (new,) = numbers(now)
+    old = numbers(_by_name(there))[1][0]
+    scale = max(1.0, float(np.abs(old).max()))  # a regression's value has any size
+    if np.abs(old - new).max() > CLOSE * scale:
+        return f"{where}: {name} {old.tolist()} there, {new.tolist()} now"
+    if "label" in now and len(old) > 1:
+        first, second = np.sort(old)[::-1][:2]
+        labels = [columns["label"][0].as_py() for columns in (there, now)]
+        # Where one is null, the score is at the least that the job asks for.
+        if None not in labels and labels[0] != labels[1] and first - second > CLOSE:
+            return f"{where}: {labels[0]} there, {labels[1]} now"
     return None
+
+
+def _by_name(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.engine import Engine, EngineOptions, Running, batches, load_engine
@@ -17,7 +16,7 @@ from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
 from bertbatch.registry import ENGINES
-from bertbatch.tasks.task import task_of
+from bertbatch.tasks.task import numbers, task_of
 
 log = logging.getLogger("bertbatch")
 
@@ -88,9 +87,9 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
     """The scores of the first rows: every class's probability, or the value."""
     some = max(int(np.searchsorted(tokens.offsets, SAMPLE_TOKENS)) - 1, 1)
     logits = score(engine, tokens, 0, some).logits
-    column = task_of(spec).columns(logits)[-1]
-    flat: np.ndarray = (column.flatten() if pa.types.is_list(column.type) else column).to_numpy()
-    return flat
+    task = task_of(spec)
+    names = [field.name for field in task.fields]
+    return numbers(dict(zip(names, task.columns(logits), strict=True)))[1]
 
 
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 # What predictions and quarantine files name themselves.
 OUTPUT_COLUMNS = (
-    *("source", "row", "label", "score", "scores", "labels", "value"),
-    *("n_tokens", "truncated", "unk_share", "reason"),
+    *("source", "row", "label", "score", "scores", "labels", "value", "values"),
+    *("logits", "n_tokens", "truncated", "unk_share", "reason"),
 )
 
 

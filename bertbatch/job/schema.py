@@ -26,7 +26,7 @@ from bertbatch.job.messages import explain
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
 from bertbatch.job.safe_yaml import read_yaml
-from bertbatch.job.types import CommaList, CountOrAuto, Engine, Format, MibOrAuto, ProblemType
+from bertbatch.job.types import CommaList, CountOrAuto, Engine, Format, MibOrAuto, Task
 from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 
 
@@ -136,9 +136,24 @@ class Model(Section):
     labels: list[str] | None = Field(
         None, description="names for the model's classes, in the order of its logits"
     )
-    problem_type: ProblemType | None = Field(
-        None, description="what the model's outputs mean; default: its config.json says so"
+    task: Task = Field(
+        "auto", description="what the model's outputs mean; auto: its config.json says so"
     )
+    problem_type: (
+        Literal["single_label_classification", "multi_label_classification", "regression"] | None
+    ) = Field(None, description="`task`, by the name that config.json has for it")
+    activation: Literal["auto", "sigmoid", "softmax", "none"] = Field(
+        "auto",
+        description="what makes scores of logits; auto: softmax for one label, sigmoid for "
+        "several, and for a cross-encoder what its config.json names, else sigmoid",
+    )
+    top_k: int | None = Field(
+        None, ge=1, description="`scores` has only so many classes, the likeliest first"
+    )
+    min_score: float | None = Field(
+        None, description="the label is null where its score is below this"
+    )
+    logits: bool = Field(False, description="whether the model's own outputs are written, too")
     max_length: int | None = Field(
         None,
         ge=3,

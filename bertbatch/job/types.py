@@ -29,8 +29,8 @@ MibOrAuto = Annotated[float | Literal["auto"], AfterValidator(_size)]
 if TYPE_CHECKING:
     Format: TypeAlias = str
     Engine: TypeAlias = str
-    ProblemType: TypeAlias = str
+    Task: TypeAlias = str
 else:
     Format = Literal["auto", *FORMATS]
     Engine = Literal["auto", *ENGINES]
-    ProblemType = Literal[*TASKS]
+    Task = Literal["auto", *TASKS]

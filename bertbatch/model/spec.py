@@ -12,6 +12,7 @@ from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Model
+from bertbatch.model.asked import Asked, asked_of
 from bertbatch.model.checkpoint import (
     TOKENIZER_FILES,
     as_job_errors,
@@ -51,7 +52,7 @@ class ModelSpec:
 
     name: str
     revision: str | None
-    problem_type: str
+    asked: Asked
     labels: tuple[str, ...]
     threshold: float
     max_length: int
@@ -65,6 +66,10 @@ class ModelSpec:
     parameters: int  # that a token is multiplied with, roughly
 
     @property
+    def problem_type(self) -> str:
+        return self.asked.problem_type
+
+    @property
     def answers(self) -> dict[str, Any]:
         """Everything about the model that changes answers."""
         return {
@@ -74,7 +79,8 @@ class ModelSpec:
             "max_length": self.max_length,
             "problem_type": self.problem_type,
             "labels": list(self.labels),
-            "threshold": self.threshold if self.problem_type.startswith("multi") else None,
+            "threshold": self.threshold if self.asked.task == "multi_label" else None,
+            **self.asked.answers,
         }
 
 
@@ -117,16 +123,12 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
         raise JobError(
             f"model.max_length {settings.max_length}: {settings.name} takes at most {most} tokens"
         )
-    default = "regression" if count == 1 else "single_label_classification"
     layers = whole_number(config, where, "num_hidden_layers", "n_layers") or 0
-    problem_type = str(settings.problem_type or config.get("problem_type") or default)
-    if problem_type == "regression" and count != 1:
-        raise JobError(f"{where}: a regression model with {count} outputs; bertbatch supports one")
     return ModelSpec(
         # A relative folder means the driver's: workers have another working directory.
         name=str(folder) if Path(settings.name).expanduser().is_dir() else settings.name,
         revision=revision,
-        problem_type=problem_type,
+        asked=asked_of(settings, config, count, where),
         labels=labels,
         threshold=settings.threshold,
         max_length=settings.max_length or most or _tokenizer_limit(folder, where) or 512,

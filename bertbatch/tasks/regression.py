@@ -1,17 +1,25 @@
-"""Regression: the model's one output is the value."""
-
-from collections.abc import Sequence
+"""Regression: the model's outputs are the values."""
 
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.model.spec import ModelSpec
+from bertbatch.tasks.scores import lists
+
 
 class Regression:
-    def __init__(self, labels: Sequence[str], threshold: float):
-        self.shape = (len(labels),)
-        self.fields = [pa.field("value", pa.float32(), nullable=False)]
+    """One output is a number, several are a list of them, whose names the field's metadata has."""
+
+    def __init__(self, spec: ModelSpec):
+        self.shape = (len(spec.labels),)
+        value = pa.field("value", pa.float32(), nullable=False)
+        names = {"labels": "\n".join(spec.labels)}
+        values = pa.field("values", pa.list_(pa.float32()), nullable=False, metadata=names)
+        self.fields = [value if len(spec.labels) == 1 else values]
 
     def columns(self, logits: np.ndarray) -> list[pa.Array]:
+        if logits.shape[1] > 1:
+            return [lists(logits)]
         return [pa.array(logits[:, 0].astype(np.float32))]
 
     def labelled(self, columns: list[pa.Array]) -> None:

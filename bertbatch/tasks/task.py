@@ -1,21 +1,26 @@
 """Tasks turn an engine's answers into output columns.
 
-A task is one file with one class that follows `Task`, and one line in `TASKS`; the model's
-`problem_type` chooses it.
+A task is one file with one class that follows `Task`, and one line in `TASKS`; `model.task` chooses
+it, by default as `model/asked.py` reads it off the model.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.errors import JobError
 from bertbatch.model.spec import ModelSpec
 from bertbatch.registry import TASKS
+from bertbatch.tasks.scores import lists
+
+LOGITS = pa.list_(pa.float32())
+# The columns with numbers by which two answers are compared; a task has one of them.
+NUMBERS = ("scores", "values", "value", "score")
 
 
 class Task(Protocol):
-    """Made with the model's labels and the job's threshold.
+    """Made with a checked model.
 
     `fields`: its output columns. `shape`: of the engine's answer for one row; (classes,) is a
     logit for each class.
@@ -32,11 +37,39 @@ class Task(Protocol):
 
 
 def task_of(spec: ModelSpec) -> Task:
-    """The task of a model. Raises JobError for a problem type that no task answers."""
-    if spec.problem_type not in TASKS:
-        raise JobError(
-            f"model.name {spec.name}: problem_type {spec.problem_type!r} is none of "
-            f"{', '.join(TASKS)}"
-        )
-    task: Task = TASKS[spec.problem_type].load()(spec.labels, spec.threshold)
-    return task
+    """The task that a job asks of a model."""
+    task: Task = TASKS[spec.asked.task].load()(spec)
+    return WithLogits(task) if spec.asked.logits else task
+
+
+class WithLogits:
+    """A task with one more column, the engine's answers themselves."""
+
+    def __init__(self, task: Task):
+        self._task = task
+        self.shape = task.shape
+        self.fields = [*task.fields, pa.field("logits", LOGITS, nullable=False)]
+
+    def columns(self, answers: np.ndarray) -> list[pa.Array]:
+        return [*self._task.columns(answers), lists(answers)]
+
+    def labelled(self, columns: list[pa.Array]) -> tuple[np.ndarray, pa.Array] | None:
+        return self._task.labelled(columns[:-1])
+
+
+def numbers(columns: Mapping[str, Any]) -> tuple[str, np.ndarray]:
+    """The column by which answers are compared: its name, and its numbers float64 [rows, n].
+
+    Columns are Arrow arrays. Every row of a task has as many numbers.
+    """
+    name = next(name for name in NUMBERS if name in columns)
+    column = columns[name]
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    rows = len(column)
+    if pa.types.is_list(column.type):
+        column = column.flatten()
+    if pa.types.is_struct(column.type):
+        column = column.field("score")
+    found: np.ndarray = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    return name, found.reshape(rows, -1)

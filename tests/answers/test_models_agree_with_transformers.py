@@ -227,5 +227,5 @@ def test_the_job_says_what_the_outputs_mean(kind, columns, tiny_model, tmp_path)
     assert columns <= set(run(job).to_pandas().columns)
     other = {"multi_label_classification": "single_label_classification"}.get(kind, "regression")
     keys = {"model.problem_type": other}
-    with pytest.raises(JobError, match=r"problem_type|regression model with 2 outputs"):
+    with pytest.raises(JobError, match="belongs to another job"):
         run(make_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))

@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertbatch import run
 from bertbatch.runtime.preflight import check_job
 from tests.helpers.jobs import make_job
-from tests.helpers.reference import one_at_a_time
+from tests.helpers.reference import one_at_a_time, raw_logits
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_model, make_texts
 
@@ -173,16 +171,6 @@ def test_each_problem_type_has_its_columns(problem, classes, columns, tmp_path):
         assert [list(row) for row in table["labels"]] == [
             [names[i] for i in np.flatnonzero(row > 0.5)] for row in expected
         ]
-
-
-def raw_logits(folder: str, texts: list[str]) -> np.ndarray:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        encoded = tokenizer(
-            texts, truncation=True, max_length=64, padding=True, return_tensors="pt"
-        )
-        return model(**encoded).logits.numpy()
 
 
 def test_labels_may_come_from_the_job(score, corpus, tmp_path):

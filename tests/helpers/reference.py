@@ -29,16 +29,21 @@ def one_by_one(
 
 
 def one_at_a_time(folder: str, texts: list[str]) -> np.ndarray:
-    """The plain way: transformers, one text after the other, in fp32."""
+    """The probabilities of the plain way: transformers, one text after the other, in fp32."""
+    return np.asarray(torch.from_numpy(raw_logits(folder, texts)).softmax(-1))
+
+
+def raw_logits(folder: str, texts: list[str], pair_texts: list[str] | None = None) -> np.ndarray:
+    """The logits of the plain way."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32
     ).eval()
     rows = []
     with torch.inference_mode():
-        for text in texts:
-            encoded = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
-            rows.append(model(**encoded).logits.softmax(-1).numpy()[0])
+        for text, pair in zip(texts, pair_texts or [None] * len(texts), strict=True):
+            encoded = tokenizer(text, pair, truncation=True, max_length=64, return_tensors="pt")
+            rows.append(model(**encoded).logits.numpy()[0])
     return np.stack(rows)
 
 

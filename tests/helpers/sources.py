@@ -8,10 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def write_parquet(path: Path, texts: list[str | None], first: int = 0, **options: Any) -> None:
+def write_parquet(
+    path: Path,
+    texts: list[str | None],
+    first: int = 0,
+    pair: list[str] | None = None,
+    **options: Any,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = pa.array(range(first, first + len(texts)), pa.int64())
     table = pa.table({"id": ids, "text": pa.array(texts, pa.string())})
+    if pair is not None:
+        table = table.append_column("pair", pa.array(pair, pa.string()))
     pq.write_table(table, path, **options)
 
 

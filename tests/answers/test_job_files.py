@@ -1,0 +1,35 @@
+"""The job file of each task runs as it is, but for where it reads and writes."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertbatch import Job, run
+from bertbatch.registry import TASKS
+from tests.helpers.paths import ROOT
+from tests.helpers.tiny import make_model, make_texts
+
+COLUMNS = {
+    "single_label": ["label", "score", "scores", "logits"],
+    "multi_label": ["labels", "scores"],
+    "regression": ["values"],
+    "cross_encoder": ["score"],
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_job_file_of_each_task_runs(task, tmp_path):
+    changes = [f"output.path={tmp_path}/out", "runtime.runner=inline", "input.limit=20"]
+    if task == "cross_encoder":
+        texts = {"question": make_texts(30), "passage": make_texts(30, seed=1)}
+        pq.write_table(pa.table({"id": range(30), **texts}), tmp_path / "in.parquet")
+        model = make_model(tmp_path / "model", num_labels=1, id2label=None, label2id=None)
+        changes += [f"input.path={tmp_path}/in.parquet", f"model.name={model}"]
+    else:
+        changes.append(f"input.path={ROOT}/examples/reviews")
+    job = Job.load(ROOT / "jobs" / f"{task.replace('_', '-')}.yaml", changes)
+    assert job.model.task == task
+    table = run(job).to_pandas()
+    others = ["source", "row", "id", "n_tokens", "truncated", "unk_share"]
+    assert list(table.columns) == [*others[:3], *COLUMNS[task], *others[3:]]
+    assert len(table) == 20
