@@ -132,7 +132,7 @@ def loaded_engine(
     from bertbatch.engines.attention_stats import AttentionStats
     from bertbatch.engines.engine import EngineOptions, load_engine
     from bertbatch.engines.probe_texts import make_probe
-    from bertbatch.job.schema import Model
+    from bertbatch.job.model import Model
     from bertbatch.model.spec import check_model
     from bertbatch.model.token_kinds import token_classes
     from bertbatch.model.tokenizer import get_tokenizer

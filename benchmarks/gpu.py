@@ -54,7 +54,7 @@ def main() -> None:
 def engine_rows(model: str, workload: str, compiled: bool, matrix: float) -> list[list[str]]:
     from bertbatch.engines.engine import EngineOptions, load_engine
     from bertbatch.engines.probe_texts import make_probe
-    from bertbatch.job.schema import Model
+    from bertbatch.job.model import Model
     from bertbatch.model.spec import check_model
     from bertbatch.model.tokenizer import get_tokenizer
 

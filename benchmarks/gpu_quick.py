@@ -25,7 +25,8 @@ from benchmarks.report import Report
 from bertbatch.engines.engine import Engine, EngineOptions, batches, load_engine
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import AHEAD, score
-from bertbatch.job.schema import Attention, Job, Model
+from bertbatch.job.model import Model
+from bertbatch.job.schema import Attention, Job
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.corpora import generated, stored
 from benchmarks.report import Report
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 

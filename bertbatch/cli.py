@@ -274,7 +274,7 @@ def peek(
 
     from bertbatch.attention.inspect import inspect_text
     from bertbatch.display.attention_tables import show_inspection
-    from bertbatch.job.schema import Model
+    from bertbatch.job.model import Model
 
     settings = Model(name=model) if model else Model()
     show_inspection(inspect_text(settings, text, second), token, layer, head, heads)

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 import bertbatch
 from bertbatch import Job, run
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
 from bertbatch.model.token_kinds import special_ids

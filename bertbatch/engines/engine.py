@@ -11,7 +11,7 @@ import numpy as np
 
 from bertbatch.engines.batching import SPLITS, Batching
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Batch
 from bertbatch.registry import ENGINES

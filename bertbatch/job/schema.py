@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -23,15 +21,12 @@ from pydantic import (
 from bertbatch.errors import JobError
 from bertbatch.job.carry import carried, check_carried
 from bertbatch.job.messages import explain
+from bertbatch.job.model import Model
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
 from bertbatch.job.safe_yaml import read_yaml
-from bertbatch.job.types import CommaList, CountOrAuto, Engine, Format, MibOrAuto, Task
+from bertbatch.job.types import CommaList, CountOrAuto, Format, MibOrAuto, Section
 from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Csv(Section):
@@ -125,61 +120,6 @@ class Output(Section):
         {},
         repr=False,
         description="passed to the storage client; ${NAME} is read from the environment",
-    )
-
-
-class Model(Section):
-    name: str = Field(
-        "sentiment-mini", description="a packaged model, a folder, or a Hugging Face Hub id"
-    )
-    revision: str | None = Field(None, description="the Hub revision (branch, tag or commit)")
-    labels: list[str] | None = Field(
-        None, description="names for the model's classes, in the order of its logits"
-    )
-    task: Task = Field(
-        "auto", description="what the model's outputs mean; auto: its config.json says so"
-    )
-    problem_type: (
-        Literal["single_label_classification", "multi_label_classification", "regression"] | None
-    ) = Field(None, description="`task`, by the name that config.json has for it")
-    activation: Literal["auto", "sigmoid", "softmax", "none"] = Field(
-        "auto",
-        description="what makes scores of logits; auto: softmax for one label, sigmoid for "
-        "several, and for a cross-encoder what its config.json names, else sigmoid",
-    )
-    top_k: int | None = Field(
-        None, ge=1, description="`scores` has only so many classes, the likeliest first"
-    )
-    min_score: float | None = Field(
-        None, description="the label is null where its score is below this"
-    )
-    logits: bool = Field(False, description="whether the model's own outputs are written, too")
-    max_length: int | None = Field(
-        None,
-        ge=3,
-        description="truncate texts to this many tokens; default: the most that the model takes",
-    )
-    threshold: float = Field(
-        0.5,
-        gt=0,
-        lt=1,
-        description="multi-label models: the probability above which a class is a label",
-    )
-    engine: Engine = Field(
-        "auto",
-        description="what runs the forward pass; auto: torch, or the fastest on large inputs",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"] = Field(
-        "auto",
-        description="the precision of the forward pass; auto: bfloat16 where it is faster; "
-        "int8 (on CPUs) and fp8 (on GPUs) change answers",
-    )
-    tokens_per_batch: CountOrAuto = Field(
-        "auto",
-        description="the token budget of a forward pass; auto: measured on large inputs",
-    )
-    compile: bool = Field(
-        False, description="torch.compile on GPUs: minutes at the start for a faster forward pass"
     )
 
 

@@ -1,10 +1,14 @@
-"""Types of keys that several sections share, or that `registry.py` fills."""
+"""What several sections of the job file share, or `registry.py` fills."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from bertbatch.registry import ENGINES, FORMATS, TASKS
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _split_commas(value: Any) -> Any:

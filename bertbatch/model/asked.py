@@ -1,4 +1,4 @@
-"""What a job asks of a model's outputs: which task, and how its scores are given.
+"""What a job asks of a model's outputs.
 
 `model.task: auto` is read off the model's config.json.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 
 # What each task calls its problem type, as in a model's config.json; a cross-encoder has none.
 PROBLEM_TYPES = {

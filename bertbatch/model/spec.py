@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.asked import Asked, asked_of
 from bertbatch.model.checkpoint import (
     TOKENIZER_FILES,

@@ -13,7 +13,8 @@ from bertbatch.engines.engine import Engine, EngineOptions, load_engine
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Attention, Model
+from bertbatch.job.model import Model
+from bertbatch.job.schema import Attention
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens

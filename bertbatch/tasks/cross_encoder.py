@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
-from bertbatch.tasks.scores import activated
+from bertbatch.tasks.single_label import activated
 
 
 class CrossEncoder:

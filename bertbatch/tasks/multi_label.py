@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertbatch.model.spec import ModelSpec
-from bertbatch.tasks.scores import LABEL, Scores, activated
+from bertbatch.tasks.single_label import LABEL, Scores, activated
 
 
 class MultiLabel:

@@ -4,7 +4,53 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
-from bertbatch.tasks.scores import LABEL, Scores, activated
+
+LABEL = pa.dictionary(pa.int32(), pa.string())
+BEST = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())]))
+
+
+def activated(logits: np.ndarray, activation: str) -> np.ndarray:
+    """Scores of logits [rows, classes], in float64.
+
+    softmax: exp(x_c) / Σ exp(x_c), shifted so that it cannot overflow; sigmoid: 1 / (1 + exp(−x)).
+    """
+    logits = logits.astype(np.float64)
+    if activation == "softmax":
+        logits = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        logits /= logits.sum(axis=-1, keepdims=True)
+    elif activation == "sigmoid":
+        with np.errstate(over="ignore"):  # then it is 0
+            logits = 1 / (1 + np.exp(-logits))
+    return logits
+
+
+def lists(numbers: np.ndarray) -> pa.Array:
+    """Numbers [rows, n] as one list of float32 for each row."""
+    offsets = np.arange(0, numbers.size + 1, numbers.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, numbers.astype(np.float32).ravel())
+
+
+class Scores:
+    """The column `scores`: every class's, in the model's order, or the `top_k` best by name."""
+
+    def __init__(self, spec: ModelSpec):
+        self._labels, self._top = spec.labels, spec.asked.top_k
+        names = {"labels": "\n".join(spec.labels)}
+        kind = pa.list_(pa.float32()) if self._top is None else BEST
+        self.field = pa.field("scores", kind, nullable=False, metadata=names)
+
+    def column(self, scores: np.ndarray) -> pa.Array:
+        """From scores [rows, classes]."""
+        if self._top is None:
+            return lists(scores)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, : self._top]
+        labels = pa.array(self._labels, pa.string()).take(pa.array(best.ravel()))
+        values = np.take_along_axis(scores, best, 1).astype(np.float32).ravel()
+        structs = pa.StructArray.from_arrays(
+            [labels, pa.array(values)], fields=list(BEST.value_type)
+        )
+        offsets = np.arange(0, best.size + 1, best.shape[1], dtype=np.int32)
+        return pa.ListArray.from_arrays(offsets, structs)
 
 
 class SingleLabel:

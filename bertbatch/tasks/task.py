@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
 from bertbatch.registry import TASKS
-from bertbatch.tasks.scores import lists
+from bertbatch.tasks.single_label import lists
 
 LOGITS = pa.list_(pa.float32())
 # The columns with numbers by which two answers are compared; a task has one of them.

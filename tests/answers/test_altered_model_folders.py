@@ -23,7 +23,7 @@ from bertbatch import JobError
 from bertbatch.engines.engine import EngineOptions, load_engine
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.checkpoint import SIZE
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
 from bertbatch.engines.torch_engine import TorchEngine
 from bertbatch.errors import JobError, OutOfMemory
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Batch, Tokens

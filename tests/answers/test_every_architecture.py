@@ -13,7 +13,7 @@ import transformers
 from bertbatch import JobError, run
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.probe import excess
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from tests.helpers.architectures import KINDS, UNREADABLE, one_at_a_time, outcome, save
 from tests.helpers.jobs import make_job

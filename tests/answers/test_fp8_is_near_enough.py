@@ -14,7 +14,7 @@ from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.quantization import check_products
 from bertbatch.engines.scoring import score
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 from tests.helpers.simulated_gpu import simulated

@@ -19,7 +19,8 @@ from bertbatch import run
 from bertbatch.engines import packing
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.scoring import score
-from bertbatch.job.schema import Attention, Model
+from bertbatch.job.model import Model
+from bertbatch.job.schema import Attention
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Batch
@@ -190,7 +191,7 @@ LOSE = """
 import sys
 import numpy as np
 from bertbatch.errors import DeviceLost
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokens import Batch
 from tests.helpers.tiny import settled

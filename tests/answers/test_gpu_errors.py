@@ -16,7 +16,7 @@ from bertbatch.engines.batching import Batching
 from bertbatch.engines.devices import device_errors
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError
 from bertbatch.inputs.listing import list_sources
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.model.tokens import Batch, Tokens

@@ -9,7 +9,7 @@ import torch
 from bertbatch import run
 from bertbatch.engines import precision
 from bertbatch.engines.linear_operators import LINEAR
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.tokens import Batch
 from bertbatch.native.kernels import find_kernels, levels
 from tests.helpers.classifiers import LENGTHS, save, some_ids

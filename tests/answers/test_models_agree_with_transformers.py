@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bertbatch import JobError, run
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from tests.helpers.classifiers import JAPANESE, SMALL, save_japanese, save_like_bert, save_roberta
 from tests.helpers.jobs import make_job

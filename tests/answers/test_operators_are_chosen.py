@@ -12,7 +12,7 @@ from bertbatch.engines import torch_engine
 from bertbatch.engines.linear_operators import ADDMM, LINEAR, TransposedLinear
 from bertbatch.engines.operator_choice import choose_operators, seconds_for
 from bertbatch.engines.packing import pack
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
 from tests.helpers.jobs import make_job

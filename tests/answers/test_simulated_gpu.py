@@ -17,7 +17,8 @@ from bertbatch.engines.attention_stats import AttentionStats
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.joint_linear import join
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Attention, Model
+from bertbatch.job.model import Model
+from bertbatch.job.schema import Attention
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.model.tokens import Batch

@@ -12,7 +12,7 @@ import pytest
 from bertbatch import JobError, run
 from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.output.folder import open_output
 from tests.helpers.jobs import make_job

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model import tokenizer, word_cache
 from bertbatch.model.spec import check_model
 from bertbatch.model.template import Template

@@ -13,7 +13,7 @@ from bertbatch.engines.engine import Running
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
 from bertbatch.errors import OutOfMemory
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.model.tokens import Batch, Tokens

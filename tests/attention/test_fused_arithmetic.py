@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1: make test-kernels", allow_module_level=True)
 
 from bertbatch.engines.fused_statistics import FusedStatistics
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokens import Batch
 from bertbatch.registry import STATISTICS

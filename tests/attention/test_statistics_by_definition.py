@@ -9,7 +9,7 @@ import transformers
 
 from bertbatch.engines import tiled_attention
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.token_kinds import token_classes
 from bertbatch.model.tokens import Batch

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertbatch import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 from tests.helpers.command_line import Process, finish, start, wait_for_parts

@@ -24,7 +24,7 @@ from bertbatch.engines.engine import EngineOptions, load_engine
 from bertbatch.engines.probe_texts import make_probe
 from bertbatch.engines.scoring import score
 from bertbatch.errors import JobError
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.spec import UNREADABLE, check_model
 from bertbatch.model.tokenizer import Tokenizer
 from tests.helpers.tiny import make_model, make_texts

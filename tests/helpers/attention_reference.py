@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from bertbatch.engines.attention_stats import AttentionStats
-from bertbatch.job.schema import Model
+from bertbatch.job.model import Model
 from bertbatch.model.locate import locate
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.token_kinds import TokenClasses
