@@ -112,7 +112,8 @@ def kind(shape: dict[str, Any]) -> str:
     if choices := shape.get("enum", [shape["const"]] if "const" in shape else []):
         return ", ".join(f"`{choice}`" for choice in choices)
     if shape["type"] == "array":
-        return f"list of {kind(shape['items'])}s"
+        inner = kind(shape["items"])
+        return f"list of {inner}" if inner.startswith("`") else f"list of {inner}s"
     bounds = [f"{sign} {shape[key]:g}" for key, sign in BOUNDS.items() if key in shape]
     name = TYPES.get(shape.get("format", ""), TYPES.get(shape["type"], shape["type"]))
     return f"{name} {', '.join(bounds)}".strip()
@@ -121,7 +122,7 @@ def kind(shape: dict[str, Any]) -> str:
 def default(shape: dict[str, Any]) -> str:
     """A key's default; nothing if it has none or its description says what is meant."""
     value = shape.get("default")
-    if value is None or value in ([], {}):
+    if value is None or value in ([], {}, ""):
         return ""
     if isinstance(value, list):
         value = ", ".join(value)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader, Rows, check_columns
 from bertbatch.inputs.listing import decoded, partitions
+from bertbatch.inputs.preparation import prepared, put_together
 from bertbatch.job.schema import Input, Job
 from bertbatch.storage import stores
 from bertbatch.units import RetryRows, Source, Unit
@@ -52,7 +53,7 @@ def read_units(
         _check_unchanged(source, options)
         folders = _folder_values(source, rules)
         in_file = [c for c in options.carried.values() if c not in folders]
-        columns = list(dict.fromkeys([*options.texts.values(), *in_file]))
+        columns = list(dict.fromkeys([*options.text_columns, *in_file]))
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
         for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
             chunk = _chunk(options, schema, source, rows, folders)
@@ -68,8 +69,9 @@ def first_texts(reader: Reader, options: Input, source: Source, count: int) -> l
     size = CutSize(FIRST_BYTES, FIRST_BYTES, count)
     try:
         for cut in reader.cut(source, size, options):
-            for rows in reader.read(source, [cut], [options.text], options):
-                return _texts(rows.table.column(options.text), "text")[0]
+            first = next(iter(options.texts))
+            for rows in reader.read(source, [cut], options.texts[first], options):
+                return _prepared(rows.table, first, options)[0]
     except SourceError:
         pass  # the run reports it
     return []
@@ -121,8 +123,8 @@ def _chunk(
     carried = _carried(options, schema, source, rows.table, folders)
     texts: list[list[str]] = []
     reasons: dict[int, str] = {}
-    for key, column in options.texts.items():
-        found, wrong = _texts(rows.table.column(column), key)
+    for key in options.texts:
+        found, wrong = _prepared(rows.table, key, options)
         texts.append(found)
         reasons = wrong | reasons
     bad = np.array([row for row, _ in rows.bad], np.int64)
@@ -187,6 +189,39 @@ def _carried(
     if not columns:  # a table without columns would forget how many rows it has
         return pa.table({"": pa.nulls(table.num_rows)}).select([])
     return pa.table(columns, schema=pa.schema(fields))
+
+
+def _prepared(table: pa.Table, key: str, options: Input) -> tuple[list[str], dict[int, str]]:
+    """One of a row's texts as it is scored, and for each position that cannot be the reason."""
+    columns = options.texts[key]
+    if key == "template":
+        assert options.template
+        texts, reasons = _put_together(table, options.template, columns)
+    else:
+        texts, reasons = _texts(table.column(columns[0]), key)
+    prefix = "" if key == "text_pair" else options.prefix
+    if options.normalize or prefix:
+        texts = prepared(texts, options, prefix)
+    return texts, reasons
+
+
+def _put_together(
+    table: pa.Table, template: str, columns: Sequence[str]
+) -> tuple[list[str], dict[int, str]]:
+    """As `_prepared`. A null is empty; a row of nothing but nulls has no text."""
+    values: dict[str, list[str]] = {}
+    reasons: dict[int, str] = {}
+    nulls = np.zeros(table.num_rows, int)
+    for name in columns:
+        column = table.column(name)
+        if not is_text(column.type):
+            column = column.cast(pa.string())
+        nulls += column.is_null().to_numpy()
+        values[name], wrong = _texts(column, f"column '{name}'")
+        reasons |= {i: why for i, why in wrong.items() if not why.endswith("is null")}
+    for i in np.flatnonzero(nulls == len(columns)):
+        reasons[int(i)] = f"all columns of input.template are null ({', '.join(columns)})"
+    return put_together(template, values), reasons
 
 
 def _texts(column: pa.ChunkedArray, key: str) -> tuple[list[str], dict[int, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ValidationError,
     field_validator,
@@ -25,7 +26,15 @@ from bertbatch.job.model import Model
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
 from bertbatch.job.safe_yaml import read_yaml
-from bertbatch.job.types import CommaList, CountOrAuto, Format, MibOrAuto, Section
+from bertbatch.job.template import columns_of
+from bertbatch.job.types import (
+    CommaList,
+    CountOrAuto,
+    Format,
+    MibOrAuto,
+    Section,
+    split_commas,
+)
 from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 
 
@@ -62,6 +71,17 @@ class Input(Section):
     text_pair: str | None = Field(
         None, description="the column with the pair text, for models that score pairs"
     )
+    template: str | None = Field(
+        None, description="the text from several columns, instead of `text`; null ones are empty"
+    )
+    normalize: Annotated[
+        list[Literal["nfkc", "html", "whitespace"]], BeforeValidator(split_commas)
+    ] = Field(
+        [],
+        description="what is done to each text, in this order: nfkc (Unicode's compatible "
+        "characters become one), html (only the text of HTML), whitespace (single spaces)",
+    )
+    prefix: str = Field("", description="what is put before each text, but not before `text_pair`")
     carry: CommaList = Field(
         [], description="columns to copy to the output, each 'column' or 'column:new_name'"
     )
@@ -90,10 +110,23 @@ class Input(Section):
         return [self.path] if isinstance(self.path, str) else self.path
 
     @property
-    def texts(self) -> dict[str, str]:
-        """The columns with the texts, by their key in the job."""
-        pair = {"text_pair": self.text_pair} if self.text_pair is not None else {}
-        return {"text": self.text, **pair}
+    def texts(self) -> dict[str, list[str]]:
+        """The columns of each text, by its key in the job."""
+        pair = {"text_pair": [self.text_pair]} if self.text_pair is not None else {}
+        if self.template is not None:
+            return {"template": columns_of(self.template), **pair}
+        return {"text": [self.text], **pair}
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of all texts, each once."""
+        return list(dict.fromkeys(column for columns in self.texts.values() for column in columns))
+
+    @property
+    def prepares(self) -> dict[str, Any]:
+        """How texts are made, where that is not a column's own text."""
+        given = {key: getattr(self, key) for key in ("template", "normalize", "prefix")}
+        return {key: value for key, value in given.items() if value}
 
     @property
     def carried(self) -> dict[str, str]:
@@ -106,6 +139,19 @@ class Input(Section):
         if not value or (isinstance(value, list) and "" in value):
             raise ValueError("must name at least one file, folder or glob")
         return value
+
+    @field_validator("template")
+    @classmethod
+    def names_columns(cls, value: str | None) -> str | None:
+        if value is not None:
+            columns_of(value)
+        return value
+
+    @model_validator(mode="after")
+    def one_text(self) -> "Input":
+        if self.template is not None and self.text != type(self).model_fields["text"].default:
+            raise ValueError("input.template and input.text both say what the text is; keep one")
+        return self
 
     @field_validator("carry")
     @classmethod

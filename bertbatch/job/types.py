@@ -11,7 +11,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def _split_commas(value: Any) -> Any:
+def split_commas(value: Any) -> Any:
     return [c.strip() for c in value.split(",") if c.strip()] if isinstance(value, str) else value
 
 
@@ -27,7 +27,7 @@ def _size(value: float | str) -> float | str:
     return value
 
 
-CommaList = Annotated[list[str], BeforeValidator(_split_commas)]
+CommaList = Annotated[list[str], BeforeValidator(split_commas)]
 CountOrAuto = Annotated[int | Literal["auto"], AfterValidator(_at_least_one)]
 MibOrAuto = Annotated[float | Literal["auto"], AfterValidator(_size)]
 if TYPE_CHECKING:

@@ -50,6 +50,7 @@ def make_contract(
         "model": {"name": spec.name, **spec.answers},
         "input": {
             **{key: getattr(job.input, key) for key in ("text", "text_pair")},
+            **job.input.prepares,
             "carry": job.input.carried,
             "limit": job.input.limit,
             "csv": job.input.csv.model_dump(),

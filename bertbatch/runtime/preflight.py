@@ -6,6 +6,7 @@ Nothing is written here, and neither torch nor Ray is imported.
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -233,6 +234,25 @@ def _check_group(job: Job, schema: pa.Schema) -> None:
         raise JobError(f"attention.group_by: column '{column}' is {kind}; name one of plain values")
 
 
+def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> None:
+    """Raises SourceError if a source has no such column, or not one of text."""
+    if column not in schema.names:
+        flag, have = key.replace("_", "-"), ", ".join(schema.names)
+        if key == "template":
+            reason = f"has no column '{column}', which input.template names; it has: {have}"
+            raise SourceError(source.id, reason)
+        reason = f"has no {flag.replace('-', ' ')} column '{column}'; it has: {have}"
+        raise SourceError(source.id, f"{reason} (choose one with --{flag} or input.{key})")
+    check_columns(source, [column], schema.names)
+    kind = schema.field(column).type
+    if key == "template":
+        with suppress(pa.ArrowNotImplementedError):
+            pa.nulls(0, kind).cast(pa.string())
+            return
+    if not is_text(kind):
+        raise SourceError(source.id, f"column '{column}' is {kind}, not text")
+
+
 def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
     """The carried columns' schema, from the first sources. Raises JobError if all are wrong."""
     problem: SourceError | None = None
@@ -243,17 +263,9 @@ def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
             schema = reader.schema(source, job.input)
             if not len(schema):
                 continue  # an empty file has nothing to say
-            for key, text in job.input.texts.items():
-                if text not in schema.names:
-                    flag = key.replace("_", "-")
-                    have = ", ".join(schema.names)
-                    reason = f"has no {flag.replace('-', ' ')} column '{text}'; it has: {have}"
-                    choose = f"(choose one with --{flag} or input.{key})"
-                    raise SourceError(source.id, f"{reason} {choose}")
-                check_columns(source, [text], schema.names)
-                kind = schema.field(text).type
-                if not is_text(kind):
-                    raise SourceError(source.id, f"column '{text}' is {kind}, not text")
+            for key, columns in job.input.texts.items():
+                for column in columns:
+                    _check_text(source, schema, key, column)
             carried = carried_schema(job, source, schema)
             readable = True
             for field in carried:

@@ -45,7 +45,7 @@ def check(path: Path, size: CutSize = USUAL, most: int = 64 * MIB, **keys: Any) 
     """The rows of each cut; none holds more than it may, and together they are the table."""
     options, reader = Input(path=str(path), **keys), ParquetReader()
     cuts = list(reader.cut(source_of(path), size, options))
-    columns = list(dict.fromkeys([*options.texts.values(), *options.carried.values()]))
+    columns = list(dict.fromkeys([*options.text_columns, *options.carried.values()]))
     whole = pq.read_table(path, columns=columns) if sum(c.bytes for c in cuts) < 1 << 28 else None
     row = 0
     for cut in cuts:

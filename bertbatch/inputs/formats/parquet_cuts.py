@@ -118,11 +118,11 @@ def dictionary_texts(metadata: pq.FileMetaData, groups: Sequence[int], options: 
         {leaf.path for leaf in _leaves(metadata.row_group(g), options) if leaf.has_dictionary}
         for g in groups
     ]
-    return [name for name in options.texts.values() if all(name in paths for paths in can)]
+    return [name for name in options.text_columns if all(name in paths for paths in can)]
 
 
 def _leaves(group: pq.RowGroupMetaData, options: Input) -> list[_Leaf]:
-    texts, carried = set(options.texts.values()), set(options.carried.values())
+    texts, carried = set(options.text_columns), set(options.carried.values())
     chunks = [group.column(c) for c in range(group.num_columns)]
     return [
         _leaf(chunk, is_text)
@@ -185,9 +185,9 @@ def _measured(
     open_: Open, group: int, leaves: list[_Leaf], sizes: _Sizes, size: CutSize, options: Input
 ) -> Iterator[_Sizes]:
     """A row group in consecutive pieces, each within the limits by what was read."""
-    texts = set(options.texts.values())
+    texts = set(options.text_columns)
     file = open_(read_dictionary=[leaf.path for leaf in leaves if leaf.has_dictionary], **_PAGES)
-    columns = dict.fromkeys([*options.texts.values(), *options.carried.values()])
+    columns = dict.fromkeys([*options.text_columns, *options.carried.values()])
     known = [name for name in columns if name in file.schema_arrow.names]
     step = min(max(MEASURED * sizes.rows // (4 * sizes.most), 1), 8192)
     part = _Sizes()
