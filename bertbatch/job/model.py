@@ -1,6 +1,6 @@
 """The job file's section `model`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -9,9 +9,19 @@ from bertbatch.job.types import CountOrAuto, Engine, Section, Task
 
 class Model(Section):
     name: str = Field(
-        "sentiment-mini", description="a packaged model, a folder, or a Hugging Face Hub id"
+        "sentiment-mini",
+        description="a packaged model, a folder, its URL, or a Hugging Face Hub id",
     )
-    revision: str | None = Field(None, description="the Hub revision (branch, tag or commit)")
+    revision: str | None = Field(
+        None,
+        description="the Hub revision (branch, tag or commit), or the version of a model at a URL",
+    )
+    storage_options: dict[str, Any] = Field(
+        {},
+        repr=False,
+        description="for a model at a URL: passed to the storage client; ${NAME} is read from the "
+        "environment",
+    )
     labels: list[str] | None = Field(
         None, description="names for the model's classes, in the order of its logits"
     )

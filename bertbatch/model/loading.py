@@ -37,7 +37,7 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    folder, _ = locate(spec.name, spec.revision)
+    folder, _ = locate(spec.name, spec.revision, spec.storage_options)
     where = f"model.name {spec.name}"
     config = read_json(folder / "config.json", where)
     if weights_hash(folder, config) != spec.weights:

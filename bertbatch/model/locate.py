@@ -1,20 +1,36 @@
-"""Finds a model's folder by its name: packaged, local or on the Hugging Face Hub."""
+"""Finds a model's folder by its name: packaged, local, at a URL or on the Hugging Face Hub."""
 
 from pathlib import Path
+from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import TOKENIZER_FILES, WEIGHT_FILES
+from bertbatch.model.download import download
+from bertbatch.storage.stores import public
 
 PACKAGED = Path(__file__).parent / "packaged"
 
 
-def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder of a packaged model, a local folder or a Hub model, and its revision.
+WANTED = (*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES)
 
+
+def locate(
+    name: str, revision: str | None, storage_options: dict[str, Any] | None = None
+) -> tuple[Path, str | None]:
+    """The folder on this machine with a model, and its revision.
+
+    The revision of a Hub model is a commit, of one at a URL the version that `download` tells.
     Raises JobError if there is none.
     """
     if name.replace("_", "-") in packaged():
         return PACKAGED / name.replace("-", "_"), None
+    if "://" in name:
+        if public(name) != name:
+            raise JobError(
+                f"model.name {public(name)}: a URL is stored with the output; give its password in "
+                "model.storage_options"
+            )
+        return download(name, revision, storage_options or {}, WANTED)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve(), None
@@ -22,14 +38,13 @@ def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
         known = ", ".join(packaged())
         raise JobError(
             f"model.name {name}: no such folder; name a folder with config.json and "
-            f"model.safetensors, a Hugging Face Hub id, or a packaged model: {known}"
+            f"model.safetensors, its URL, a Hugging Face Hub id, or a packaged model: {known}"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = [*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES]
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise JobError(

@@ -6,7 +6,7 @@ scored.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bertbatch.model.checkpoint import (
     whole_number,
 )
 from bertbatch.model.locate import locate
+from bertbatch.storage.stores import expand, public
 
 # In these, positions start after the padding index, so the table is longer than the text.
 OFFSET_POSITIONS = (
@@ -64,6 +65,7 @@ class ModelSpec:
     heads: int  # of each layer
     vocabulary: int | None  # rows of its embedding table, if one tensor has its name
     parameters: int  # that a token is multiplied with, roughly
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def problem_type(self) -> str:
@@ -86,8 +88,8 @@ class ModelSpec:
 
 def check_model(settings: Model) -> ModelSpec:
     """The model that a job names. Raises JobError if it cannot be found or cannot classify."""
-    folder, revision = locate(settings.name, settings.revision)
-    where = f"model.name {settings.name}"
+    folder, revision = locate(settings.name, settings.revision, settings.storage_options)
+    where = f"model.name {public(settings.name)}"
     with as_job_errors(where, f"{folder} cannot be read"):
         return _checked(settings, folder, revision, where)
 
@@ -140,6 +142,7 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
         vocabulary=tables[0] if len(tables) == 1 else None,
         parameters=_multiplied(shapes, layers),
+        storage_options=expand(settings.storage_options),  # a worker may have another environment
     )
 
 

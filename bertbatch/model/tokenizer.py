@@ -40,7 +40,7 @@ class Tokenizer:
     def __init__(self, spec: ModelSpec):
         from transformers import AutoTokenizer
 
-        folder, _ = locate(spec.name, spec.revision)
+        folder, _ = locate(spec.name, spec.revision, spec.storage_options)
         self.where = where = f"model.name {spec.name}"
         if tokenizer_hash(folder) != spec.tokenizer:
             raise JobError(

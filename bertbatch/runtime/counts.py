@@ -10,6 +10,7 @@ class Counts:
 
     `real_tokens` and `computed_tokens`: of the forward passes, without and with padding.
     `unknown` and `content`: tokens outside the vocabulary, and all that are not special.
+    `unlabelled`: scored rows without a label, if the task has labels.
     """
 
     rows_scored: int = 0
@@ -20,6 +21,7 @@ class Counts:
     truncated: int = 0
     unknown: int = 0
     content: int = 0
+    unlabelled: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 

@@ -198,6 +198,7 @@ def commit(
     counts.rows_quarantined = bad.num_rows
     counts.reasons = Counter(bad.column("reason").to_pylist())
     if labelled:
+        counts.unlabelled = counts.rows_scored - len(np.unique(labelled[0]))
         for item in labelled[1].value_counts().to_pylist():
             counts.labels[item["values"]] += item["counts"]
     facts = {"tokens": counts.tokens}

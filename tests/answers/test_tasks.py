@@ -103,6 +103,7 @@ def test_single_label(models, tmp_path, activation, top_k, min_score, logits):
         np.testing.assert_allclose(np.stack(table["logits"]), raw, atol=1e-3)
     (record,) = open_output(str(tmp_path / "out")).runs()
     assert sum(record["this_run"]["labels"].values()) == kept.sum()
+    assert record["this_run"]["unlabelled"] == (~kept).sum()
 
 
 @pytest.mark.parametrize(("top_k", "logits"), itertools.product([None, 1, 3], [False, True]))
@@ -112,6 +113,8 @@ def test_multi_label(models, tmp_path, top_k, logits):
     raw = raw_logits(models[4], TEXTS)
     wanted, names = sigmoid(raw), np.array(NAMES[4])
     assert [list(row) for row in table["labels"]] == [list(names[row > 0.5]) for row in wanted]
+    (record,) = open_output(str(tmp_path / "out")).runs()
+    assert record["this_run"]["unlabelled"] == (wanted <= 0.5).all(1).sum()
     if top_k is None:
         np.testing.assert_allclose(np.stack(table["scores"]), wanted, atol=1e-4)
     else:

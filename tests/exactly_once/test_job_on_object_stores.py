@@ -96,6 +96,19 @@ def test_a_listing_shows_what_another_process_has_just_written(place, s3):
     assert store.names(folder) == ["a", "b"]
 
 
+def test_a_model_on_the_store_has_the_same_answers(
+    score, corpus, tmp_path, place, s3, tiny_model, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store, folder, url = place
+    for path in Path(tiny_model).iterdir():
+        store.create(f"{folder}/model/{path.name}", path.read_bytes())
+    local = score(corpus, tmp_path / "one", **KEYS).to_pandas()
+    there = {"model.name": f"{url}/model", "model.storage_options": s3}
+    result = score(corpus, tmp_path / "two", **KEYS, **there)
+    assert_same_answers(result.to_pandas(), local)
+
+
 def test_the_whole_job_has_the_same_answers(score, corpus, tmp_path, place, options, runner):
     store, folder, url = place
     upload(corpus, store, folder)
