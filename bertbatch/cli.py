@@ -69,7 +69,7 @@ def score(
     ] = None,
     text_pair: Annotated[str | None, typer.Option(help="the column with the second text")] = None,
     carry: Annotated[str | None, typer.Option(help="columns to copy: a,b or a:new_name")] = None,
-    model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
+    model: Annotated[str | None, typer.Option(help="packaged name, folder, URL or Hub id")] = None,
     task: Annotated[str | None, typer.Option(help="auto, single_label, …; default: auto")] = None,
     max_length: Annotated[
         int | None, typer.Option(help="truncate texts to this many tokens")
@@ -262,7 +262,7 @@ def attention(
 def peek(
     text: Annotated[str, typer.Argument(help="one text")],
     second: Annotated[str | None, typer.Argument(help="the second text of a pair")] = None,
-    model: Annotated[str | None, typer.Option(help="packaged name, folder or Hub id")] = None,
+    model: Annotated[str | None, typer.Option(help="packaged name, folder, URL or Hub id")] = None,
     token: Annotated[
         str | None, typer.Option(help="whose attention: one of the tokens; default: the first")
     ] = None,

@@ -11,13 +11,15 @@ from bertbatch.checks.verify import Verdict
 from bertbatch.engines import batching
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
+from bertbatch.model.spec import ModelSpec
 from bertbatch.output.folder import open_output
 from bertbatch.runtime import stages
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.runtime.worker import ModelWorker, kind_of
-from bertbatch.tasks.task import numbers, task_of
+from bertbatch.tasks.single_label import activated
+from bertbatch.tasks.task import by_name, numbers, task_of
 from bertbatch.units import Unit
 
 CLOSE = 0.02  # scores, and the lead of a label below which it may differ: docs/design.md
@@ -39,7 +41,6 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     worker = ModelWorker.of(context, "cpu", available_cores())
     worker.settle(stages.make_probe(context))
     task = task_of(context.spec)
-    names = [field.name for field in task.fields]
     each = -(-count // max(len(chosen), 1))
     for unit in chosen:
         _, part = preflight.output.part(unit.part)
@@ -59,10 +60,10 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
             there = part.slice(index, 1)
             place = (there["source"][0].as_py(), there["row"][0].as_py())
             logits = worker.score(prepared.tokens, at[place], at[place] + 1).logits
-            now = dict(zip(names, task.columns(logits), strict=True))
             verdict.rescored += 1
-            if what := _difference(there, now, unit, place):
-                verdict.problems.append(what)
+            what = _difference(there, by_name(task, logits)) or _label(there, logits, context.spec)
+            if what:
+                verdict.problems.append(f"{unit.part}: row {place[1]} of {place[0]}: {what}")
     if not verdict.problems:
         _compare_bits(preflight, context, chosen, verdict)
 
@@ -85,16 +86,10 @@ def _compare_bits(
     _, part = preflight.output.part(unit.part)
     if part.num_rows != prepared.rows:
         return  # some rows went to quarantine, perhaps after others were scored without them
-    task = task_of(context.spec)
-    now = dict(
-        zip(
-            [field.name for field in task.fields],
-            task.columns(worker.score(prepared.tokens, 0, prepared.rows).logits),
-            strict=True,
-        )
-    )
-    (_, then), (_, again) = numbers(_by_name(part)), numbers(now)
-    same = (then == again).all(axis=1)
+    logits = worker.score(prepared.tokens, 0, prepared.rows).logits
+    again = numbers(by_name(task_of(context.spec), logits))
+    then = numbers(_columns(part))
+    same: np.ndarray = np.hstack([then[name] == again[name] for name in again]).all(axis=1)
     verdict.same_bits = int(same.sum()), len(same)
 
 
@@ -116,24 +111,36 @@ def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
     return mine.get(*kinds) if len(kinds) == 1 else None
 
 
-def _difference(
-    there: pa.Table, now: dict[str, pa.Array], unit: Unit, place: Sequence[object]
-) -> str | None:
-    """What is wrong with a row's stored answers, beside those of now."""
-    where = f"{unit.part}: row {place[1]} of {place[0]}"
-    name, (new,) = numbers(now)
-    old = numbers(_by_name(there))[1][0]
-    scale = max(1.0, float(np.abs(old).max()))  # a regression's value has any size
-    if np.abs(old - new).max() > CLOSE * scale:
-        return f"{where}: {name} {old.tolist()} there, {new.tolist()} now"
-    if "label" in now and len(old) > 1:
-        first, second = np.sort(old)[::-1][:2]
-        labels = [columns["label"][0].as_py() for columns in (there, now)]
-        # Where one is null, the score is at the least that the job asks for.
-        if None not in labels and labels[0] != labels[1] and first - second > CLOSE:
-            return f"{where}: {labels[0]} there, {labels[1]} now"
+def _difference(there: pa.Table, now: dict[str, pa.Array]) -> str | None:
+    """What is wrong with a row's stored scores, beside those of now."""
+    stored = numbers(_columns(there))
+    for name, (new,) in numbers(now).items():
+        if name == "logits":
+            continue  # the scores follow from them, and rounding shows less there
+        (old,) = stored[name]
+        scale = max(1.0, float(np.abs(old).max()))  # a regression's value has any size
+        if np.abs(old - new).max() > CLOSE * scale:
+            return f"{name} {old.tolist()} there, {new.tolist()} now"
     return None
 
 
-def _by_name(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+def _label(there: pa.Table, logits: np.ndarray, spec: ModelSpec) -> str | None:
+    """What is wrong with a row's stored label, unless another one is as likely."""
+    if "label" not in there.column_names:
+        return None
+    scores = activated(logits, spec.asked.activation)[0]
+    first, second = [*np.sort(scores)[::-1], -np.inf][:2]
+    likeliest, least = spec.labels[int(scores.argmax())], spec.asked.min_score
+    label = there["label"][0].as_py()
+    if label is None:
+        wrong = least is None or first - least > CLOSE
+    else:
+        wrong = label != likeliest and first - second > CLOSE
+        wrong |= least is not None and least - first > CLOSE
+    return (
+        f"label {label!r} there, {likeliest!r} with a score of {first:.3f} now" if wrong else None
+    )
+
+
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
     return dict(zip(table.column_names, table.columns, strict=True))

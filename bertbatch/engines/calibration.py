@@ -16,7 +16,7 @@ from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
 from bertbatch.registry import ENGINES
-from bertbatch.tasks.task import numbers, task_of
+from bertbatch.tasks.task import by_name, numbers, task_of
 
 log = logging.getLogger("bertbatch")
 
@@ -87,9 +87,7 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
     """The scores of the first rows: every class's probability, or the value."""
     some = max(int(np.searchsorted(tokens.offsets, SAMPLE_TOKENS)) - 1, 1)
     logits = score(engine, tokens, 0, some).logits
-    task = task_of(spec)
-    names = [field.name for field in task.fields]
-    return numbers(dict(zip(names, task.columns(logits), strict=True)))[1]
+    return next(iter(numbers(by_name(task_of(spec), logits)).values()))
 
 
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:

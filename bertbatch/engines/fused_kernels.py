@@ -14,11 +14,12 @@ A block [start, length, first, second] is the ROWS tokens from `first` on of the
 import triton
 import triton.language as tl
 
+from bertbatch.engines import one_pass
 from bertbatch.engines.one_pass import KINDS_OF_TOKENS, Sum
 
 # The sums of a block and a head, by their place. CLS to OTHER_SEGMENT come from the first columns
 # of `kinds`, in this order; a matrix product takes no fewer than KINDS of them.
-SUMS = tl.constexpr(16)
+SUMS = tl.constexpr(one_pass.SUMS)
 ENTROPY = tl.constexpr(int(Sum.ENTROPY))
 MAX_WEIGHT = tl.constexpr(int(Sum.MAX_WEIGHT))
 SQUARES = tl.constexpr(int(Sum.SQUARES))

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.engines.one_pass import KINDS_OF_TOKENS, OnePass
+from bertbatch.engines.one_pass import KINDS_OF_TOKENS, SUMS, OnePass
 from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch
 from bertbatch.native.kernels import Kernels, Watch, find_kernels
 from bertbatch.statistics.statistic import Statistic
 
-SUMS = 16  # of a sequence and a head: native/statistics.h
 KINDS = len(KINDS_OF_TOKENS) + 1
 BEYOND = 64  # tokens that the kernels may read past the last
 

@@ -13,6 +13,7 @@ from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch
 from bertbatch.statistics.statistic import Statistic
 
+SUMS = 16  # of a sequence and a head, of which `Sum` names those in use; so in the kernels
 KINDS_OF_TOKENS = ("cls", "sep", "punctuation")  # the second segment follows
 
 

@@ -1,10 +1,10 @@
 """The job file's section `model`."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from bertbatch.job.types import CountOrAuto, Engine, Section, Task
+from bertbatch.job.types import CountOrAuto, Engine, Section, StorageOptions, Task
 
 
 class Model(Section):
@@ -16,12 +16,7 @@ class Model(Section):
         None,
         description="the Hub revision (branch, tag or commit), or the version of a model at a URL",
     )
-    storage_options: dict[str, Any] = Field(
-        {},
-        repr=False,
-        description="for a model at a URL: passed to the storage client; ${NAME} is read from the "
-        "environment",
-    )
+    storage_options: StorageOptions = Field({})  # for a model at a URL
     labels: list[str] | None = Field(
         None, description="names for the model's classes, in the order of its logits"
     )

@@ -33,6 +33,7 @@ from bertbatch.job.types import (
     Format,
     MibOrAuto,
     Section,
+    StorageOptions,
     split_commas,
 )
 from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
@@ -98,11 +99,7 @@ class Input(Section):
     on_removed_source: Literal["keep", "fail"] = Field(
         "keep", description="what to do when a file that was planned is gone"
     )
-    storage_options: dict[str, Any] = Field(
-        {},
-        repr=False,
-        description="passed to the storage client; ${NAME} is read from the environment",
-    )
+    storage_options: StorageOptions = Field({})
 
     @property
     def paths(self) -> list[str]:
@@ -162,11 +159,7 @@ class Input(Section):
 
 class Output(Section):
     path: str = Field(description="the folder or URL where the parts go")
-    storage_options: dict[str, Any] = Field(
-        {},
-        repr=False,
-        description="passed to the storage client; ${NAME} is read from the environment",
-    )
+    storage_options: StorageOptions = Field({})
 
 
 class Attention(Section):

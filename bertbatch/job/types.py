@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from bertbatch.registry import ENGINES, FORMATS, TASKS
 
@@ -27,6 +27,13 @@ def _size(value: float | str) -> float | str:
     return value
 
 
+StorageOptions = Annotated[
+    dict[str, Any],
+    Field(
+        repr=False,
+        description="passed to the storage client; ${NAME} is read from the environment",
+    ),
+]
 CommaList = Annotated[list[str], BeforeValidator(split_commas)]
 CountOrAuto = Annotated[int | Literal["auto"], AfterValidator(_at_least_one)]
 MibOrAuto = Annotated[float | Literal["auto"], AfterValidator(_size)]

@@ -22,6 +22,7 @@ from bertbatch.units import digest
 log = logging.getLogger("bertbatch")
 
 VERSION = 16  # hexadecimal digits
+UNFINISHED = ".unfinished-"
 
 
 def download(
@@ -69,7 +70,9 @@ def _files(store: Store, folder: str, patterns: Sequence[str]) -> dict[str, File
 
 def _copy(store: Store, files: dict[str, FileInfo], home: Path, version: str) -> None:
     """Copies all files, or nothing. Raises OSError."""
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=home))
+    for left in home.glob(f"{UNFINISHED}*"):  # by a process that died: no other copies now
+        shutil.rmtree(left, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=home))
     try:
         for name, info in files.items():
             retry(partial(_copy_file, store, info, unfinished / name))

@@ -9,8 +9,6 @@ from bertbatch.model.download import download
 from bertbatch.storage.stores import public
 
 PACKAGED = Path(__file__).parent / "packaged"
-
-
 WANTED = (*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES)
 
 

@@ -16,9 +16,8 @@ struct Head {  // of one sequence; keys and values as the tiles read them
 
 // The exponents of scores, in their place, and their sum.
 inline float exponents(float* scores, long padded) {
-  Floats most = load(scores), total = zero();
-  for (long s = WIDTH; s < padded; s += WIDTH) most = max(most, load(scores + s));
-  const Floats top = all(largest(most));
+  const Floats top = all(largest(scores, padded));
+  Floats total = zero();
   for (long s = 0; s < padded; s += WIDTH) {
     const Floats e = exp(sub(load(scores + s), top));
     total = add(total, e);

@@ -80,9 +80,8 @@ inline void arrange(const Half* key, const Half* value, long stride, const HalfH
 
 // softmax(factor · scores) of a row, powers of two not divided by their sum, which is returned.
 inline float softmax(const float* scores, const HalfHead& head, float factor, Half* weights) {
-  Floats most = load(scores), total = zero();
-  for (long s = WIDTH; s < head.padded; s += WIDTH) most = max(most, load(scores + s));
-  const Floats top = all(largest(most)), scale = all(factor);
+  const Floats top = all(largest(scores, head.padded)), scale = all(factor);
+  Floats total = zero();
   for (long s = 0; s < head.padded; s += WIDTH) {
     Floats e = rough_exp2(mul(sub(load(scores + s), top), scale));
     total = add(total, e);

@@ -39,7 +39,7 @@ inline Watched watched(const Statistics& of, long sequence, long head, long head
   Watched one = {of.kinds + begin, of.counted + begin, of.over_keys ? received : nullptr,
                  of.sums + (sequence * heads + head) * SUMS, of.stride, of.seconds[sequence],
                  length, padded, zero(), zero(), zero(), {zero(), zero(), zero(), zero()}, 1};
-  for (long s = 0; s < padded; s++) received[s] = 0;
+  for (long s = 0; of.over_keys && s < padded; s++) received[s] = 0;
   for (long n = 0; n < SUMS; n++) one.sums[n] = 0;
   return one;
 }
@@ -51,9 +51,7 @@ inline Watched watched(const Statistics& of, long sequence, long head, long head
 template <class Exponent, class Also>
 inline float watch(float* scores, long query, Watched& of, float factor, float floor,
                    Exponent exponent, Also also) {
-  Floats most = load(scores);
-  for (long s = WIDTH; s < of.padded; s += WIDTH) most = max(most, load(scores + s));
-  const Floats top = all(largest(most)), scale = all(factor);
+  const Floats top = all(largest(scores, of.padded)), scale = all(factor);
   Floats total = zero(), spread = zero(), squares = zero(), distance = zero(), masses[KINDS];
   for (long n = 0; n < KINDS; n++) masses[n] = zero();
   Floats apart = sub(places(), all((float)query));
@@ -78,7 +76,8 @@ inline float watch(float* scores, long query, Watched& of, float factor, float f
   of.squares = fma(squares, mul(shares, shares), of.squares);
   of.distance = fma(distance, shares, of.distance);
   const bool crossing = query >= of.second;
-  of.sums[OF_KINDS + SECOND] += crossing;  // what does not go to the second segment goes to the first
+  // What does not go to the second segment goes to the first.
+  of.sums[OF_KINDS + SECOND] += crossing;
   for (long n = 0; n < KINDS; n++)
     of.masses[n] = fma(masses[n], all(n == SECOND && crossing ? -share : share), of.masses[n]);
   of.product *= whole;
@@ -86,7 +85,7 @@ inline float watch(float* scores, long query, Watched& of, float factor, float f
     of.sums[ENTROPY] += log(of.product);
     of.product = 1;
   }
-  of.sums[MAX_WEIGHT] += share;  // the largest exponent is 1
+  of.sums[MAX_WEIGHT] += share;  // the largest exponent is 1, to 1e-4
   of.sums[SELF] += scores[query] * share;
   if (query > 0) of.sums[PREVIOUS] += scores[query - 1] * share;
   if (query + 1 < of.length) of.sums[NEXT] += scores[query + 1] * share;

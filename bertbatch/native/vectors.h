@@ -104,6 +104,12 @@ inline float largest(__m512 x) {
 }
 #endif
 
+inline float largest(const float* p, long count) {  // a multiple of WIDTH
+  Floats most = load(p);
+  for (long i = WIDTH; i < count; i += WIDTH) most = max(most, load(p + i));
+  return largest(most);
+}
+
 inline float smallest(Floats x) { return -largest(sub(zero(), x)); }
 
 inline long least(long a, long b) { return a < b ? a : b; }

@@ -237,11 +237,12 @@ def _check_group(job: Job, schema: pa.Schema) -> None:
 def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> None:
     """Raises SourceError if a source has no such column, or not one of text."""
     if column not in schema.names:
-        flag, have = key.replace("_", "-"), ", ".join(schema.names)
+        have = ", ".join(schema.names)
         if key == "template":
             reason = f"has no column '{column}', which input.template names; it has: {have}"
             raise SourceError(source.id, reason)
-        reason = f"has no {flag.replace('-', ' ')} column '{column}'; it has: {have}"
+        reason = f"has no {key.replace('_', ' ')} column '{column}'; it has: {have}"
+        flag = key.replace("_", "-")
         raise SourceError(source.id, f"{reason} (choose one with --{flag} or input.{key})")
     check_columns(source, [column], schema.names)
     kind = schema.field(column).type

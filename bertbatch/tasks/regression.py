@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
-from bertbatch.tasks.single_label import lists
+from bertbatch.tasks.single_label import LIST, lists
 
 
 class Regression:
@@ -14,7 +14,7 @@ class Regression:
         self.shape = (len(spec.labels),)
         value = pa.field("value", pa.float32(), nullable=False)
         names = {"labels": "\n".join(spec.labels)}
-        values = pa.field("values", pa.list_(pa.float32()), nullable=False, metadata=names)
+        values = pa.field("values", LIST, nullable=False, metadata=names)
         self.fields = [value if len(spec.labels) == 1 else values]
 
     def columns(self, logits: np.ndarray) -> list[pa.Array]:

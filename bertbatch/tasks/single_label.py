@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
 
+LIST = pa.list_(pa.float32())
 LABEL = pa.dictionary(pa.int32(), pa.string())
 BEST = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())]))
 
@@ -26,8 +27,13 @@ def activated(logits: np.ndarray, activation: str) -> np.ndarray:
 
 def lists(numbers: np.ndarray) -> pa.Array:
     """Numbers [rows, n] as one list of float32 for each row."""
-    offsets = np.arange(0, numbers.size + 1, numbers.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, numbers.astype(np.float32).ravel())
+    return _cut(pa.array(numbers.astype(np.float32).ravel()), numbers.shape[1])
+
+
+def _cut(values: pa.Array, size: int) -> pa.Array:
+    """Values in lists of this size."""
+    offsets = np.arange(0, len(values) + 1, size, dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, values)
 
 
 class Scores:
@@ -36,7 +42,7 @@ class Scores:
     def __init__(self, spec: ModelSpec):
         self._labels, self._top = spec.labels, spec.asked.top_k
         names = {"labels": "\n".join(spec.labels)}
-        kind = pa.list_(pa.float32()) if self._top is None else BEST
+        kind = LIST if self._top is None else BEST
         self.field = pa.field("scores", kind, nullable=False, metadata=names)
 
     def column(self, scores: np.ndarray) -> pa.Array:
@@ -46,11 +52,8 @@ class Scores:
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self._top]
         labels = pa.array(self._labels, pa.string()).take(pa.array(best.ravel()))
         values = np.take_along_axis(scores, best, 1).astype(np.float32).ravel()
-        structs = pa.StructArray.from_arrays(
-            [labels, pa.array(values)], fields=list(BEST.value_type)
-        )
-        offsets = np.arange(0, best.size + 1, best.shape[1], dtype=np.int32)
-        return pa.ListArray.from_arrays(offsets, structs)
+        pair = [labels, pa.array(values)]
+        return _cut(pa.StructArray.from_arrays(pair, fields=list(BEST.value_type)), best.shape[1])
 
 
 class SingleLabel:

@@ -12,11 +12,10 @@ import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
 from bertbatch.registry import TASKS
-from bertbatch.tasks.single_label import lists
+from bertbatch.tasks.single_label import LIST, lists
 
-LOGITS = pa.list_(pa.float32())
-# The columns with numbers by which two answers are compared; a task has one of them.
-NUMBERS = ("scores", "values", "value", "score")
+# The columns with numbers, by which answers are compared.
+NUMBERS = ("scores", "values", "value", "score", "logits")
 
 
 class Task(Protocol):
@@ -42,13 +41,19 @@ def task_of(spec: ModelSpec) -> Task:
     return WithLogits(task) if spec.asked.logits else task
 
 
+def by_name(task: Task, answers: np.ndarray) -> dict[str, pa.Array]:
+    """A task's columns by their names."""
+    names = [field.name for field in task.fields]
+    return dict(zip(names, task.columns(answers), strict=True))
+
+
 class WithLogits:
     """A task with one more column, the engine's answers themselves."""
 
     def __init__(self, task: Task):
         self._task = task
         self.shape = task.shape
-        self.fields = [*task.fields, pa.field("logits", LOGITS, nullable=False)]
+        self.fields = [*task.fields, pa.field("logits", LIST, nullable=False)]
 
     def columns(self, answers: np.ndarray) -> list[pa.Array]:
         return [*self._task.columns(answers), lists(answers)]
@@ -57,13 +62,12 @@ class WithLogits:
         return self._task.labelled(columns[:-1])
 
 
-def numbers(columns: Mapping[str, Any]) -> tuple[str, np.ndarray]:
-    """The column by which answers are compared: its name, and its numbers float64 [rows, n].
+def numbers(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The numbers of answers by column, float64 [rows, n], from Arrow arrays."""
+    return {name: _numbers(columns[name]) for name in NUMBERS if name in columns}
 
-    Columns are Arrow arrays. Every row of a task has as many numbers.
-    """
-    name = next(name for name in NUMBERS if name in columns)
-    column = columns[name]
+
+def _numbers(column: Any) -> np.ndarray:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     rows = len(column)
@@ -72,4 +76,4 @@ def numbers(columns: Mapping[str, Any]) -> tuple[str, np.ndarray]:
     if pa.types.is_struct(column.type):
         column = column.field("score")
     found: np.ndarray = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    return name, found.reshape(rows, -1)
+    return found.reshape(rows, -1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,7 @@ from bertbatch.checks.verify import verify
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.output.folder import open_output
+from bertbatch.output.part import FOOTER_KEY, encode_part
 from tests.helpers.jobs import make_job
 from tests.helpers.reference import raw_logits
 from tests.helpers.sources import write_parquet
@@ -231,6 +233,31 @@ def test_an_output_keeps_to_what_it_was_begun_with(models, tmp_path, key, value)
     run(make_job(models[4], source, tmp_path / "out"))
     with pytest.raises(JobError, match=rf"model.{key}: None in the output, {value!r} in the job"):
         run(make_job(models[4], source, tmp_path / "out", **{f"model.{key}": value}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda label: {"joy": "fear"}.get(label, "joy"),
+        lambda label: None,
+        lambda label: label or "joy",
+    ],
+)
+def test_a_label_that_the_scores_contradict_is_found(models, tmp_path, change):
+    """Also where `scores` has one class only, or no label is an answer."""
+    scored(models[4], tmp_path, top_k=1, min_score=0.6)
+    for path in (tmp_path / "out").glob("*.parquet"):
+        table = pq.read_table(path)
+        footer = json.loads(pq.read_metadata(path).metadata[FOOTER_KEY])
+        at = table.schema.get_field_index("label")
+        field = table.schema.field(at)
+        labels = pa.array(map(change, table["label"].to_pylist()), pa.string()).cast(field.type)
+        path.write_bytes(encode_part(table.set_column(at, field, labels), footer))
+    keys = {"model.top_k": 1, "model.min_score": 0.6}
+    job = make_job(models[4], tmp_path / "in.parquet", tmp_path / "out", **keys)
+    verdict = verify(open_output(str(tmp_path / "out")))
+    rescore(job, str(tmp_path / "out"), len(TEXTS), verdict)
+    assert any(": label " in problem and " now" in problem for problem in verdict.problems)
 
 
 def test_columns_are_readable_without_us(models, tmp_path):

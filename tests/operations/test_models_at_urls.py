@@ -89,6 +89,7 @@ def test_a_copy_that_was_interrupted_is_made_again(there, cache):
     copy, version = locate(url, None)
     assert copy.name == version
     assert (copy / "model.safetensors").is_file()
+    assert copies(cache) == [copy]
 
 
 def test_another_model_there_is_another_version(there):
