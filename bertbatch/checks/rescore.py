@@ -89,8 +89,8 @@ def _compare_bits(
     logits = worker.score(prepared.tokens, 0, prepared.rows).logits
     again = numbers(by_name(task_of(context.spec), logits))
     then = numbers(_columns(part))
-    same: np.ndarray = np.hstack([then[name] == again[name] for name in again]).all(axis=1)
-    verdict.same_bits = int(same.sum()), len(same)
+    equal: np.ndarray = np.hstack([then[name] == again[name] for name in again])
+    verdict.same_bits = int(equal.all(axis=1).sum()), len(equal)
 
 
 def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
