@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 
 from bertbatch.job.schema import Input
-from bertbatch.job.template import parsed
+from bertbatch.job.text_template import parsed
 
 # Elements whose content is no text.
 _HIDDEN = ("script", "style", "template", "head", "noscript")

@@ -26,7 +26,7 @@ from bertbatch.job.model import Model
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
 from bertbatch.job.safe_yaml import read_yaml
-from bertbatch.job.template import columns_of
+from bertbatch.job.text_template import columns_of
 from bertbatch.job.types import (
     CommaList,
     CountOrAuto,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bertbatch import Job, JobError, run
 from bertbatch.inputs.preparation import put_together, without_html
-from bertbatch.job.template import columns_of
+from bertbatch.job.text_template import columns_of
 from tests.helpers.jobs import make_job
 from tests.helpers.outputs import quarantine
 from tests.helpers.reference import one_at_a_time
