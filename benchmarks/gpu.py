@@ -82,7 +82,7 @@ def engine_rate(
     engine.tokens_per_batch = budget
     ready = [tokens.take(rows) for rows in batches(engine, tokens.lengths)]
     for batch in ready[:3]:
-        engine.start(batch).logits()
+        engine.start(batch).answer()
     torch.cuda.reset_peak_memory_stats()
     done: list[np.ndarray] = []
     began, last = time.perf_counter(), None
@@ -90,11 +90,11 @@ def engine_rate(
         batch = ready[len(done) % len(ready)]
         running = engine.start(batch)
         if last:
-            last.logits()
+            last.answer()
         last = running
         done.append(batch.lengths)
     if last:
-        last.logits()
+        last.answer()
     seconds = time.perf_counter() - began
     lengths = np.concatenate(done)
     rate = flops(folder, lengths) / seconds

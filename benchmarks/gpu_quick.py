@@ -132,7 +132,9 @@ class Quick:
         for name in self._models:
             tokens = self._tokens(name)
             engines = [self._engine(name), self._engine(name, dtype="fp8")]
-            logits = [score(engine, tokens, 0, len(tokens.lengths)).logits for engine in engines]
+            logits = [
+                score(engine, tokens, 0, len(tokens.lengths)).answers.values for engine in engines
+            ]
             differ = float((logits[0].argmax(1) != logits[1].argmax(1)).mean())
             rates = [self._rate(engine, tokens) for engine in engines]
             table.append([name, f"{differ:.2%}", *(f"{rate:,.0f}" for rate in rates)])
@@ -159,7 +161,7 @@ class Quick:
         wanted = bool(tokens.sampled.all())
         ready = [tokens.take(rows, wanted) for rows in plan]
         for batch in ready[:3]:
-            engine.start(batch).logits()
+            engine.start(batch).answer()
         running: deque[Any] = deque()
         done, began = 0, time.perf_counter()
         while time.perf_counter() - began < self._seconds:
@@ -167,7 +169,7 @@ class Quick:
                 running.append((len(batch.ids), engine.start(batch)))
                 if len(running) > AHEAD:
                     count, answer = running.popleft()
-                    answer.logits()
+                    answer.answer()
                     if answer.statistics:
                         answer.statistics()
                     done += count

@@ -47,6 +47,7 @@ TASKS = {
     "multi_label": Kind("tasks.multi_label:MultiLabel"),
     "regression": Kind("tasks.regression:Regression"),
     "cross_encoder": Kind("tasks.cross_encoder:CrossEncoder"),
+    "embedding": Kind("tasks.embedding:Embedding"),
 }
 
 # See engines/engine.py. The first is the default, the others are tried by the calibration.

@@ -16,6 +16,7 @@ from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
 from bertbatch.model.token_kinds import special_ids
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
+from bertbatch.model.tokens import Answers
 from bertbatch.tasks.task import task_of
 
 
@@ -86,7 +87,7 @@ def inspect_text(settings: Model, text: str, pair_text: str | None = None) -> In
             f"model.name {spec.name}: it returns no attention weights; use a model shaped as BERT"
         )
     ids = inputs["input_ids"][0].tolist()
-    columns = task.columns(answer.logits.numpy())
+    columns = task.columns(Answers(answer.logits.numpy()))
     content = ~np.isin(ids, special_ids(tokenizer))
     unknown = np.isin(ids, [tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else [])
     share = (unknown & content).sum() / max(content.sum(), 1)

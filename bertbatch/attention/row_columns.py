@@ -67,7 +67,7 @@ def of_pieces(pieces: Sequence[Scored], kept: np.ndarray, shape: tuple[int, int]
     size = 1  # a first text without rows, so that there is a text if no row is sampled
     for piece in pieces:
         if piece.statistics is None:
-            texts.append(np.full(len(piece.logits), -1))
+            texts.append(np.full(len(piece.answers), -1))
             continue
         values.append(piece.statistics.values)
         counts.append(piece.statistics.counts)

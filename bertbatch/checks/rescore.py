@@ -19,10 +19,12 @@ from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.runtime.worker import ModelWorker, kind_of
 from bertbatch.tasks.single_label import activated
-from bertbatch.tasks.task import by_name, numbers, task_of
+from bertbatch.tasks.task import apart, by_name, numbers, task_of
 from bertbatch.units import Unit
 
 CLOSE = 0.02  # scores, and the lead of a label below which it may differ: docs/design.md
+
+SHOWN = 10  # numbers of a row
 
 
 def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
@@ -59,9 +61,10 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
         for index in rows[: count - verdict.rescored]:
             there = part.slice(index, 1)
             place = (there["source"][0].as_py(), there["row"][0].as_py())
-            logits = worker.score(prepared.tokens, at[place], at[place] + 1).logits
+            answers = worker.score(prepared.tokens, at[place], at[place] + 1).answers
             verdict.rescored += 1
-            what = _difference(there, by_name(task, logits)) or _label(there, logits, context.spec)
+            what = _difference(there, by_name(task, answers))
+            what = what or _label(there, answers.values, context.spec)
             if what:
                 verdict.problems.append(f"{unit.part}: row {place[1]} of {place[0]}: {what}")
     if not verdict.problems:
@@ -86,8 +89,8 @@ def _compare_bits(
     _, part = preflight.output.part(unit.part)
     if part.num_rows != prepared.rows:
         return  # some rows went to quarantine, perhaps after others were scored without them
-    logits = worker.score(prepared.tokens, 0, prepared.rows).logits
-    again = numbers(by_name(task_of(context.spec), logits))
+    answers = worker.score(prepared.tokens, 0, prepared.rows).answers
+    again = numbers(by_name(task_of(context.spec), answers))
     then = numbers(_columns(part))
     equal: np.ndarray = np.hstack([then[name] == again[name] for name in again])
     verdict.same_bits = int(equal.all(axis=1).sum()), len(equal)
@@ -114,14 +117,19 @@ def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
 def _difference(there: pa.Table, now: dict[str, pa.Array]) -> str | None:
     """What is wrong with a row's stored scores, beside those of now."""
     stored = numbers(_columns(there))
-    for name, (new,) in numbers(now).items():
+    for name, new in numbers(now).items():
         if name == "logits":
             continue  # the scores follow from them, and rounding shows less there
-        (old,) = stored[name]
-        scale = max(1.0, float(np.abs(old).max()))  # a regression's value has any size
-        if np.abs(old - new).max() > CLOSE * scale:
-            return f"{name} {old.tolist()} there, {new.tolist()} now"
+        old = stored[name]
+        if apart(new, old, name) > CLOSE:
+            return f"{name} {_few(old)} there, {_few(new)} now"
     return None
+
+
+def _few(numbers: np.ndarray) -> str:
+    """Numbers of one row, the first of many."""
+    (row,) = numbers
+    return f"{row[:SHOWN].tolist()}{'' if len(row) <= SHOWN else ' …'}"
 
 
 def _label(there: pa.Table, logits: np.ndarray, spec: ModelSpec) -> str | None:

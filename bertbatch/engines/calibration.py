@@ -16,7 +16,7 @@ from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
 from bertbatch.registry import ENGINES
-from bertbatch.tasks.task import by_name, numbers, task_of
+from bertbatch.tasks.task import apart, by_name, numbers, task_of
 
 log = logging.getLogger("bertbatch")
 
@@ -40,11 +40,11 @@ def calibrate(
     those of the first.
     """
     lengths = tokens.lengths
-    expected = _scores(engine, spec, tokens)
+    what, expected = _scores(engine, spec, tokens)
     rates: dict[str, float] = {}
     best, chosen, chosen_budget = 0.0, engine, engine.tokens_per_batch
     for candidate in _candidates(engine, spec, options, probe):
-        off = float(np.abs(_scores(candidate, spec, tokens) - expected).max())
+        off = apart(_scores(candidate, spec, tokens)[1], expected, what)
         if off > SCORE_TOLERANCE:
             reason = f"its scores are off by {off:.2g}"
             log.info("%s %s is rejected: %s", candidate.name, candidate.dtype, reason)
@@ -83,11 +83,11 @@ def _candidates(
         yield other
 
 
-def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> np.ndarray:
-    """The scores of the first rows: every class's probability, or the value."""
+def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> tuple[str, np.ndarray]:
+    """A column with numbers of the first rows, and these: every class's probability, or values."""
     some = max(int(np.searchsorted(tokens.offsets, SAMPLE_TOKENS)) - 1, 1)
-    logits = score(engine, tokens, 0, some).logits
-    return next(iter(numbers(by_name(task_of(spec), logits)).values()))
+    answers = score(engine, tokens, 0, some).answers
+    return next(iter(numbers(by_name(task_of(spec), answers)).items()))
 
 
 def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
@@ -109,7 +109,7 @@ def _rate(engine: Engine, tokens: Tokens, lengths: np.ndarray) -> float:
         running.append((int(lengths[rows].sum()), started))
         if len(running) > AHEAD:
             size, first = running.popleft()
-            first.logits()
+            first.answer()
             end = time.perf_counter()
             if not began:
                 began = end  # the first one also sets things up

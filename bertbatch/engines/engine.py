@@ -1,4 +1,4 @@
-"""What an engine is: a loaded model that turns batches of token ids into logits.
+"""What an engine is: a loaded model that turns batches of token ids into answers.
 
 An engine is one file with one class that follows `Engine`, and one line in `ENGINES`.
 """
@@ -41,21 +41,23 @@ class EngineOptions:
 class Running:
     """A batch under way.
 
-    `logits` waits for the answer, float32 [rows, classes], and may raise OutOfMemory.
+    `answer` waits for the answer, float32 [rows, classes or dimensions], or [tokens, classes] end
+    to end where each token has one, and may raise OutOfMemory.
     `statistics` does the same for attention statistics, if the batch asks for them: values
     float32 [rows, statistics, layers · heads], and the query tokens behind each value, int32
     [rows, statistics]. `computed_tokens` includes padding.
     """
 
     computed_tokens: int
-    logits: Callable[[], np.ndarray]
+    answer: Callable[[], np.ndarray]
     statistics: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
 
 
 class Engine(Protocol):
     """A loaded model. It can score once it is settled.
 
-    `batching`: which rows may share a batch. `reason`: why a faster way of batching was rejected;
+    `per_token`: each token has an answer, instead of each row. `batching`: which rows may share a
+    batch. `reason`: why a faster way of batching was rejected;
     empty if none was. `operators`: those of a packed model's layers on a CPU, by the layers' kinds.
     `budgets`: the tokens per batch that a calibration tries, the default first.
     """
@@ -63,6 +65,7 @@ class Engine(Protocol):
     name: str
     device: str
     dtype: str
+    per_token: bool
     batching: Batching
     reason: str
     operators: dict[str, str]

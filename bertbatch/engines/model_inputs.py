@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertbatch.engines.batching import padded, real_places
+from bertbatch.model.embedder import Embedder
 from bertbatch.model.tokens import Batch, Padding
 
 NO_PADDING = Padding(0, 0, False)
@@ -19,7 +20,8 @@ class ModelInputs:
     """The arguments of one model. A model that takes no mask gets none."""
 
     def __init__(self, model: Any, padding: Padding = NO_PADDING):
-        known = inspect.signature(type(model).forward).parameters
+        inner = model.base_model if isinstance(model, Embedder) else model
+        known = inspect.signature(type(inner).forward).parameters
         # A model with one token type, or none, has no embedding for a second one.
         types = getattr(model.config, "type_vocab_size", None)
         self.has_types = "token_type_ids" in known and (types is None or types > 1)

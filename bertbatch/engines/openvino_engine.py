@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertbatch.engines.batching import Batching
+from bertbatch.engines.batching import Batching, real_places
 from bertbatch.engines.engine import EngineOptions, Running
 from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.precision import fast_dtype
 from bertbatch.engines.probe import Probe
-from bertbatch.engines.row_independence import choose_batching, single_text_logits
+from bertbatch.engines.row_independence import choose_batching, single_text_answers
 from bertbatch.errors import JobError, first_line
 from bertbatch.model.loading import load
 from bertbatch.model.spec import ModelSpec
@@ -42,6 +42,7 @@ class OpenVinoEngine:
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
         self.operators: dict[str, str] = {}
+        self.per_token = spec.asked.gives == "tokens"
         self._threads = options.threads
         self._spec = spec
         self._model: Any = load(spec, "cpu", "float32", "eager")
@@ -50,7 +51,7 @@ class OpenVinoEngine:
     def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> None:
         self._inputs.padding = probe.padding
         expected = (
-            None if known else single_text_logits(self._model, self._inputs, probe, self._spec)
+            None if known else single_text_answers(self._model, self._inputs, probe, self._spec)
         )
         try:
             self._compile(probe)
@@ -102,5 +103,7 @@ class OpenVinoEngine:
             arguments.setdefault("token_type_ids", np.zeros(ids.shape, np.int64))
         inputs = [arguments[name] for name in self._names]
         answer = self._request.infer(inputs, share_inputs=True)[0]
-        logits = np.array(answer, np.float32)
-        return Running(ids.size, lambda: logits)
+        values = np.array(answer, np.float32)
+        if self.per_token:
+            values = values[real_places(batch.lengths, self._inputs.padding.left)]
+        return Running(ids.size, lambda: values)

@@ -2,7 +2,7 @@
 
 The model's own code runs on ids [1, total] with explicit positions. Only attention needs to know
 where a sequence ends. transformers' `AttentionInterface` gives access to attention, so every
-encoder that uses it can be packed. The classification head gets the first token of each
+encoder that uses it can be packed. The head of a sequence classifier gets the first token of each
 sequence, the only one that these classifiers use.
 """
 
@@ -21,6 +21,7 @@ from bertbatch.model.tokens import Batch
 
 NAME = "bertbatch_packed"
 MOST_ROWS = 65_535  # in one kernel call: the limit of a CUDA grid's second and third dimension
+NOT_PASSED = "its encoder does not pass on what packed batches need"
 ALIGNED = 16  # CPU attention kernels are up to twice as fast for multiples of this length
 
 
@@ -182,11 +183,12 @@ def positions(ids: np.ndarray, lengths: np.ndarray, pad_id: int, offset: bool) -
     return place
 
 
-def pack(model: Any) -> Any:
-    """Makes a transformers classifier accept packed sequences; returns its encoder.
+def pack(model: Any, first_only: bool) -> Any:
+    """Makes a transformers model accept packed sequences; returns its encoder.
 
-    The model is then called with ids and position_ids [1, total], `layout`, and `first` [rows], the
-    places of the sequences' first tokens. Raises ValueError if the encoder is not found.
+    The model is then called with ids and position_ids [1, total], `layout`, and `starts` [rows],
+    the places of the sequences' first tokens. `first_only`: its head uses nothing but these.
+    Raises ValueError if the encoder is not found.
     """
     encoder = next(
         (m for name, m in model.base_model.named_children() if name in ("encoder", "transformer")),
@@ -195,14 +197,15 @@ def pack(model: Any) -> Any:
     if encoder is None:
         raise ValueError("it has no encoder of a known shape")
     model.set_attn_implementation(NAME)
-    encoder.register_forward_hook(_first_tokens, with_kwargs=True)
+    if first_only:
+        encoder.register_forward_hook(_first_tokens, with_kwargs=True)
     return encoder
 
 
 def _first_tokens(encoder: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    if "first" not in kwargs:
-        raise ValueError("its encoder does not pass on what packed batches need")
-    output.last_hidden_state = output.last_hidden_state[0, kwargs["first"]][:, None]
+    if "starts" not in kwargs:
+        raise ValueError(NOT_PASSED)
+    output.last_hidden_state = output.last_hidden_state[0, kwargs["starts"]][:, None]
     return output
 
 
@@ -210,6 +213,8 @@ def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Called by transformers with query, key and value [1, heads, total, size]."""
+    if "layout" not in kwargs:
+        raise ValueError(NOT_PASSED)
     packed = (x[0].transpose(0, 1) for x in (query, key, value))
     return kwargs["layout"].attend(*packed, kwargs.get("scaling"))[None], None
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 # How far probabilities over the sample may be from the unrounded model's, on average and at most.
 # Labels must be the same where its two likeliest classes are further apart than CLEAR_LEAD.
@@ -80,4 +81,6 @@ def _probabilities(logits: np.ndarray, problem_type: str, wanted: np.ndarray) ->
         return np.asarray(torch.softmax(x, -1))
     if problem_type.startswith("multi_label"):
         return np.asarray(torch.sigmoid(x))
+    if problem_type == "embedding":
+        return np.asarray(normalize(x, dim=-1))
     return np.asarray(x / max(float(np.ptp(wanted)), 1e-12))

@@ -21,7 +21,7 @@ from bertbatch.engines.precision import EXACT
 from bertbatch.engines.probe import Probe, excess
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.spec import ModelSpec
-from bertbatch.model.tokens import Batch
+from bertbatch.model.tokens import Answers, Batch, joined
 from bertbatch.tasks.task import task_of
 
 ASSERTED = "device-side assert"  # a GPU's error for an index out of range
@@ -31,14 +31,14 @@ def choose_batching(
     engine: Engine,
     candidates: Sequence[Batching],
     probe: Probe,
-    expected: np.ndarray,
+    expected: Answers,
     spec: ModelSpec,
     on_rejected: Callable[[Batching, str], None] = lambda batching, why: None,
 ) -> str:
     """Sets an engine to the first way of batching that does not change any answer.
 
-    Returns why the candidates before it were rejected. `expected` are the logits of the probe's
-    rows from `single_text_logits`. `on_rejected` is called for each rejected candidate, with
+    Returns why the candidates before it were rejected. `expected` are the answers to the probe's
+    rows from `single_text_answers`. `on_rejected` is called for each rejected candidate, with
     the reason, and may raise. Raises JobError if all are rejected, OutOfMemory, DeviceLost.
     """
     reasons: list[str] = []
@@ -55,10 +55,10 @@ def choose_batching(
 
 
 @torch.inference_mode()
-def single_text_logits(
+def single_text_answers(
     model: Any, inputs: ModelInputs, probe: Probe, spec: ModelSpec, device: str = "cpu"
-) -> np.ndarray:
-    """The logits of a probe's rows from transformers' model, one row at a time: [rows, classes].
+) -> Answers:
+    """The answers to a probe's rows from transformers' model, one row at a time.
 
     Raises JobError if the model cannot score one of them, OutOfMemory, DeviceLost.
     """
@@ -69,7 +69,8 @@ def single_text_logits(
             f"model only {rows} embeddings; were tokens added without "
             "model.resize_token_embeddings, or is the tokenizer another model's?"
         )
-    answers: dict[int, np.ndarray] = {}
+    shape, per_token = task_of(spec).shape, spec.asked.gives == "tokens"
+    answers: dict[int, Answers] = {}
     # The longest first: it shows at once whether memory suffices.
     for row in np.argsort(-probe.tokens.lengths, kind="stable"):
         batch = probe.tokens.take(np.array([row]))
@@ -88,14 +89,15 @@ def single_text_logits(
                 f"{len(batch.ids)} tokens: {type(error).__name__}: {first_line(error)}; is "
                 "model.max_length too large for it, or is it a model of another kind?"
             ) from error
-        if logits.shape != (1, *task_of(spec).shape):
+        wanted = (1, len(batch.ids), *shape) if per_token else (1, *shape)
+        if logits.shape != wanted:
             raise JobError(
                 f"model.name {spec.name} ({type(model).__name__}): its answer to one text has the "
-                f"shape {logits.shape}, not one number for each of {len(spec.labels)} classes; "
-                "use a model for sequence classification"
+                f"shape {logits.shape}, not {wanted}; is it a model for {spec.asked.task}?"
             )
-        answers[int(row)] = logits[0]
-    return np.stack([answers[row] for row in range(len(answers))])
+        ends = np.array([0, len(batch.ids)]) if per_token else None
+        answers[int(row)] = Answers(logits[0] if per_token else logits, ends)
+    return joined([answers[row] for row in range(len(answers))], shape, per_token)
 
 
 def embedded_ids(model: Any) -> int | None:
@@ -108,13 +110,13 @@ def embedded_ids(model: Any) -> int | None:
 
 
 def difference(engine: Engine, batch: Batch, expected: np.ndarray, problem_type: str) -> str | None:
-    """How an engine's answer to a batch differs from the expected logits; None if it does not.
+    """How an engine's answer to a batch differs from the expected values; None if it does not.
 
     An error of the model's code is such a difference. Raises OutOfMemory, DeviceLost.
     """
     precision = EXACT.get(engine.dtype, engine.dtype)
     try:
-        got = engine.start(batch).logits()
+        got = engine.start(batch).answer()
     except (OutOfMemory, DeviceLost):
         raise
     except Exception as error:  # models, kernels and compilers raise anything
@@ -123,11 +125,11 @@ def difference(engine: Engine, batch: Batch, expected: np.ndarray, problem_type:
         return f"its answers have the shape {got.shape}"
     if excess(got, expected, problem_type, precision) <= 1:
         return None
-    return f"its logits would be off by {np.abs(got - expected).max():.2g}"
+    return f"its answers would be off by {np.abs(got - expected).max():.2g}"
 
 
 def _rejection(
-    engine: Engine, batching: Batching, probe: Probe, expected: np.ndarray, problem_type: str
+    engine: Engine, batching: Batching, probe: Probe, expected: Answers, problem_type: str
 ) -> str | None:
     """Why a way of batching is rejected; None if it is not, and the engine is set to it.
 
@@ -140,7 +142,7 @@ def _rejection(
     except Exception as error:  # a model's own code raises anything
         return first_line(error)
     found = (
-        difference(engine, probe.tokens.take(rows), expected[rows], problem_type)
+        difference(engine, probe.tokens.take(rows), expected.take(rows).values, problem_type)
         for rows in _groups(batching, probe.tokens.lengths)
     )
     return next((why for why in found if why is not None), None)

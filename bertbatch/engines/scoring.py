@@ -14,7 +14,7 @@ import numpy as np
 
 from bertbatch.engines.engine import Engine, Running, batches
 from bertbatch.errors import OutOfMemory
-from bertbatch.model.tokens import Tokens
+from bertbatch.model.tokens import Answers, Tokens, places
 
 log = logging.getLogger("bertbatch")
 
@@ -23,13 +23,13 @@ AHEAD = 1  # batches started before an answer is fetched, so that a GPU does not
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits float32 [rows, classes] in input order, and their cost.
+    """Answers in input order, and their cost.
 
     `real_tokens` and `computed_tokens` count the forward passes' tokens without and with
     padding. `statistics` are the attention statistics of sampled rows, if there are any.
     """
 
-    logits: np.ndarray
+    answers: Answers
     real_tokens: int
     computed_tokens: int
     statistics: "Statistics | None" = None
@@ -68,19 +68,22 @@ def score(
     sampled = np.zeros(len(unique), bool)
     sampled[inverse[tokens.sampled[first:stop]]] = True
     done = np.zeros(len(unique), bool)
-    logits = np.empty((0, 0), np.float32)
+    answers = np.empty((0, 0), np.float32)
+    # Where the tokens of each text begin, if it is tokens that have answers.
+    offsets = np.append(0, np.cumsum(lengths)) if engine.per_token else None
     values, counts = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.int32)
     place = np.cumsum(sampled) - 1  # of a sampled text among the sampled texts
     computed = 0
     running: deque[tuple[np.ndarray, Running]] = deque()
 
     def collect() -> None:
-        nonlocal logits, computed, values, counts
+        nonlocal answers, computed, values, counts
         rows, batch = running.popleft()
-        answer = batch.logits()
+        answer = batch.answer()
         if not done.any():
-            logits = np.empty((len(unique), *answer.shape[1:]), np.float32)
-        logits[rows] = answer
+            size = len(unique) if offsets is None else int(offsets[-1])
+            answers = np.empty((size, *answer.shape[1:]), np.float32)
+        answers[rows if offsets is None else places(offsets, rows)] = answer
         if batch.statistics:
             of_rows, behind = batch.statistics()
             if not len(values):
@@ -117,4 +120,4 @@ def score(
     if sampled.any():
         text = np.where(tokens.sampled[first:stop], place[inverse], -1)
         statistics = Statistics(values, counts, text)
-    return Scored(logits[inverse], int(lengths.sum()), computed, statistics)
+    return Scored(Answers(answers, offsets).take(inverse), int(lengths.sum()), computed, statistics)

@@ -16,19 +16,20 @@ from torch import Tensor, nn
 
 from bertbatch.engines import fp8, int8, packing
 from bertbatch.engines.attention_stats import StatsLayout
-from bertbatch.engines.batching import Batching
+from bertbatch.engines.batching import Batching, real_places
 from bertbatch.engines.devices import check_gpu, device_errors
 from bertbatch.engines.engine import EngineOptions, Running
 from bertbatch.engines.fused_linear import compile_parts, fuse, uncompile_parts
 from bertbatch.engines.joint_linear import join
 from bertbatch.engines.linear_operators import ONE_DNN
 from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
+from bertbatch.engines.one_pass_choice import try_one_pass
 from bertbatch.engines.operator_choice import choose_operators, seconds_for
 from bertbatch.engines.operators import ATTENTION, layout_by, replace_linears, replace_norms
 from bertbatch.engines.precision import EXACT, fast_dtype
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.quantization import check_answers, check_products, linears
-from bertbatch.engines.row_independence import choose_batching, difference, single_text_logits
+from bertbatch.engines.row_independence import choose_batching, difference, single_text_answers
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, first_line
 from bertbatch.model.loading import load
 from bertbatch.model.spec import OFFSET_POSITIONS, ModelSpec
@@ -44,9 +45,6 @@ CUDA_BUDGETS = (32768, 16384, 65536, 131072)
 # oneDNN generates new kernels for every new number of tokens (about 50 ms), so a batch is
 # filled up to one of this many sizes.
 SIZES = 16
-# How far statistics in one pass may be from those by tiles, in the first layer and in all: answers
-# of half precision are rounded otherwise, and the next layer's weights are of these answers.
-ONE_PASS_OFF = {"float32": (1e-5, 1e-4), "float16": (5e-3, 5e-2), "bfloat16": (5e-3, 5e-2)}
 HALF = ("bfloat16", "float16")  # the types of the kernel for sequences of different lengths
 
 
@@ -60,6 +58,7 @@ class TorchEngine:
         self._statistics = options.statistics
         self._expected_tokens = options.expected_tokens
         self.operators: dict[str, str] = {}
+        self.per_token = spec.asked.gives == "tokens"
         self._padding = NO_PADDING
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
         if self.device == "cuda":
@@ -110,7 +109,7 @@ class TorchEngine:
             return
         if self.dtype == "int8":
             self._check_products(self._in_int8(), int8.Int8Linear, int8.formula)
-        expected = single_text_logits(self._model, self._inputs, probe, self._spec, self.device)
+        expected = single_text_answers(self._model, self._inputs, probe, self._spec, self.device)
         self.reason = choose_batching(
             self, list(Batching), probe, expected, self._spec, self._on_rejected
         )
@@ -158,7 +157,7 @@ class TorchEngine:
 
     def _pack(self) -> None:
         self._changed = True
-        self._encoder = packing.pack(self._model)
+        self._encoder = packing.pack(self._model, self._spec.asked.gives == "classes")
         self._offset = self._model.config.model_type in OFFSET_POSITIONS
         self._layout: Callable[..., Any] = packing.by_length
         if self.device == "cuda":
@@ -182,7 +181,7 @@ class TorchEngine:
         them batches are packed all the same.
         """
         batch, problem_type = self._probe_batch, self._spec.problem_type
-        expected = self.start(batch).logits()
+        expected = self.start(batch).answer()
         if self._exact in HALF:
             self._layout = packing.variable
             if why := difference(self, batch, expected, problem_type):
@@ -218,22 +217,10 @@ class TorchEngine:
         """Where there are kernels, statistics take one pass, if that gives what tiles give."""
         if not self._statistics or (self.device == "cpu" and find_kernels() is None):
             return
-        self._statistics.use_tiles()
-        wanted = self._probe_statistics()
-        try:
-            self._statistics.use_one_pass(self.device)
-            off = np.abs(self._probe_statistics() - wanted) / np.maximum(np.abs(wanted), 1)
-            found = off[:, :, : self._spec.heads].max(), off.max()
-            allowed = ONE_PASS_OFF[self._exact]
-            near = all(x <= most for x, most in zip(found, allowed, strict=True))
-            why = "" if near else f"they are off by {off.max():.2g}"
-        except (OutOfMemory, DeviceLost):
-            raise
-        except Exception as error:
-            why = first_line(error)
+        probed = self._probe_statistics
+        why = try_one_pass(self._statistics, self.device, probed, self._spec.heads, self._exact)
         if why:
             log.info("%s: attention statistics by tiles, which is slower: %s", self._spec.name, why)
-            self._statistics.use_tiles()
 
     def _probe_statistics(self) -> np.ndarray:
         running = self.start(replace(self._probe_batch, with_statistics=True))
@@ -272,9 +259,9 @@ class TorchEngine:
     def _check_rounding(self, probe: Probe) -> None:
         """Rounds the weights. Raises JobError if answers are then too far off."""
         batch = _longest_first(probe.sample or probe.tokens)
-        expected = self.start(batch).logits()
+        expected = self.start(batch).answer()
         self._round()
-        got = self.start(batch).logits()
+        got = self.start(batch).answer()
         try:
             check_answers(got, expected, self._spec.problem_type)
         except ValueError as error:
@@ -294,15 +281,24 @@ class TorchEngine:
                     name: packing.to_device(array, self.device) for name, array in padded.items()
                 }
                 computed = padded["input_ids"].size
-            logits = self._model(**inputs).logits.float()
+            values = self._values(self._model(**inputs).logits, batch).float()
             statistics = partial(_numpy, inputs["layout"]) if batch.with_statistics else None
             if self.device == "cpu":
-                return Running(computed, lambda: logits.numpy(), statistics)
-            answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-            answer.copy_(logits, non_blocking=True)
+                return Running(computed, lambda: values.numpy(), statistics)
+            answer = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            answer.copy_(values, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
         return Running(computed, lambda: _fetch(answer, done), statistics)
+
+    def _values(self, logits: Tensor, batch: Batch) -> Tensor:
+        """A model's output without padding."""
+        if not self.per_token:
+            return logits
+        if self.batching is Batching.PACKED:
+            return logits[0, : len(batch.ids)]
+        mask = real_places(batch.lengths, self._padding.left)
+        return logits[packing.to_device(mask, self.device)]
 
     def _packed(self, batch: Batch) -> tuple[dict[str, Any], int]:
         """The model's arguments for a packed batch, and its number of tokens."""
@@ -319,8 +315,10 @@ class TorchEngine:
             "input_ids": sent[:1],
             "position_ids": sent[1:2],
             "layout": layout,
-            "first": packing.to_device(np.cumsum(batch.lengths) - batch.lengths, self.device),
+            "starts": packing.to_device(np.cumsum(batch.lengths) - batch.lengths, self.device),
         }
+        if self._spec.asked.gives == "vectors":
+            arguments["used"] = len(batch.ids)
         if self._inputs.has_types and batch.types is not None:
             arguments["token_type_ids"] = sent[2:]
         return arguments, total

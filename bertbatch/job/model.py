@@ -37,6 +37,22 @@ class Model(Section):
     min_score: float | None = Field(
         None, description="the label is null where its score is below this"
     )
+    aggregation: Literal["simple", "first", "average", "max"] = Field(
+        "simple",
+        description="token classification: which of a word's tokens decides its entity; simple: "
+        "each token for itself",
+    )
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto",
+        description="embeddings: what makes a vector of a text's tokens; auto: what the model's "
+        "folder says, else their mean",
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="embeddings: only the first so many numbers of each vector"
+    )
+    embedding_type: Literal["float32", "float16"] = Field(
+        "float32", description="embeddings: the precision in which vectors are written"
+    )
     logits: bool = Field(False, description="whether the model's own outputs are written, too")
     max_length: int | None = Field(
         None,

@@ -15,13 +15,28 @@ PROBLEM_TYPES = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
     "cross_encoder": "regression",
+    "embedding": "embedding",
+    "token_classification": "token_classification",
 }
+# What a task reads of a model, and how the names of the models end that give it.
+GIVES = {"embedding": "vectors", "token_classification": "tokens"}  # the others: "classes"
+ENDS = {"classes": "ForSequenceClassification", "tokens": "ForTokenClassification"}
 # Activations of each task, the first by default. A cross-encoder's config.json may name another.
 ACTIVATIONS = {
     "single_label": ("softmax", "sigmoid", "none"),
     "multi_label": ("sigmoid",),
     "regression": ("none",),
     "cross_encoder": ("sigmoid", "none"),
+    "embedding": ("none",),
+    "token_classification": ("softmax",),
+}
+CLASSES = ("single_label", "multi_label", "regression", "cross_encoder")
+# Keys that some tasks do not use.
+ONLY_FOR = {
+    **dict.fromkeys(("pooling", "dimensions", "embedding_type"), ("embedding",)),
+    "aggregation": ("token_classification",),
+    "logits": CLASSES,
+    "labels": (*CLASSES, "token_classification"),
 }
 NAMED = {"Sigmoid": "sigmoid", "Identity": "none"}  # classes of torch.nn
 
@@ -32,13 +47,20 @@ class Asked:
 
     task: str
     activation: str
-    top_k: int | None
-    min_score: float | None
-    logits: bool
+    top_k: int | None = None
+    min_score: float | None = None
+    logits: bool = False
+    dimensions: int | None = None
+    embedding_type: str = "float32"
 
     @property
     def problem_type(self) -> str:
         return PROBLEM_TYPES[self.task]
+
+    @property
+    def gives(self) -> str:
+        """What the task reads of the model: "classes", "tokens" or "vectors"."""
+        return GIVES.get(self.task, "classes")
 
     @property
     def answers(self) -> dict[str, Any]:
@@ -49,15 +71,45 @@ class Asked:
             "top_k": self.top_k,
             "min_score": self.min_score,
             "logits": self.logits or None,
+            "dimensions": self.dimensions,
+            "embedding_type": self.embedding_type if self.task == "embedding" else None,
         }
         if self.activation == ACTIVATIONS[self.task][0] and self.task != "cross_encoder":
             given["activation"] = None
         return {key: value for key, value in given.items() if value is not None}
 
 
-def asked_of(settings: Model, config: dict[str, Any], count: int, where: str) -> Asked:
+def gives_of(settings: Model, config: dict[str, Any], modules: bool, where: str) -> str:
+    """What the model gives that the job names: "classes", "tokens" or "vectors".
+
+    `modules`: sentence-transformers wrote it. Raises JobError if that is not what the task reads.
+    """
+    named = config.get("architectures") or []
+    names = [str(name) for name in (named if isinstance(named, list) else [named])]
+    found = next((g for g, end in ENDS.items() if any(n.endswith(end) for n in names)), None)
+    if found is None and (modules or any(name.endswith("Model") for name in names)):
+        found = "vectors"
+    what = f"its config.json names {', '.join(names) or 'no architecture'}"
+    if settings.task == "auto":
+        if found is None:
+            raise JobError(
+                f"{where}: {what}, which has no task here; name a model whose architecture ends in "
+                f"{' or '.join(ENDS.values())}, or set model.task: embedding for vectors of its "
+                "encoder"
+            )
+        return found
+    wanted = GIVES.get(settings.task, "classes")
+    if wanted not in (found, "vectors"):
+        raise JobError(
+            f"{where}: {what}, and model.task {settings.task} needs one that ends in "
+            f"{ENDS[wanted]}; fine-tune it, or name another model"
+        )
+    return wanted
+
+
+def asked_of(settings: Model, config: dict[str, Any], count: int, gives: str, where: str) -> Asked:
     """What a job asks of a model with so many outputs. Raises JobError if that does not fit."""
-    task = _task(settings, config, count, where)
+    task = _task(settings, config, count, where) if gives == "classes" else _only(gives)
     if task == "cross_encoder" and count != 1:
         raise JobError(
             f"{where}: a cross-encoder has one output, this model has {count}; use model.task: "
@@ -71,12 +123,38 @@ def asked_of(settings: Model, config: dict[str, Any], count: int, where: str) ->
     if settings.min_score is not None and task != "single_label":
         instead = "use model.threshold" if task == "multi_label" else "leave it out"
         raise JobError(f"model.min_score: {task} has no label of a row; {instead}")
-    activation = _activation(settings, config, task, where)
-    return Asked(task, activation, settings.top_k, settings.min_score, settings.logits)
+    _check_keys(settings, task, count)
+    return Asked(
+        task=task,
+        activation=_activation(settings, config, task, where),
+        top_k=settings.top_k,
+        min_score=settings.min_score,
+        logits=settings.logits,
+        dimensions=settings.dimensions,
+        embedding_type=settings.embedding_type,
+    )
+
+
+def _only(gives: str) -> str:
+    """The one task that reads this."""
+    return next(task for task, given in GIVES.items() if given == gives)
+
+
+def _check_keys(settings: Model, task: str, count: int) -> None:
+    """Raises JobError for a key that means nothing to a task, or is too much for the model."""
+    for key, tasks in ONLY_FOR.items():
+        if task not in tasks and getattr(settings, key) != Model.model_fields[key].default:
+            raise JobError(
+                f"model.{key}: {task} does not use it, only {', '.join(tasks)}; leave it out"
+            )
+    if settings.dimensions is not None and settings.dimensions > count:
+        raise JobError(
+            f"model.dimensions {settings.dimensions}: {settings.name} has vectors of {count}"
+        )
 
 
 def _task(settings: Model, config: dict[str, Any], count: int, where: str) -> str:
-    tasks = {PROBLEM_TYPES[task]: task for task in reversed(PROBLEM_TYPES)}
+    tasks = {kind: task for task, kind in reversed(PROBLEM_TYPES.items()) if task not in GIVES}
     given = settings.problem_type
     if settings.task != "auto":
         if given is not None and PROBLEM_TYPES[settings.task] != given:

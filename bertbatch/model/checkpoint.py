@@ -51,7 +51,7 @@ VOCABULARIES = (
 )
 # Tokenizers that need no file: their tokens are characters or bytes.
 WITHOUT_VOCABULARY = ("CanineTokenizer", "ByT5Tokenizer", "PerceiverTokenizer")
-
+MODULE = ("type", "path")  # of a module in modules.json
 
 # Keys of config.json that are sizes, and how large they may be whatever the weights are.
 SIZE = re.compile(r"(layers?|heads|size|dim|embeddings)$")
@@ -129,10 +129,36 @@ def _check_sentencepiece(folder: Path, where: str) -> None:
         )
 
 
-def weights_hash(folder: Path, config: dict[str, Any]) -> str:
+def list_modules(folder: Path, where: str) -> list[tuple[str, str]]:
+    """The class and subfolder of each module of sentence-transformers; empty for other models."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    found = []
+    for module in read_json(path, where, list):
+        kind, below = (module.get(key) if isinstance(module, dict) else 0 for key in MODULE)
+        if not isinstance(kind, str) or not isinstance(below, str) or Path(below).name != below:
+            raise JobError(f"{where}: {path} is not a list of modules, each with type and path")
+        found.append((kind.rpartition(".")[2], below))
+    return found
+
+
+def encoder_folder(folder: Path, where: str) -> Path:
+    """Where a model's config.json, weights and tokenizer are: itself, or a folder below."""
+    modules = list_modules(folder, where)
+    return folder / modules[0][1] if modules else folder
+
+
+def weights_hash(folder: Path, config: dict[str, Any], where: str) -> str:
+    """Over what makes answers; `config` is the encoder's."""
     ignored = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
     behaviour = {key: value for key, value in config.items() if key not in ignored}
-    return digest([hash_files(sorted(folder.glob("*.safetensors"))), behaviour])
+    encoder = encoder_folder(folder, where)
+    parts: list[Any] = [hash_files(sorted(encoder.glob("*.safetensors"))), behaviour]
+    for kind, below in list_modules(folder, where)[1:]:
+        files = [*sorted((folder / below).glob("*.safetensors")), folder / below / "config.json"]
+        parts.append([kind, hash_files(path for path in files if below and path.is_file())])
+    return digest(parts)
 
 
 def hash_files(paths: Iterable[Path]) -> str:
@@ -144,15 +170,16 @@ def hash_files(paths: Iterable[Path]) -> str:
     return whole.hexdigest()
 
 
-def read_json(path: Path, where: str) -> dict[str, Any]:
+def read_json(path: Path, where: str, kind: type = dict) -> Any:
+    """A JSON object, or what else is wanted. Raises JobError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise JobError(f"{where}: {path.parent} has no {path.name}; is it a model?") from error
     except (OSError, ValueError) as error:
         raise JobError(f"{where}: {path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise JobError(f"{where}: {path} is not a JSON object")
+    if not isinstance(data, kind):
+        raise JobError(f"{where}: {path} is not a JSON {'object' if kind is dict else 'array'}")
     return data
 
 
@@ -181,7 +208,7 @@ def tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
         raise JobError(f"{where}: {folder} has no model.safetensors")
     shapes: dict[str, list[int]] = {}
     for path in files:
-        shapes |= _safetensors_shapes(path, where)
+        shapes |= safetensors_shapes(path, where)
     if shapes and all(name.startswith("module.") for name in shapes):
         raise JobError(
             f"{where}: its tensors are named module.…, as DataParallel names them; save the model "
@@ -190,7 +217,7 @@ def tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
     return shapes
 
 
-def _safetensors_shapes(path: Path, where: str) -> dict[str, list[int]]:
+def safetensors_shapes(path: Path, where: str) -> dict[str, list[int]]:
     try:
         with safe_open(path, framework="numpy") as file:  # which maps the file and reads no weights
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -203,9 +230,11 @@ def _safetensors_shapes(path: Path, where: str) -> dict[str, list[int]]:
         ) from error
 
 
-def check_head(config: dict[str, Any], shapes: dict[str, list[int]], where: str) -> int:
-    """The number of classes. Raises JobError if the checkpoint has no trained head."""
-    wanted = HEADS.get(str(config.get("model_type")), ())
+def check_head(config: dict[str, Any], shapes: dict[str, list[int]], gives: str, where: str) -> int:
+    """The number of classes of rows or tokens. Raises JobError if there is no trained head."""
+    wanted: tuple[str, ...] = HEADS.get(str(config.get("model_type")), ())
+    if gives == "tokens":
+        wanted = ("classifier.weight",) if wanted else ()
     absent = [name for name in wanted if name not in shapes]
     if absent:
         raise JobError(absent_tensors(absent, where))

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ from bertbatch.units import digest
 log = logging.getLogger("bertbatch")
 
 VERSION = 16  # hexadecimal digits
+MODULES = "modules.json"
 UNFINISHED = ".unfinished-"
 
 
@@ -40,7 +42,7 @@ def download(
     store, path = stores.connect(url, options)
     try:
         files = retry(partial(_files, store, path, patterns))
-        if "config.json" not in files:
+        if not {"config.json", MODULES} & set(files):
             raise JobError(f"{where}: there is no config.json; name the folder of a model")
         found = digest(sorted((name, f.size, f.stamp) for name, f in files.items()))[:VERSION]
         if version is not None and found != version:
@@ -52,6 +54,8 @@ def download(
             if not (home / found).is_dir():
                 _copy(store, files, home, found)
                 log.info("%s is copied to %s", where, home / found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(f"{where}: {MODULES} is not a list of modules: {error!r}") from error
     except OSError as error:
         raise JobError(f"{where}: cannot be copied to {home}: {public(error)}") from error
     return home / found, found
@@ -64,8 +68,16 @@ def cache() -> Path:
 
 
 def _files(store: Store, folder: str, patterns: Sequence[str]) -> dict[str, FileInfo]:
-    names = [n for n in store.names(folder) if any(fnmatch(n, pattern) for pattern in patterns)]
+    names = _names(store, folder, patterns)
+    if MODULES in names:  # an embedding model's layers have folders of their own
+        modules = json.loads(store.read(f"{folder}/{MODULES}"))
+        for below in {module["path"] for module in modules} - {""}:
+            names += [f"{below}/{name}" for name in _names(store, f"{folder}/{below}", patterns)]
     return {name: store.info(f"{folder}/{name}") for name in names}
+
+
+def _names(store: Store, folder: str, patterns: Sequence[str]) -> list[str]:
+    return [n for n in store.names(folder) if any(fnmatch(n, pattern) for pattern in patterns)]
 
 
 def _copy(store: Store, files: dict[str, FileInfo], home: Path, version: str) -> None:
@@ -75,6 +87,7 @@ def _copy(store: Store, files: dict[str, FileInfo], home: Path, version: str) ->
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=home))
     try:
         for name, info in files.items():
+            (unfinished / name).parent.mkdir(exist_ok=True)
             retry(partial(_copy_file, store, info, unfinished / name))
         unfinished.rename(home / version)
     finally:

@@ -5,13 +5,14 @@ refused.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import (
     absent_tensors,
     as_job_errors,
+    encoder_folder,
     read_json,
     weights_hash,
 )
@@ -21,6 +22,11 @@ from bertbatch.wording import shorten
 
 log = logging.getLogger("bertbatch")
 
+CLASSES = {
+    "classes": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "vectors": "AutoModel",
+}
 # What a checkpoint may hold that its classifier does not use: tables that can be computed, and
 # the layer over the first token that pre-training had.
 UNUSED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")
@@ -37,16 +43,17 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    folder, _ = locate(spec.name, spec.revision, spec.storage_options)
+    root, _ = locate(spec.name, spec.revision, spec.storage_options)
     where = f"model.name {spec.name}"
+    folder = encoder_folder(root, where)
     config = read_json(folder / "config.json", where)
-    if weights_hash(folder, config) != spec.weights:
+    if weights_hash(root, config, where) != spec.weights:
         raise JobError(
             f"{where}: {folder} on this node holds a different model than on the driver; copy "
             "the same folder to every node"
         )
     with as_job_errors(where, f"the model in {folder} cannot be loaded", folder):
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model, info = getattr(transformers, CLASSES[spec.asked.gives]).from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
@@ -56,13 +63,22 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
             ignore_mismatched_sizes=True,  # they are checked below
             attn_implementation=attention or _plain_attention(config),
         )
+    missing = info["missing_keys"]
+    if spec.modules:  # vectors are made of hidden states
+        missing = [name for name in missing if not name.startswith("pooler.")]
     _check_tensors(
-        info["missing_keys"],
+        missing,
         info["mismatched_keys"],
         info["unexpected_keys"],
-        model.base_model_prefix,
+        # The encoder's own names have no prefix.
+        [*(n for n, _ in model.named_children() if spec.modules), model.base_model_prefix],
         where,
     )
+    if spec.modules:
+        from bertbatch.model.embedder import Embedder
+
+        with as_job_errors(where, f"the layers after the model in {root} cannot be loaded"):
+            model = Embedder(model, root, spec.modules)
     return model.to(device).eval()
 
 
@@ -75,13 +91,13 @@ def _check_tensors(
     missing: Iterable[str],
     other_shapes: Iterable[tuple[str, Any, Any]],
     unused: Iterable[str],
-    base: str,
+    inner: Sequence[str],
     where: str,
 ) -> None:
     """Raises JobError if a checkpoint's tensors are not those of the model in its config.json.
 
-    `other_shapes`: a name, the shape in the checkpoint, the shape by config.json. `base` is the
-    prefix of the encoder's tensors. Other tensors that nothing uses, such as the head of another
+    `other_shapes`: a name, the shape in the checkpoint, the shape by config.json. `inner` are the
+    prefixes of the encoder's tensors. Other tensors that nothing uses, such as the head of another
     task, are named in the log.
     """
     for name, there, wanted in sorted(other_shapes, key=str):
@@ -92,7 +108,7 @@ def _check_tensors(
     if absent := sorted(missing):
         raise JobError(absent_tensors(absent, where))
     more = sorted(name for name in unused if not name.endswith(UNUSED))
-    inside = [name for name in more if name.startswith(f"{base}.") and ".pooler." not in name]
+    inside = [n for n in more if n.split(".")[0] in inner and "pooler" not in n.split(".")[:2]]
     if inside:
         raise JobError(
             f"{where}: the checkpoint has {shorten(inside)}, which the model that config.json "

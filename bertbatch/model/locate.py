@@ -9,7 +9,8 @@ from bertbatch.model.download import download
 from bertbatch.storage.stores import public
 
 PACKAGED = Path(__file__).parent / "packaged"
-WANTED = (*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES)
+OF_MODULES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+WANTED = (*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES, *OF_MODULES)
 
 
 def locate(
@@ -42,7 +43,9 @@ def locate(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
+        # Below the folder are the layers of an embedding model.
+        wanted = [*WANTED, *(f"[0-9]_*/{name}" for name in WANTED)]
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise JobError(

@@ -12,13 +12,14 @@ from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.job.model import Model
-from bertbatch.model.asked import Asked, asked_of
+from bertbatch.model.asked import Asked, asked_of, gives_of
 from bertbatch.model.checkpoint import (
     TOKENIZER_FILES,
     as_job_errors,
     check_folder,
     check_head,
     check_sizes,
+    encoder_folder,
     hash_files,
     read_json,
     tensor_shapes,
@@ -26,6 +27,7 @@ from bertbatch.model.checkpoint import (
     whole_number,
 )
 from bertbatch.model.locate import locate
+from bertbatch.model.sentence_transformers import Modules, modules_of
 from bertbatch.storage.stores import expand, public
 
 # In these, positions start after the padding index, so the table is longer than the text.
@@ -65,7 +67,14 @@ class ModelSpec:
     heads: int  # of each layer
     vocabulary: int | None  # rows of its embedding table, if one tensor has its name
     parameters: int  # that a token is multiplied with, roughly
+    modules: Modules | None  # after the encoder, of an embedding model
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def dimensions(self) -> int:
+        """Of the vectors that an embedding model gives."""
+        assert self.modules
+        return self.modules.dimensions
 
     @property
     def problem_type(self) -> str:
@@ -82,29 +91,23 @@ class ModelSpec:
             "problem_type": self.problem_type,
             "labels": list(self.labels),
             "threshold": self.threshold if self.asked.task == "multi_label" else None,
+            **({"pooling": self.modules.pooling} if self.modules else {}),
             **self.asked.answers,
         }
 
 
 def check_model(settings: Model) -> ModelSpec:
     """The model that a job names. Raises JobError if it cannot be found or cannot classify."""
-    folder, revision = locate(settings.name, settings.revision, settings.storage_options)
+    root, revision = locate(settings.name, settings.revision, settings.storage_options)
     where = f"model.name {public(settings.name)}"
-    with as_job_errors(where, f"{folder} cannot be read"):
-        return _checked(settings, folder, revision, where)
+    with as_job_errors(where, f"{root} cannot be read"):
+        return _checked(settings, root, revision, where)
 
 
-def _checked(settings: Model, folder: Path, revision: str | None, where: str) -> ModelSpec:
+def _checked(settings: Model, root: Path, revision: str | None, where: str) -> ModelSpec:
+    folder = encoder_folder(root, where)
     config = read_json(folder / "config.json", where)
-    named = config.get("architectures") or []
-    architectures = [str(name) for name in (named if isinstance(named, list) else [named])]
-    if not any(name.endswith("ForSequenceClassification") for name in architectures):
-        raise JobError(
-            f"{where}: not a sequence-classification model: its config.json names "
-            f"{', '.join(architectures) or 'no architecture'}; "
-            "fine-tune it for classification, or name a model whose architecture ends in "
-            "ForSequenceClassification"
-        )
+    gives = gives_of(settings, config, (root / "modules.json").is_file(), where)
     if (why := UNREADABLE.get(str(config.get("model_type")))) is not None:
         raise JobError(
             f"{where}: {why} ({config['model_type']}); name a model that reads text alone"
@@ -113,8 +116,14 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
     shapes = tensor_shapes(folder, where)
     tables = [shape[0] for name, shape in shapes.items() if name.endswith(WORDS) and shape]
     check_sizes(config, shapes, where)
-    count = check_head(config, shapes, where)
-    labels = _labels(settings, config, count, where)
+    modules = None
+    if gives == "vectors":
+        modules = modules_of(settings.pooling, config, root, where)
+        count = modules.dimensions
+        labels: tuple[str, ...] = ()
+    else:
+        count = check_head(config, shapes, gives, where)
+        labels = _labels(settings, config, count, where)
     most = whole_number(config, where, "max_position_embeddings")
     # A negative id means that there is none.
     pad = config.get("pad_token_id")
@@ -125,23 +134,27 @@ def _checked(settings: Model, folder: Path, revision: str | None, where: str) ->
         raise JobError(
             f"model.max_length {settings.max_length}: {settings.name} takes at most {most} tokens"
         )
+    length = settings.max_length or (modules and modules.max_length)
+    if modules and not length:  # as sentence-transformers has it
+        length = min(filter(None, [most, _tokenizer_limit(folder, where)]), default=None)
     layers = whole_number(config, where, "num_hidden_layers", "n_layers") or 0
     return ModelSpec(
         # A relative folder means the driver's: workers have another working directory.
-        name=str(folder) if Path(settings.name).expanduser().is_dir() else settings.name,
+        name=str(root) if Path(settings.name).expanduser().is_dir() else settings.name,
         revision=revision,
-        asked=asked_of(settings, config, count, where),
+        asked=asked_of(settings, config, count, gives, where),
         labels=labels,
         threshold=settings.threshold,
-        max_length=settings.max_length or most or _tokenizer_limit(folder, where) or 512,
+        max_length=length or most or _tokenizer_limit(folder, where) or 512,
         pad_id=pad or 0,
-        weights=weights_hash(folder, config),
+        weights=weights_hash(root, config, where),
         tokenizer=tokenizer_hash(folder),
         quantization=settings.dtype if settings.dtype in ("int8", "fp8") else None,
         layers=layers,
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
         vocabulary=tables[0] if len(tables) == 1 else None,
         parameters=_multiplied(shapes, layers),
+        modules=modules,
         storage_options=expand(settings.storage_options),  # a worker may have another environment
     )
 

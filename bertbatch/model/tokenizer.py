@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bertbatch.errors import JobError
-from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors
+from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors, encoder_folder
 from bertbatch.model.locate import locate
 from bertbatch.model.spec import ModelSpec, tokenizer_hash
 from bertbatch.model.template import Encoded, Template
@@ -40,8 +40,9 @@ class Tokenizer:
     def __init__(self, spec: ModelSpec):
         from transformers import AutoTokenizer
 
-        folder, _ = locate(spec.name, spec.revision, spec.storage_options)
+        root, _ = locate(spec.name, spec.revision, spec.storage_options)
         self.where = where = f"model.name {spec.name}"
+        folder = encoder_folder(root, where)
         if tokenizer_hash(folder) != spec.tokenizer:
             raise JobError(
                 f"{where}: {folder} on this node has a different tokenizer than on the driver; "

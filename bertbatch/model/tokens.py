@@ -1,5 +1,6 @@
-"""Token ids of many texts, end to end."""
+"""Token ids of many texts, end to end; a model's answers to them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,55 @@ class Padding:
     id: int
     type: int
     left: bool
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`values` float32 [n, …] has an entry for each row.
+
+    Or it has one for each token, special ones included: then `offsets` int64 [rows + 1] says where
+    each row's begin and end.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> "Answers":
+        """The answers to some rows (indices, or bool for each row), in this order."""
+        if self.offsets is None:
+            return Answers(self.values[rows])
+        rows = np.arange(len(self))[rows]
+        lengths = np.diff(self.offsets)[rows]
+        values = self.values[places(self.offsets, rows)]
+        return Answers(values, np.append(0, np.cumsum(lengths)))
+
+    def finite(self, precision: str = "float32") -> np.ndarray:
+        """Whether all of a row's numbers are finite in this precision: bool [rows]."""
+        with np.errstate(over="ignore"):
+            fine = np.isfinite(self.values.astype(precision))
+        fine = fine.all(axis=tuple(range(1, fine.ndim)))
+        if self.offsets is None:
+            return np.asarray(fine)
+        bad = np.append(0, np.cumsum(~fine))
+        return np.asarray(np.diff(bad[self.offsets]) == 0)
+
+
+def joined(pieces: Sequence[Answers], shape: tuple[int, ...], per_token: bool) -> Answers:
+    """The rows of all pieces, in order; `shape` is that of one entry of `values`."""
+    values = [np.empty((0, *shape), np.float32)]
+    lengths = [np.zeros(1, np.int64)]
+    for piece in pieces:
+        if not len(piece):
+            continue
+        values.append(piece.values)
+        if piece.offsets is not None:
+            lengths.append(np.diff(piece.offsets))
+    offsets = np.cumsum(np.concatenate(lengths)) if per_token else None
+    return Answers(np.concatenate(values), offsets)
 
 
 def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -168,6 +168,7 @@ def check_job(job: Job) -> Preflight:
             "input.path memory:// exists in one process only; use runtime.runner: inline"
         )
     spec = check_model(job.model)
+    job = _with_prompt(job, spec)
     _check_engine(job)
     reader = reader_of("parquet" if listing.format == "auto" else listing.format)
     contract = output.contract()
@@ -195,6 +196,15 @@ def check_job(job: Job) -> Preflight:
         committed=committed,
         rules=rules,
     )
+
+
+def _with_prompt(job: Job, spec: ModelSpec) -> Job:
+    """The job with the prompt that an embedding model has by default, unless it has a prefix."""
+    prompt = spec.modules.prompt if spec.modules else None
+    if prompt is None or "prefix" in job.input.model_fields_set:
+        return job
+    log.info("each text begins with the model's own prompt %r; input.prefix sets another", prompt)
+    return job.model_copy(update={"input": job.input.model_copy(update={"prefix": prompt})})
 
 
 def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:

@@ -110,7 +110,7 @@ class _Run:
         with self._signal.handled():
             try:
                 contract = make_contract(
-                    self._job, preflight.spec, preflight.schema, preflight.rules
+                    preflight.job, preflight.spec, preflight.schema, preflight.rules
                 )
                 if not preflight.output.write_contract(contract):
                     log.warning(

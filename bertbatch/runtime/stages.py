@@ -30,7 +30,7 @@ from bertbatch.inputs.formats.reader import reader_of
 from bertbatch.job.schema import Attention
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
-from bertbatch.model.tokens import Tokens
+from bertbatch.model.tokens import Tokens, joined
 from bertbatch.output import commit as protocol
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Counts, Record
@@ -175,15 +175,15 @@ def commit(
     if attention:
         heads = context.spec.layers * context.spec.heads
         statistics = of_pieces(pieces, kept, (len(attention.statistics), heads))
-    none = np.empty((0, *task.shape), np.float32)
-    answers = np.concatenate([none, *(piece.logits for piece in pieces if len(piece.logits))])
-    finite = np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))
+    asked = context.spec.asked
+    answers = joined([piece.answers for piece in pieces], task.shape, asked.gives == "tokens")
+    finite = answers.finite(asked.embedding_type)
     for index in np.flatnonzero(kept)[~finite]:
         reasons[int(index)] = "the model's output is not a finite number"
     kept[list(reasons)] = False
     bad = pa.concat_tables([passthrough.bad, _poisoned(unit, passthrough, reasons)])
 
-    answered = task.columns(answers[finite])
+    answered = task.columns(answers.take(finite))
     labelled = task.labelled(answered)
     columns = _columns(unit, passthrough, kept, answered)
     aggregates = None

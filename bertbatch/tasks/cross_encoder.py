@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Answers
 from bertbatch.tasks.single_label import activated
 
 
@@ -15,8 +16,8 @@ class CrossEncoder:
         self._activation = spec.asked.activation
         self.fields = [pa.field("score", pa.float32(), nullable=False)]
 
-    def columns(self, logits: np.ndarray) -> list[pa.Array]:
-        return [pa.array(activated(logits[:, 0], self._activation).astype(np.float32))]
+    def columns(self, answers: Answers) -> list[pa.Array]:
+        return [pa.array(activated(answers.values[:, 0], self._activation).astype(np.float32))]
 
     def labelled(self, columns: list[pa.Array]) -> None:
         return None

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Answers
 from bertbatch.tasks.single_label import LABEL, Scores, activated
 
 
@@ -16,8 +17,8 @@ class MultiLabel:
         self._scores = Scores(spec)
         self.fields = [pa.field("labels", pa.list_(LABEL), nullable=False), self._scores.field]
 
-    def columns(self, logits: np.ndarray) -> list[pa.Array]:
-        scores = activated(logits, "sigmoid")
+    def columns(self, answers: Answers) -> list[pa.Array]:
+        scores = activated(answers.values, "sigmoid")
         chosen = scores > self._threshold
         offsets = np.zeros(len(chosen) + 1, np.int32)
         np.cumsum(chosen.sum(axis=1), out=offsets[1:])

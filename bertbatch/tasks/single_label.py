@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Answers
 
 LIST = pa.list_(pa.float32())
 LABEL = pa.dictionary(pa.int32(), pa.string())
@@ -70,8 +71,8 @@ class SingleLabel:
             self._scores.field,
         ]
 
-    def columns(self, logits: np.ndarray) -> list[pa.Array]:
-        scores = activated(logits, self._activation)
+    def columns(self, answers: Answers) -> list[pa.Array]:
+        scores = activated(answers.values, self._activation)
         best = scores.argmax(axis=1)
         score = scores.max(axis=1)
         unsure = None if self._least is None else score < self._least

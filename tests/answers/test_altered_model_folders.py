@@ -102,7 +102,7 @@ def ours(folder: Path) -> tuple[np.ndarray, tuple[str, ...], int]:
     engine = load_engine(spec, EngineOptions(settings, "cpu", 1))
     tokenizer = Tokenizer(spec)
     engine.settle(make_probe(tokenizer, spec.max_length))
-    logits = score(engine, tokenizer.encode(TEXTS), 0, len(TEXTS)).logits
+    logits = score(engine, tokenizer.encode(TEXTS), 0, len(TEXTS)).answers.values
     return logits, spec.labels, spec.max_length
 
 

@@ -42,10 +42,10 @@ def test_torch_agrees_with_transformers(kind, tmp_path):
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(
-        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).answer(), wanted, atol=1e-4
     )
     half = settled(spec, Model(dtype="bfloat16"))
-    off = np.abs(half.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
+    off = np.abs(half.start(Batch(ids, LENGTHS, LENGTHS)).answer() - wanted).max()
     assert off < 0.1 * np.abs(wanted).max()
 
 
@@ -55,13 +55,13 @@ def test_where_a_batch_lies_in_memory_changes_no_bit(kind, tmp_path):
     engine = settled(spec, Model(dtype="float32"))
     ids = some_ids(np.sort(LENGTHS)[::-1]) if kind == "bert" else some_ids(np.full(8, 17))
     lengths = np.sort(LENGTHS)[::-1].copy() if kind == "bert" else np.full(8, 17)
-    wanted = engine.start(Batch(ids, lengths, lengths)).logits().copy()
+    wanted = engine.start(Batch(ids, lengths, lengths)).answer().copy()
     for shift in range(1, 16):
         room = np.zeros(len(ids) + 16, np.int32)
         moved = room[shift : shift + len(ids)]
         moved[:] = ids
         kept = torch.empty(1000 * shift + shift)  # what is allocated next lies elsewhere
-        assert np.array_equal(engine.start(Batch(moved, lengths, lengths)).logits(), wanted), shift
+        assert np.array_equal(engine.start(Batch(moved, lengths, lengths)).answer(), wanted), shift
         del kept
 
 
@@ -73,7 +73,7 @@ def test_a_text_may_spell_out_the_padding_token(kind, tmp_path):
     ids[[4, 60, 61, 90]] = spec.pad_id
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(
-        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).answer(), wanted, atol=1e-4
     )
 
 
@@ -98,7 +98,7 @@ def test_the_layout_for_gpus_agrees(kind, tmp_path, monkeypatch):
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(
-        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).answer(), wanted, atol=1e-4
     )
 
 
@@ -115,7 +115,7 @@ def test_attention_by_products_agrees(chunk, tmp_path, monkeypatch):
     ids = some_ids(lengths)
     wanted = one_by_one(spec, ids, lengths)
     np.testing.assert_allclose(
-        engine.start(Batch(ids, lengths, lengths)).logits(), wanted, atol=1e-4
+        engine.start(Batch(ids, lengths, lengths)).answer(), wanted, atol=1e-4
     )
     some = torch.randn(2, 4, 9, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(some, some, some)
@@ -138,7 +138,7 @@ def test_what_packing_would_change_is_padded(tmp_path, monkeypatch):
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
     np.testing.assert_allclose(
-        engine.start(Batch(ids, LENGTHS, LENGTHS)).logits(), wanted, atol=1e-4
+        engine.start(Batch(ids, LENGTHS, LENGTHS)).answer(), wanted, atol=1e-4
     )
 
 
@@ -149,7 +149,7 @@ def test_openvino_agrees(kind, dtype, tmp_path):
     engine = settled(spec, Model(dtype=dtype), "openvino")
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
+    off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).answer() - wanted).max()
     assert off < TOLERANCE[dtype] * np.abs(wanted).max()
 
 
@@ -205,7 +205,7 @@ def test_out_of_memory_halves_the_budget(tiny_model, small_device):
     small_device(700)
     got = score(engine, tokens, 0, 300)
     assert engine.tokens_per_batch == 512  # and remembers
-    np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-5)
+    np.testing.assert_allclose(got.answers.values, wanted.answers.values, atol=1e-5)
     small_device(10)
     with pytest.raises(OutOfMemory):
         score(engine, tokens, 0, 300)

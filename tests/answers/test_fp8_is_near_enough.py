@@ -82,11 +82,11 @@ def test_the_packaged_model_is_near_enough_and_keeps_what_it_must():
     spec = check_model(Model(dtype="fp8"))
     tokenizer = Tokenizer(spec)
     tokens = tokenizer.encode([f"{text} was not good" for text in make_texts(40)])
-    wanted = score(settled(spec, Model(dtype="float32")), tokens, 0, 40).logits
+    wanted = score(settled(spec, Model(dtype="float32")), tokens, 0, 40).answers.values
     with simulated(H100):
         engine = load_engine(spec, EngineOptions(Model(dtype="fp8"), "cuda", 1))
         engine.settle(make_probe(tokenizer, 64, sample=[]))
-        got = score(engine, tokens, 0, 40).logits
+        got = score(engine, tokens, 0, 40).answers.values
     encoder: Any = engine._encoder  # type: ignore[attr-defined]
     kinds = [type(m).__name__ for m in encoder.modules()]
     assert kinds.count("Fp8Linear") == 3 * (spec.layers - 1)

@@ -86,7 +86,7 @@ def test_answers_are_the_cpus(kind, dtype, tmp_path):
     lengths = np.concatenate([LENGTHS, np.random.default_rng(0).integers(1, 61, 60)])
     ids = some_ids(lengths)
     engine = settled(spec, Model(dtype=dtype), device="cuda")
-    got = engine.start(Batch(ids, lengths, lengths)).logits()
+    got = engine.start(Batch(ids, lengths, lengths)).answer()
     assert np.abs(got - one_by_one(spec, ids, lengths)).max() < allowed(
         spec, ids, lengths, dtype, "cuda"
     )
@@ -108,8 +108,8 @@ def test_the_packaged_model_packs_in_one_kernel():
     assert engine.batching == Batching.PACKED, engine.reason
     assert (engine._layout is packing.variable) == on_new_gpus()
     tokens = get_tokenizer(spec).encode([f"{text} was good" for text in make_texts(2000)])
-    got = score(engine, tokens, 0, 2000).logits
-    wanted = score(settled(spec, Model(dtype="float32")), tokens, 0, 2000).logits
+    got = score(engine, tokens, 0, 2000).answers.values
+    wanted = score(settled(spec, Model(dtype="float32")), tokens, 0, 2000).answers.values
     share = np.exp(wanted) / np.exp(wanted).sum(1, keepdims=True)
     other = np.exp(got) / np.exp(got).sum(1, keepdims=True)
     assert np.abs(share - other).max() < 0.02
@@ -137,11 +137,11 @@ def test_statistics_are_the_cpus(dtype):
 def test_compiled_parts_agree(caplog):
     spec = check_model(Model())
     tokens = get_tokenizer(spec).encode(make_texts(500))
-    plain = score(settled(spec, Model(), device="cuda"), tokens, 0, 500).logits
+    plain = score(settled(spec, Model(), device="cuda"), tokens, 0, 500).answers.values
     with caplog.at_level("WARNING", "bertbatch"):
         compiled = settled(spec, Model(compile=True), device="cuda")
     assert compiled.batching == Batching.PACKED
-    assert np.abs(score(compiled, tokens, 0, 500).logits - plain).max() < 0.1
+    assert np.abs(score(compiled, tokens, 0, 500).answers.values - plain).max() < 0.1
     if "is not compiled" in caplog.text:  # packed all the same, without a C compiler, say
         pytest.skip(caplog.messages[-1])
 
@@ -173,14 +173,14 @@ def test_real_out_of_memory_halves_the_budget():
     ]
     tokens = get_tokenizer(spec).encode(texts)
     engine = settled(spec, Model(), device="cuda")
-    wanted = score(engine, tokens, 0, len(texts)).logits
+    wanted = score(engine, tokens, 0, len(texts)).answers.values
     budget = 2**21
     engine.tokens_per_batch = budget
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 1.5 * 2**30 / total))
     try:
-        got = score(engine, tokens, 0, len(texts)).logits
+        got = score(engine, tokens, 0, len(texts)).answers.values
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert engine.tokens_per_batch < budget
@@ -201,10 +201,10 @@ lengths = np.array([20, 10])
 good = np.full(30, 7, np.int32)
 bad = good.copy()
 bad[13] = 10**6
-engine.start(Batch(good, lengths, lengths)).logits()
+engine.start(Batch(good, lengths, lengths)).answer()
 for ids in (bad, good):
     try:
-        engine.start(Batch(ids, lengths, lengths)).logits()
+        engine.start(Batch(ids, lengths, lengths)).answer()
         print("answered")
     except DeviceLost as error:
         print("lost:", error)

@@ -91,10 +91,10 @@ def test_an_index_out_of_range_loses_the_gpu(batching, tmp_path):
     with simulated():
         engine = settled(spec, Model(dtype="float32"), device="cuda")
         engine.use(batching)
-        engine.start(Batch(good, LENGTHS, LENGTHS)).logits()
+        engine.start(Batch(good, LENGTHS, LENGTHS)).answer()
         for tried in (ids, good):
             with pytest.raises(DeviceLost, match="device-side assert"):
-                engine.start(Batch(tried, LENGTHS, LENGTHS)).logits()
+                engine.start(Batch(tried, LENGTHS, LENGTHS)).answer()
 
 
 def test_a_gpu_lost_while_packing_is_tried_is_no_reason_to_pad(tmp_path):

@@ -14,6 +14,7 @@ COLUMNS = {
     "multi_label": ["labels", "scores"],
     "regression": ["values"],
     "cross_encoder": ["score"],
+    "embedding": ["embedding"],
 }
 
 

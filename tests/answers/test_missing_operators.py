@@ -65,7 +65,7 @@ def test_every_operator_answers_as_transformers(operator, dtype, kind, tmp_path,
     assert engine.batching == "packed"
     ids = some_ids(LENGTHS)
     wanted = one_by_one(spec, ids, LENGTHS)
-    off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).logits() - wanted).max()
+    off = np.abs(engine.start(Batch(ids, LENGTHS, LENGTHS)).answer() - wanted).max()
     assert off < {"float32": 1e-4, "bfloat16": 0.1}[dtype] * np.abs(wanted).max()
 
 

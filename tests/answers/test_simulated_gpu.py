@@ -45,7 +45,7 @@ def test_answers_on_a_simulated_gpu_agree(kind, capability, dtype, found, tmp_pa
     wanted = one_by_one(spec, ids, LENGTHS)
     with simulated(capability):
         engine = settled(spec, Model(dtype=dtype), device="cuda")
-        got = engine.start(Batch(ids, LENGTHS, LENGTHS)).logits()
+        got = engine.start(Batch(ids, LENGTHS, LENGTHS)).answer()
     assert engine.dtype == found
     assert engine.batching == (Batching.PACKED if kind in PACKED else Batching.PADDED)
     in_one_kernel = found == "bfloat16" and kind in PACKED
@@ -66,7 +66,7 @@ def test_a_layer_takes_ten_launches(kind, tmp_path, monkeypatch):
         with simulated(A100) as gpu:
             engine = settled(spec, Model(dtype="bfloat16"), device="cuda")
             gpu.kernels.clear()
-            engine.start(Batch(some_ids(LENGTHS), LENGTHS, LENGTHS)).logits()
+            engine.start(Batch(some_ids(LENGTHS), LENGTHS, LENGTHS)).answer()
         launched = [name for name in gpu.kernels if not any(view in name for view in VIEWS)]
         counts.append((len(launched), sum("linear" in name for name in launched)))
     assert counts[1][0] - counts[0][0] <= 2 * 10
@@ -95,11 +95,11 @@ def test_pairs_on_a_simulated_gpu_agree(batching, tmp_path):
     spec = save(tmp_path / "bert", "bert")
     pairs = Tokenizer(spec).encode(make_texts(12), make_texts(12, seed=1))
     rows = np.argsort(-pairs.lengths, kind="stable")
-    wanted = settled(spec, Model(dtype="float32")).start(pairs.take(rows)).logits()
+    wanted = settled(spec, Model(dtype="float32")).start(pairs.take(rows)).answer()
     with simulated():
         engine = settled(spec, Model(dtype="float32"), device="cuda")
         engine.use(batching)
-        got = engine.start(pairs.take(rows)).logits()
+        got = engine.start(pairs.take(rows)).answer()
     np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_without_a_compiler_it_is_packed_all_the_same(fails, tmp_path, monkeypat
     with simulated():
         engine = settled(spec, Model(dtype="float32", compile=True), device="cuda")
         calls.clear()
-        got = engine.start(Batch(ids, LENGTHS, LENGTHS)).logits()
+        got = engine.start(Batch(ids, LENGTHS, LENGTHS)).answer()
     assert engine.batching == Batching.PACKED
     assert ("is not compiled: Failed to find C compiler" in caplog.text) == fails
     assert bool(calls) != fails

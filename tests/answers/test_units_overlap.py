@@ -41,9 +41,9 @@ class Late:
         def logits() -> np.ndarray:
             if number == self._batches:
                 self.waited_in_vain += not self._beyond.wait(self._seconds)
-            return running.logits()
+            return running.answer()
 
-        return replace(running, logits=logits)
+        return replace(running, answer=logits)
 
 
 @pytest.fixture
@@ -71,13 +71,13 @@ def batches(engine: Any, tokens: Tokens) -> int:
 @pytest.mark.parametrize(("threads", "in_vain"), [(2, 0), (1, 1)])
 def test_the_next_units_first_batch_does_not_wait(threads, in_vain, spec, tokens):
     engine = engine_of(spec)
-    wanted = score(engine, tokens, 0, 60).logits
+    wanted = score(engine, tokens, 0, 60).answers.values
     late = Late(engine, batches(engine, tokens), seconds=60.0 if threads == 2 else 0.2)
     turn = Lock()
     with ThreadPoolExecutor(threads) as pool:
         jobs = [pool.submit(score, late, tokens, 0, 60, lambda: None, turn) for _ in range(2)]
         for job in jobs:
-            np.testing.assert_array_equal(job.result().logits, wanted)
+            np.testing.assert_array_equal(job.result().answers.values, wanted)
     assert late.waited_in_vain == in_vain
 
 
@@ -92,16 +92,16 @@ class Small(Late):
         def fails() -> np.ndarray:
             raise OutOfMemory("too much")
 
-        return replace(running, logits=fails)
+        return replace(running, answer=fails)
 
 
 def test_two_units_that_run_out_of_memory_together_are_whole(spec, tokens):
-    wanted = score(engine_of(spec, 150), tokens, 0, 60).logits
+    wanted = score(engine_of(spec, 150), tokens, 0, 60).answers.values
     small, turn = Small(engine_of(spec), 0, 0), Lock()
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(score, small, tokens, 0, 60, lambda: None, turn) for _ in range(2)]
         for job in jobs:
-            np.testing.assert_allclose(job.result().logits, wanted, atol=1e-5)
+            np.testing.assert_allclose(job.result().answers.values, wanted, atol=1e-5)
     assert small.tokens_per_batch == 150
 
 

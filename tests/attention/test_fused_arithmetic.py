@@ -51,9 +51,9 @@ def test_statistics_are_those_of_transformers_weights(size, pair_starts, queries
 
 def test_answers_are_those_of_tiles(tmp_path):
     engine = engine_with_statistics(model(tmp_path / "model", 16))
-    wanted = engine.start(batch()).logits()
+    wanted = engine.start(batch()).answer()
     engine._statistics.use_one_pass("cuda")
-    np.testing.assert_allclose(engine.start(batch()).logits(), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(engine.start(batch()).answer(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def layout(names: list[str], counts_all: bool = True) -> Any:

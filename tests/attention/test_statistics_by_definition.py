@@ -82,10 +82,10 @@ def test_one_text_alone_and_in_any_batch_has_the_same(tmp_path):
 def test_predictions_are_left_as_they_are(kind, tmp_path):
     engine = engine_with_statistics(save(tmp_path / kind, kind))
     ids = some_ids(LENGTHS)
-    plain = engine.start(Batch(ids, LENGTHS, LENGTHS)).logits()
+    plain = engine.start(Batch(ids, LENGTHS, LENGTHS)).answer()
     close = 1e-5 * max(1, np.abs(plain).max())
     np.testing.assert_allclose(
-        engine.start(Batch(ids, LENGTHS, LENGTHS, with_statistics=True)).logits(), plain, 0, close
+        engine.start(Batch(ids, LENGTHS, LENGTHS, with_statistics=True)).answer(), plain, 0, close
     )
 
 
@@ -107,9 +107,9 @@ def test_nan_stays_in_its_row(tmp_path):
         good = np.arange(3) != bad
         for _ in range(2):  # the second time there is something in the buffers
             running = engine.start(Batch(ids, lengths, lengths, with_statistics=True))
-            plain = engine.start(Batch(ids, lengths, lengths)).logits()
+            plain = engine.start(Batch(ids, lengths, lengths)).answer()
             assert np.isfinite(plain).all(-1).tolist() == good.tolist()
-            assert np.isfinite(running.logits()).all(-1).tolist() == good.tolist()
+            assert np.isfinite(running.answer()).all(-1).tolist() == good.tolist()
             assert np.isfinite(running.statistics()[0]).all((1, 2)).tolist() == good.tolist()
 
 

@@ -144,7 +144,7 @@ def outcome(kind: str, folder: Path) -> tuple[str, str]:
         return "refused", str(error).replace(str(folder), "MODEL").removeprefix("model.name MODEL")
     texts = [f"{text} go" for text in make_texts(24, seed=5)]
     wanted = one_at_a_time(str(folder), texts)
-    got = score(engine, tokenizer.encode(texts), 0, len(texts)).logits
+    got = score(engine, tokenizer.encode(texts), 0, len(texts)).answers.values
     off = float(np.abs(got - wanted).max() / np.abs(wanted).max())
     assert off < LIMIT, f"{kind}: a row's logits are {off:.2g} off those of its text alone"
     return engine.batching.value, engine.reason

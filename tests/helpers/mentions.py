@@ -34,7 +34,14 @@ ENDINGS = "py|md|yaml|toml|txt|json|csv|parquet|sh|sbatch|arrow|gz|safetensors"
 # Names of other programs, of other libraries, and of files that users have.
 OUTSIDE = {
     # files of users, of models and of outputs
-    *("job.yaml", "config.json", "model.safetensors", "_SUCCESS.json", "my-job.yaml"),
+    *(
+        "job.yaml",
+        "config.json",
+        "modules.json",
+        "model.safetensors",
+        "_SUCCESS.json",
+        "my-job.yaml",
+    ),
     *("transformers.py", "torch.py", "wheels/", "predictions/", "day=2026-11-23/", "metrics.json"),
     *("out/benchmarks/", "attention.parquet", "_bertbatch", "_bertbatch/"),
     # other libraries' names
