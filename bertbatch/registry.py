@@ -48,6 +48,7 @@ TASKS = {
     "regression": Kind("tasks.regression:Regression"),
     "cross_encoder": Kind("tasks.cross_encoder:CrossEncoder"),
     "embedding": Kind("tasks.embedding:Embedding"),
+    "token_classification": Kind("tasks.token_classification:TokenClassification"),
 }
 
 # See engines/engine.py. The first is the default, the others are tried by the calibration.

@@ -12,12 +12,15 @@ from bertbatch.engines import batching
 from bertbatch.errors import JobError, SourceError
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Answers
 from bertbatch.output.folder import open_output
 from bertbatch.runtime import stages
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.preflight import Preflight, check_job
+from bertbatch.runtime.stages import Prepared
 from bertbatch.runtime.worker import ModelWorker, kind_of
+from bertbatch.tasks.entities import different_entities
 from bertbatch.tasks.single_label import activated
 from bertbatch.tasks.task import apart, by_name, numbers, task_of
 from bertbatch.units import Unit
@@ -61,10 +64,14 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
         for index in rows[: count - verdict.rescored]:
             there = part.slice(index, 1)
             place = (there["source"][0].as_py(), there["row"][0].as_py())
-            answers = worker.score(prepared.tokens, at[place], at[place] + 1).answers
+            i = at[place]
+            answers = _answers(worker, prepared, i, i + 1)
             verdict.rescored += 1
-            what = _difference(there, by_name(task, answers))
-            what = what or _label(there, answers.values, context.spec)
+            now = by_name(task, answers)
+            if answers.spans:
+                what = different_entities(there["entities"], now["entities"], answers, CLOSE)
+            else:
+                what = _difference(there, now) or _label(there, answers.values, context.spec)
             if what:
                 verdict.problems.append(f"{unit.part}: row {place[1]} of {place[0]}: {what}")
     if not verdict.problems:
@@ -89,11 +96,22 @@ def _compare_bits(
     _, part = preflight.output.part(unit.part)
     if part.num_rows != prepared.rows:
         return  # some rows went to quarantine, perhaps after others were scored without them
-    answers = worker.score(prepared.tokens, 0, prepared.rows).answers
-    again = numbers(by_name(task_of(context.spec), answers))
-    then = numbers(_columns(part))
-    equal: np.ndarray = np.hstack([then[name] == again[name] for name in again])
+    answers = _answers(worker, prepared, 0, prepared.rows)
+    now, there = by_name(task_of(context.spec), answers), _columns(part)
+    if answers.spans:
+        lists = zip(now["entities"].to_pylist(), there["entities"].to_pylist(), strict=True)
+        equal = np.array([[ours == theirs] for ours, theirs in lists])
+    else:
+        again, then = numbers(now), numbers(there)
+        equal = np.hstack([then[name] == again[name] for name in again])
     verdict.same_bits = int(equal.all(axis=1).sum()), len(equal)
+
+
+def _answers(worker: ModelWorker, prepared: Prepared, first: int, stop: int) -> Answers:
+    """The answers to some rows, with where their tokens are if the task reads tokens."""
+    answers = worker.score(prepared.tokens, first, stop).answers
+    spans = prepared.passthrough.spans
+    return replace(answers, spans=spans and spans.take(np.arange(first, stop)))
 
 
 def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:

@@ -16,6 +16,7 @@ from bertbatch.errors import JobError, OutOfMemory
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Tokens
 from bertbatch.registry import ENGINES
+from bertbatch.tasks.single_label import activated
 from bertbatch.tasks.task import apart, by_name, numbers, task_of
 
 log = logging.getLogger("bertbatch")
@@ -87,6 +88,8 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> tuple[str, np.nd
     """A column with numbers of the first rows, and these: every class's probability, or values."""
     some = max(int(np.searchsorted(tokens.offsets, SAMPLE_TOKENS)) - 1, 1)
     answers = score(engine, tokens, 0, some).answers
+    if engine.per_token:
+        return "scores", activated(answers.values, "softmax")
     return next(iter(numbers(by_name(task_of(spec), answers)).items()))
 
 

@@ -5,6 +5,7 @@ their tokenizer adds.
 """
 
 import random
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def _long_texts(tokenizer: Tokenizer, tokens: int) -> list[str]:
 def _joined(rows: list[Tokens]) -> Tokens:
     """Several tokenized texts as one value. No row counts as a duplicate."""
     count = len(rows)
-    flat = {
+    flat: dict[str, Any] = {
         name: np.concatenate([getattr(row, name) for row in rows])
         for name in ("ids", "pair_starts", "truncated", "unknown", "content", "sampled")
     }

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 # How far probabilities over the sample may be from the unrounded model's, on average and at most.
 # Labels must be the same where its two likeliest classes are further apart than CLEAR_LEAD.
 MEAN_OFF, MOST_OFF, CLEAR_LEAD = 0.01, 0.15, 0.2
+ONE_LABEL = ("single_label_classification", "token_classification")  # of a text, of each token
 # How far a layer may be from the formula, as a share of its largest output.
 LAYER_OFF = {torch.float32: 1e-3, torch.bfloat16: 5e-3}
 
@@ -64,20 +65,20 @@ def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> Non
     off = np.abs(now - then)
     if not (off.mean() <= MEAN_OFF and off.max() <= MOST_OFF):
         raise ValueError(
-            f"on {len(off)} texts its answers are off by {off.mean():.2g} on average "
+            f"on {len(off)} answers its answers are off by {off.mean():.2g} on average "
             f"and {off.max():.2g} at most, where {MEAN_OFF:g} and {MOST_OFF:g} are allowed"
         )
-    if problem_type.startswith("single_label"):
+    if problem_type in ONE_LABEL:
         order = np.sort(then, axis=1)
         clear = order[:, -1] - order[:, -2] > CLEAR_LEAD
         flipped = int((clear & (now.argmax(1) != then.argmax(1))).sum())
         if flipped:
-            raise ValueError(f"on {len(off)} texts {flipped} clear labels differ")
+            raise ValueError(f"on {len(off)} answers {flipped} clear labels differ")
 
 
 def _probabilities(logits: np.ndarray, problem_type: str, wanted: np.ndarray) -> np.ndarray:
     x = torch.from_numpy(logits).double()
-    if problem_type.startswith("single_label"):
+    if problem_type in ONE_LABEL:
         return np.asarray(torch.softmax(x, -1))
     if problem_type.startswith("multi_label"):
         return np.asarray(torch.sigmoid(x))

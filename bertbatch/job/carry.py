@@ -5,7 +5,7 @@ from collections.abc import Sequence
 # What predictions and quarantine files name themselves.
 OUTPUT_COLUMNS = (
     *("source", "row", "label", "score", "scores", "labels", "value", "values"),
-    *("embedding", "logits", "n_tokens", "truncated", "unk_share", "reason"),
+    *("embedding", "entities", "logits", "n_tokens", "truncated", "unk_share", "reason"),
 )
 
 

@@ -52,6 +52,7 @@ class Asked:
     logits: bool = False
     dimensions: int | None = None
     embedding_type: str = "float32"
+    aggregation: str = "simple"
 
     @property
     def problem_type(self) -> str:
@@ -73,6 +74,7 @@ class Asked:
             "logits": self.logits or None,
             "dimensions": self.dimensions,
             "embedding_type": self.embedding_type if self.task == "embedding" else None,
+            "aggregation": self.aggregation if self.gives == "tokens" else None,
         }
         if self.activation == ACTIVATIONS[self.task][0] and self.task != "cross_encoder":
             given["activation"] = None
@@ -132,6 +134,7 @@ def asked_of(settings: Model, config: dict[str, Any], count: int, gives: str, wh
         logits=settings.logits,
         dimensions=settings.dimensions,
         embedding_type=settings.embedding_type,
+        aggregation=settings.aggregation,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors, encoder_folder
 from bertbatch.model.locate import locate
+from bertbatch.model.spans import spans_of
 from bertbatch.model.spec import ModelSpec, tokenizer_hash
 from bertbatch.model.template import Encoded, Template
 from bertbatch.model.tokens import Padding, Tokens, first_duplicate
@@ -50,6 +51,7 @@ class Tokenizer:
             )
         self._max_length = spec.max_length
         self._pad_id = spec.pad_id
+        self._gives_spans = spec.asked.gives == "tokens"
         with as_job_errors(where, f"the tokenizer in {folder} cannot be loaded", folder):
             self.python: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
@@ -71,6 +73,12 @@ class Tokenizer:
             self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
             vocabulary = set(self.python.get_vocab().values())
             words = vocabulary - set(self.python.all_special_ids)
+        if self._gives_spans and self._rust is None:
+            raise JobError(
+                f"{where}: {type(self.python).__name__} does not tell where its tokens are in a "
+                "text, which model.task token_classification needs; save the tokenizer as "
+                "tokenizer.json, or use another model"
+            )
         self.vocabulary = max(vocabulary, default=-1) + 1
         named = type(self.python).__name__.removesuffix("Fast")
         if not words and named not in WITHOUT_VOCABULARY:
@@ -106,12 +114,20 @@ class Tokenizer:
         if self._rust is not None and pair_texts is None:
             # How much is cut off each text of a pair depends on both: they stay whole.
             whole, texts = texts, [self._end_that_counts(text) for text in texts]
-            shortened = [len(a) < len(b) for a, b in zip(texts, whole, strict=True)]
+            shortened = [len(b) - len(a) for a, b in zip(texts, whole, strict=True)]
         else:
-            shortened = [False] * len(texts)
-        encoded = self._encode_by_words(texts, pair_texts) or self._encode_plainly(
-            texts, pair_texts
-        )
+            shortened = [0] * len(texts)
+        spans = None
+        if self._gives_spans:
+            encoded, encodings = self._encode_plainly(texts, None)
+            left = self.python.truncation_side == "left"
+            left_out = shortened if left else [0] * len(texts)
+            spans = spans_of(encodings, whole, left_out, self.python)
+        else:
+            encoded = (
+                self._encode_by_words(texts, pair_texts)
+                or self._encode_plainly(texts, pair_texts)[0]
+            )
         flat, offsets = encoded.ids, encoded.offsets
         count = len(offsets) - 1
         unknown = np.zeros(count, np.int32)
@@ -132,6 +148,7 @@ class Tokenizer:
             types=encoded.types if self._gives_types else None,
             first_duplicate=first_duplicate(flat, offsets, split),
             sampled=np.zeros(count, bool),
+            spans=spans,
         )
 
     def tokenize_plainly(self) -> None:
@@ -155,19 +172,25 @@ class Tokenizer:
         if not self._compared and texts:
             self._compared = True
             some = [column[:COMPARED_ROWS] for column in columns]
-            plain = self._encode_plainly(some[0], some[1] if len(some) > 1 else None)
+            plain, _ = self._encode_plainly(some[0], some[1] if len(some) > 1 else None)
             if not encoded.begins_with(plain):
                 log.warning("%s: words are tokenized plainly, since ids differ", self.where)
                 self.tokenize_plainly()
                 return None
         return encoded
 
-    def _encode_plainly(self, texts: list[str], pair_texts: list[str] | None) -> Encoded:
+    def _encode_plainly(
+        self, texts: list[str], pair_texts: list[str] | None
+    ) -> tuple[Encoded, list[Any]]:
+        """The rows, and the encodings behind them, if the tokenizer has such."""
+        encodings: list[Any] = []
         starts: list[int] | None = None
         types: Iterable[list[int]] | None = None
         if self._rust is not None:
             pairs = pair_texts is not None and list(zip(texts, pair_texts, strict=True))
-            encodings = self._rust.encode_batch_fast(pairs or texts)
+            # The fast way finds no offsets.
+            encode = self._rust.encode_batch if self._gives_spans else self._rust.encode_batch_fast
+            encodings = encode(pairs or texts)
             ids = [encoding.ids for encoding in encodings]
             truncated = np.array([bool(encoding.overflowing) for encoding in encodings], bool)
             if pair_texts is not None:
@@ -186,13 +209,14 @@ class Tokenizer:
             flat_types = np.fromiter(
                 chain.from_iterable(row or [0] for row in types), np.int8, total
             )
-        return Encoded(
+        encoded = Encoded(
             ids=np.fromiter(chain.from_iterable(ids), np.int32, total),
             offsets=offsets,
             truncated=truncated,
             pair_starts=None if starts is None else np.array(starts, np.int64),
             types=flat_types,
         )
+        return encoded, encodings
 
     def _limit(self, max_length: int) -> None:
         """Truncates texts to this many tokens from here on."""

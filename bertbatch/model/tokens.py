@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from bertbatch.model.spans import Spans
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of n texts, special tokens included.
+    """Token ids of n texts, special tokens included; `spans`: where they are, if that is needed.
 
     ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
     counts unknown tokens, content: int32 [n] counts tokens that are not special.
@@ -42,6 +46,7 @@ class Tokens:
     types: np.ndarray | None
     first_duplicate: np.ndarray
     sampled: np.ndarray
+    spans: "Spans | None" = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -69,6 +74,7 @@ class Tokens:
             types=batch.types,
             first_duplicate=first_duplicate(batch.ids, offsets, batch.pair_starts),
             sampled=self.sampled[rows],
+            spans=self.spans and self.spans.take(rows),
         )
 
 
@@ -86,11 +92,12 @@ class Answers:
     """`values` float32 [n, …] has an entry for each row.
 
     Or it has one for each token, special ones included: then `offsets` int64 [rows + 1] says where
-    each row's begin and end.
+    each row's begin and end, and `spans` where in their texts the tokens are, if that is known.
     """
 
     values: np.ndarray
     offsets: np.ndarray | None = None
+    spans: "Spans | None" = None
 
     def __len__(self) -> int:
         """The number of rows."""

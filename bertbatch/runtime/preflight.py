@@ -44,6 +44,7 @@ log = logging.getLogger("bertbatch")
 KNOWN_RUNS = 3  # earlier runs whose calibration is read
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 TOKEN_BYTES = 4  # of a source for each token of text, roughly
+SINGLE_TEXTS = ("embedding", "token_classification")  # tasks
 PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
 
@@ -169,6 +170,11 @@ def check_job(job: Job) -> Preflight:
         )
     spec = check_model(job.model)
     job = _with_prompt(job, spec)
+    if job.input.text_pair is not None and spec.asked.task in SINGLE_TEXTS:
+        raise JobError(
+            f"input.text_pair: model.task {spec.asked.task} reads single texts; leave it out, or "
+            "put columns together by input.template"
+        )
     _check_engine(job)
     reader = reader_of("parquet" if listing.format == "auto" else listing.format)
     contract = output.contract()

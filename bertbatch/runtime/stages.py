@@ -28,6 +28,7 @@ from bertbatch.engines.scoring import Scored
 from bertbatch.inputs import rows
 from bertbatch.inputs.formats.reader import reader_of
 from bertbatch.job.schema import Attention
+from bertbatch.model.spans import Spans
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens, joined
@@ -57,6 +58,7 @@ class Passthrough:
     content: np.ndarray
     carried: pa.Table
     bad: pa.Table
+    spans: Spans | None = None
 
 
 @dataclass
@@ -108,8 +110,9 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
             content=tokens.content,
             carried=pa.concat_tables([chunk.carried for chunk in chunks]),
             bad=pa.concat_tables([chunk.bad for chunk in chunks]),
+            spans=tokens.spans,
         )
-        prepared.append(Prepared(unit, tokens, passthrough))
+        prepared.append(Prepared(unit, replace(tokens, spans=None), passthrough))
     return prepared
 
 
@@ -183,7 +186,10 @@ def commit(
     kept[list(reasons)] = False
     bad = pa.concat_tables([passthrough.bad, _poisoned(unit, passthrough, reasons)])
 
-    answered = task.columns(answers.take(finite))
+    answers = answers.take(finite)
+    if passthrough.spans:
+        answers = replace(answers, spans=passthrough.spans.take(kept))
+    answered = task.columns(answers)
     labelled = task.labelled(answered)
     columns = _columns(unit, passthrough, kept, answered)
     aggregates = None

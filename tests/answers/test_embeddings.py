@@ -65,7 +65,7 @@ def scored(model, tmp_path, texts=TEXTS, **keys):
     """The predictions, which verify finds to be those of the model."""
     write_parquet(tmp_path / "in.parquet", texts)
     job = make_job(str(model), tmp_path / "in.parquet", tmp_path / "out", **keys)
-    result = run(job)
+    run(job)
     verdict = verify(open_output(str(tmp_path / "out")))
     rescore(job, str(tmp_path / "out"), len(texts), verdict)
     assert not verdict.problems

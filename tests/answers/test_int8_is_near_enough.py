@@ -159,7 +159,7 @@ def test_a_model_that_loses_too_much_is_refused_with_the_figure(monkeypatch):
     monkeypatch.setattr(int8, "formula", lambda linear, x: Coarse(linear)(x))
     spec = check_model(Model(dtype="int8", max_length=64))
     engine = load_engine(spec, EngineOptions(Model(dtype="int8"), "cpu", 1))
-    with pytest.raises(JobError, match=r"loses too much: on 64 texts .* 0.\d+ on average"):
+    with pytest.raises(JobError, match=r"loses too much: on 64 answers .* 0.\d+ on average"):
         engine.settle(make_probe(Tokenizer(spec), 64, sample=[]))
 
 

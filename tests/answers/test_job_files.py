@@ -7,6 +7,7 @@ import pytest
 from bertbatch import Job, run
 from bertbatch.registry import TASKS
 from tests.helpers.paths import ROOT
+from tests.helpers.taggers import save_tagger
 from tests.helpers.tiny import make_model, make_texts
 
 COLUMNS = {
@@ -15,6 +16,7 @@ COLUMNS = {
     "regression": ["values"],
     "cross_encoder": ["score"],
     "embedding": ["embedding"],
+    "token_classification": ["entities"],
 }
 
 
@@ -26,6 +28,9 @@ def test_the_job_file_of_each_task_runs(task, tmp_path):
         pq.write_table(pa.table({"id": range(30), **texts}), tmp_path / "in.parquet")
         model = make_model(tmp_path / "model", num_labels=1, id2label=None, label2id=None)
         changes += [f"input.path={tmp_path}/in.parquet", f"model.name={model}"]
+    elif task == "token_classification":
+        model = save_tagger(tmp_path / "model", "wordpiece")
+        changes += [f"input.path={ROOT}/examples/reviews", f"model.name={model}"]
     else:
         changes.append(f"input.path={ROOT}/examples/reviews")
     job = Job.load(ROOT / "jobs" / f"{task.replace('_', '-')}.yaml", changes)

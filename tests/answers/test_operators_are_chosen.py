@@ -36,7 +36,7 @@ class Wrong(TransposedLinear):
 
 @pytest.fixture
 def encoder(tiny_model: str) -> Any:
-    return pack(load(check_model(Model(name=tiny_model)), "cpu", "float32"))
+    return pack(load(check_model(Model(name=tiny_model)), "cpu", "float32"), first_only=True)
 
 
 @pytest.fixture

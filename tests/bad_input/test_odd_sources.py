@@ -140,5 +140,5 @@ def test_a_packaged_name_is_no_path(score, tmp_path, tiny_model, corpus):
     shutil.copytree(tiny_model, tmp_path / "my_model")
     shutil.copytree(tiny_model, tmp_path / "my-model")
     (tmp_path / "my-model" / "config.json").write_text("{}")
-    with pytest.raises(JobError, match="not a sequence-classification model"):
+    with pytest.raises(JobError, match="which has no task here"):
         run(make_job(str(tmp_path / "my-model"), corpus, tmp_path / "out"))
