@@ -71,6 +71,12 @@ def score(
     carry: Annotated[str | None, typer.Option(help="columns to copy: a,b or a:new_name")] = None,
     model: Annotated[str | None, typer.Option(help="packaged name, folder, URL or Hub id")] = None,
     task: Annotated[str | None, typer.Option(help="auto, single_label, …; default: auto")] = None,
+    long_text: Annotated[
+        str | None, typer.Option(help="truncate, windows or head_tail; default: truncate")
+    ] = None,
+    candidate_labels: Annotated[
+        str | None, typer.Option(help="the labels of --task zero_shot: a,b,c")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="truncate texts to this many tokens")
     ] = None,
@@ -92,7 +98,10 @@ def score(
             **{"format": format, "limit": limit},
         },
         "output": {"path": output},
-        "model": {"name": model, "task": task, "max_length": max_length},
+        "model": {
+            **{"name": model, "task": task, "max_length": max_length, "long_text": long_text},
+            "candidate_labels": candidate_labels,
+        },
         "runtime": {"runner": runner, "unit_rows": unit_rows},
     }
     data: dict[str, Any] = {

@@ -48,6 +48,7 @@ TASKS = {
     "regression": Kind("tasks.regression:Regression"),
     "cross_encoder": Kind("tasks.cross_encoder:CrossEncoder"),
     "embedding": Kind("tasks.embedding:Embedding"),
+    "zero_shot": Kind("tasks.zero_shot:ZeroShot"),
     "token_classification": Kind("tasks.token_classification:TokenClassification"),
 }
 

@@ -8,6 +8,7 @@ defined. `attn_queries`: how many query tokens are behind each statistic's mean.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from bertbatch.engines.scoring import Scored, Statistics
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Attention
 from bertbatch.model.spec import ModelSpec
+from bertbatch.model.tokens import Parts, places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,9 +60,9 @@ def attention_columns(fields: Sequence[pa.Field], statistics: Statistics) -> lis
 
 
 def of_pieces(pieces: Sequence[Scored], kept: np.ndarray, shape: tuple[int, int]) -> Statistics:
-    """The statistics of all of a unit's rows; `shape` is (statistics, layers · heads).
+    """The statistics of all of a unit's sequences; `shape` is (statistics, layers · heads).
 
-    `pieces` hold, in order, the rows that are kept, bool [rows].
+    `pieces` hold, in order, the sequences that are kept, bool [sequences].
     """
     values, counts = [np.zeros((1, *shape), np.float32)], [np.zeros((1, shape[0]), np.int32)]
     texts = []
@@ -78,6 +80,31 @@ def of_pieces(pieces: Sequence[Scored], kept: np.ndarray, shape: tuple[int, int]
     if texts:
         text[kept] = np.concatenate(texts)
     return Statistics(np.concatenate(values), np.concatenate(counts), text)
+
+
+def of_rows(statistics: Statistics, parts: Parts) -> Statistics:
+    """The statistics of rows of several sequences: means weighted by their query tokens.
+
+    A row is in the sample with all of its sequences, or with none.
+    """
+    text = statistics.text[parts.offsets[:-1]]
+    several = np.flatnonzero((text >= 0) & (parts.counts > 1))
+    if not len(several):
+        return replace(statistics, text=text)
+    some = parts.take(several)
+    there = statistics.text[places(parts.offsets, several)]
+    counts = statistics.counts[there].astype(np.int64)
+    weighted = statistics.values[there] * counts[:, :, None]
+    weighted[counts == 0] = 0  # not defined there
+    behind = some.sums(counts)
+    values = np.add.reduceat(weighted, some.offsets[:-1]) / np.maximum(behind, 1)[:, :, None]
+    text = text.copy()
+    text[several] = len(statistics.values) + np.arange(len(several))
+    return Statistics(
+        np.concatenate([statistics.values, values.astype(np.float32)]),
+        np.concatenate([statistics.counts, behind.astype(np.int32)]),
+        text,
+    )
 
 
 def attention_array(table: "pa.Table | pd.DataFrame", statistic: str) -> np.ndarray:

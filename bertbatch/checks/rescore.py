@@ -21,7 +21,6 @@ from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.runtime.stages import Prepared
 from bertbatch.runtime.worker import ModelWorker, kind_of
 from bertbatch.tasks.entities import different_entities
-from bertbatch.tasks.single_label import activated
 from bertbatch.tasks.task import apart, by_name, numbers, task_of
 from bertbatch.units import Unit
 
@@ -71,7 +70,7 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
             if answers.spans:
                 what = different_entities(there["entities"], now["entities"], answers, CLOSE)
             else:
-                what = _difference(there, now) or _label(there, answers.values, context.spec)
+                what = _difference(there, now) or _label(there, answers, context.spec)
             if what:
                 verdict.problems.append(f"{unit.part}: row {place[1]} of {place[0]}: {what}")
     if not verdict.problems:
@@ -94,9 +93,9 @@ def _compare_bits(
     worker.settle(stages.make_probe(context))
     (prepared,) = stages.read_and_tokenize(context, [unit])
     _, part = preflight.output.part(unit.part)
-    if part.num_rows != prepared.rows:
+    if part.num_rows != len(prepared.passthrough.row):
         return  # some rows went to quarantine, perhaps after others were scored without them
-    answers = _answers(worker, prepared, 0, prepared.rows)
+    answers = _answers(worker, prepared, 0, part.num_rows)
     now, there = by_name(task_of(context.spec), answers), _columns(part)
     if answers.spans:
         lists = zip(now["entities"].to_pylist(), there["entities"].to_pylist(), strict=True)
@@ -108,10 +107,14 @@ def _compare_bits(
 
 
 def _answers(worker: ModelWorker, prepared: Prepared, first: int, stop: int) -> Answers:
-    """The answers to some rows, with where their tokens are if the task reads tokens."""
+    """The answers to some rows, with what else a task may need of them."""
+    spans, parts = prepared.passthrough.spans, prepared.passthrough.parts
+    rows = np.arange(first, stop)
+    if parts:
+        first, stop = int(parts.offsets[first]), int(parts.offsets[stop])
     answers = worker.score(prepared.tokens, first, stop).answers
-    spans = prepared.passthrough.spans
-    return replace(answers, spans=spans and spans.take(np.arange(first, stop)))
+    spans = spans and spans.take(np.arange(first, stop))
+    return replace(answers, spans=spans, parts=parts and parts.take(rows))
 
 
 def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
@@ -150,13 +153,16 @@ def _few(numbers: np.ndarray) -> str:
     return f"{row[:SHOWN].tolist()}{'' if len(row) <= SHOWN else ' …'}"
 
 
-def _label(there: pa.Table, logits: np.ndarray, spec: ModelSpec) -> str | None:
+def _label(there: pa.Table, answers: Answers, spec: ModelSpec) -> str | None:
     """What is wrong with a row's stored label, unless another one is as likely."""
     if "label" not in there.column_names:
         return None
-    scores = activated(logits, spec.asked.activation)[0]
+    asked = replace(spec.asked, top_k=None, min_score=None, logits=False)
+    task = task_of(replace(spec, asked=asked))
+    (scores,) = numbers(by_name(task, answers))["scores"]
+    names = asked.candidate_labels or spec.labels
     first, second = [*np.sort(scores)[::-1], -np.inf][:2]
-    likeliest, least = spec.labels[int(scores.argmax())], spec.asked.min_score
+    likeliest, least = names[int(scores.argmax())], spec.asked.min_score
     label = there["label"][0].as_py()
     if label is None:
         wrong = least is None or first - least > CLOSE

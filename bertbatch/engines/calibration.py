@@ -88,7 +88,7 @@ def _scores(engine: Engine, spec: ModelSpec, tokens: Tokens) -> tuple[str, np.nd
     """A column with numbers of the first rows, and these: every class's probability, or values."""
     some = max(int(np.searchsorted(tokens.offsets, SAMPLE_TOKENS)) - 1, 1)
     answers = score(engine, tokens, 0, some).answers
-    if engine.per_token:
+    if engine.per_token or spec.asked.task == "zero_shot":
         return "scores", activated(answers.values, "softmax")
     return next(iter(numbers(by_name(task_of(spec), answers)).items()))
 

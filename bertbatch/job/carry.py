@@ -5,7 +5,7 @@ from collections.abc import Sequence
 # What predictions and quarantine files name themselves.
 OUTPUT_COLUMNS = (
     *("source", "row", "label", "score", "scores", "labels", "value", "values"),
-    *("embedding", "entities", "logits", "n_tokens", "truncated", "unk_share", "reason"),
+    *("logits", "n_tokens", "truncated", "unk_share", "reason"),
 )
 
 
@@ -15,7 +15,7 @@ def carried(spec: str) -> tuple[str, str]:
     return old, new
 
 
-def check_carried(specs: Sequence[str]) -> None:
+def check_carried(specs: Sequence[str], taken: Sequence[str] = OUTPUT_COLUMNS) -> None:
     """Raises ValueError for a name that is missing, taken, or there twice."""
     seen: set[str] = set()
     for spec in specs:
@@ -23,7 +23,7 @@ def check_carried(specs: Sequence[str]) -> None:
         if not old or not new:
             raise ValueError(f"'{spec}' must be 'column' or 'column:new_name'")
         folded = new.casefold()  # DuckDB and Spark do not tell Label from label
-        if folded in OUTPUT_COLUMNS or folded.startswith("attn_"):
+        if folded in taken or folded.startswith("attn_"):
             raise ValueError(
                 f"'{new}' is an output column; carry it under another name: '{old}:{new}_in'"
             )

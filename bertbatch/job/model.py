@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bertbatch.job.types import CountOrAuto, Engine, Section, StorageOptions, Task
+from bertbatch.job.types import CommaList, CountOrAuto, Engine, Section, StorageOptions, Task
 
 
 class Model(Section):
@@ -36,6 +36,28 @@ class Model(Section):
     )
     min_score: float | None = Field(
         None, description="the label is null where its score is below this"
+    )
+    candidate_labels: CommaList = Field(
+        [], description="zero-shot: the labels to choose from, in any words"
+    )
+    hypothesis_template: str = Field(
+        "This example is {}.", description="zero-shot: what is said of a text, with a label for {}"
+    )
+    multi_label: bool = Field(
+        False, description="zero-shot: each label for itself; a text may have several, or none"
+    )
+    long_text: Literal["truncate", "windows", "head_tail"] = Field(
+        "truncate",
+        description="what is scored of texts longer than `max_length`: their beginning; all, by "
+        "overlapping windows; or a quarter from the beginning, the rest from the end",
+    )
+    stride: int | None = Field(
+        None,
+        ge=0,
+        description="windows: the tokens that neighbours share; default: a quarter of a window",
+    )
+    combine: Literal["mean", "max", "first", "longest"] = Field(
+        "mean", description="windows: what makes one answer of theirs"
     )
     aggregation: Literal["simple", "first", "average", "max"] = Field(
         "simple",

@@ -17,6 +17,7 @@ PROBLEM_TYPES = {
     "cross_encoder": "regression",
     "embedding": "embedding",
     "token_classification": "token_classification",
+    "zero_shot": "single_label_classification",
 }
 # What a task reads of a model, and how the names of the models end that give it.
 GIVES = {"embedding": "vectors", "token_classification": "tokens"}  # the others: "classes"
@@ -29,6 +30,7 @@ ACTIVATIONS = {
     "cross_encoder": ("sigmoid", "none"),
     "embedding": ("none",),
     "token_classification": ("softmax",),
+    "zero_shot": ("softmax",),
 }
 CLASSES = ("single_label", "multi_label", "regression", "cross_encoder")
 # Keys that some tasks do not use.
@@ -36,7 +38,9 @@ ONLY_FOR = {
     **dict.fromkeys(("pooling", "dimensions", "embedding_type"), ("embedding",)),
     "aggregation": ("token_classification",),
     "logits": CLASSES,
-    "labels": (*CLASSES, "token_classification"),
+    "labels": (*CLASSES, "token_classification", "zero_shot"),
+    **dict.fromkeys(("candidate_labels", "hypothesis_template", "multi_label"), ("zero_shot",)),
+    "long_text": (*CLASSES, "token_classification", "embedding"),
 }
 NAMED = {"Sigmoid": "sigmoid", "Identity": "none"}  # classes of torch.nn
 
@@ -53,6 +57,13 @@ class Asked:
     dimensions: int | None = None
     embedding_type: str = "float32"
     aggregation: str = "simple"
+    long_text: str = "truncate"
+    stride: int | None = None
+    combine: str = "mean"
+    candidate_labels: tuple[str, ...] = ()
+    hypothesis_template: str = ""
+    entailment: int = 0  # its class
+    multi_label: bool = False
 
     @property
     def problem_type(self) -> str:
@@ -64,10 +75,16 @@ class Asked:
         return GIVES.get(self.task, "classes")
 
     @property
+    def plain(self) -> bool:
+        """Whether each row is one sequence of tokens, cut at its end."""
+        return self.task != "zero_shot" and self.long_text == "truncate"
+
+    @property
     def answers(self) -> dict[str, Any]:
         """What of it changes answers and is not the rule for the model's problem type."""
+        zero_shot, windows = self.task == "zero_shot", self.long_text == "windows"
         given = {
-            "task": self.task if self.task == "cross_encoder" else None,
+            "task": self.task if self.task in ("cross_encoder", "zero_shot") else None,
             "activation": self.activation,
             "top_k": self.top_k,
             "min_score": self.min_score,
@@ -75,6 +92,12 @@ class Asked:
             "dimensions": self.dimensions,
             "embedding_type": self.embedding_type if self.task == "embedding" else None,
             "aggregation": self.aggregation if self.gives == "tokens" else None,
+            "long_text": None if self.long_text == "truncate" else self.long_text,
+            "stride": self.stride,
+            "combine": self.combine if windows else None,
+            "candidate_labels": list(self.candidate_labels) if zero_shot else None,
+            "hypothesis_template": self.hypothesis_template if zero_shot else None,
+            "multi_label": self.multi_label if zero_shot else None,
         }
         if self.activation == ACTIVATIONS[self.task][0] and self.task != "cross_encoder":
             given["activation"] = None
@@ -112,20 +135,26 @@ def gives_of(settings: Model, config: dict[str, Any], modules: bool, where: str)
 def asked_of(settings: Model, config: dict[str, Any], count: int, gives: str, where: str) -> Asked:
     """What a job asks of a model with so many outputs. Raises JobError if that does not fit."""
     task = _task(settings, config, count, where) if gives == "classes" else _only(gives)
+    entailment = 0
     if task == "cross_encoder" and count != 1:
         raise JobError(
             f"{where}: a cross-encoder has one output, this model has {count}; use model.task: "
             "single_label"
         )
+    if task == "zero_shot":
+        entailment = _entailment(settings, config, count, where)
+        count = len(settings.candidate_labels)
     if settings.top_k is not None and settings.top_k > count:
         raise JobError(f"model.top_k {settings.top_k}: {settings.name} has {count} classes")
-    with_classes = task in ("single_label", "multi_label")
+    with_classes = task in ("single_label", "multi_label", "zero_shot")
     if settings.top_k is not None and not with_classes:
         raise JobError(f"model.top_k: {task} has no classes; leave it out")
-    if settings.min_score is not None and task != "single_label":
-        instead = "use model.threshold" if task == "multi_label" else "leave it out"
+    several = task == "multi_label" or settings.multi_label
+    if settings.min_score is not None and (several or task not in ("single_label", "zero_shot")):
+        instead = "use model.threshold" if several else "leave it out"
         raise JobError(f"model.min_score: {task} has no label of a row; {instead}")
     _check_keys(settings, task, count)
+    _check_windows(settings, task)
     return Asked(
         task=task,
         activation=_activation(settings, config, task, where),
@@ -135,6 +164,13 @@ def asked_of(settings: Model, config: dict[str, Any], count: int, gives: str, wh
         dimensions=settings.dimensions,
         embedding_type=settings.embedding_type,
         aggregation=settings.aggregation,
+        long_text=settings.long_text,
+        stride=settings.stride,
+        combine=settings.combine,
+        candidate_labels=tuple(settings.candidate_labels),
+        hypothesis_template=settings.hypothesis_template,
+        multi_label=settings.multi_label,
+        entailment=entailment,
     )
 
 
@@ -154,6 +190,52 @@ def _check_keys(settings: Model, task: str, count: int) -> None:
         raise JobError(
             f"model.dimensions {settings.dimensions}: {settings.name} has vectors of {count}"
         )
+
+
+def _check_windows(settings: Model, task: str) -> None:
+    """Raises JobError if keys about windows do not go together."""
+    for key in ("stride", "combine"):
+        given = getattr(settings, key) != Model.model_fields[key].default
+        if given and settings.long_text != "windows":
+            raise JobError(f"model.{key}: it is about windows; set model.long_text: windows")
+    if task == "token_classification" and settings.combine != "mean":
+        raise JobError(
+            "model.combine: entities of all windows count; of those that overlap the longest; "
+            "leave it out"
+        )
+    if task == "embedding" and settings.combine == "max":
+        raise JobError("model.combine max: vectors have no maximum; use mean, first or longest")
+
+
+def _entailment(settings: Model, config: dict[str, Any], count: int, where: str) -> int:
+    """The class of a text from which a hypothesis follows. Raises JobError if there is none."""
+    labels, template = settings.candidate_labels, settings.hypothesis_template
+    if not labels:
+        raise JobError("model.candidate_labels: zero_shot needs the labels to choose from")
+    if len(set(labels)) < len(labels):
+        raise JobError("model.candidate_labels names a label twice; leave one out")
+    try:
+        made = {template.format(label) for label in labels}
+    except (LookupError, ValueError) as error:
+        raise JobError(
+            f"model.hypothesis_template {template!r}: {error!r}; write a label as {{}}"
+        ) from error
+    if len(made) < len(labels):
+        raise JobError(f"model.hypothesis_template {template!r} has no {{}} for a label")
+    named = settings.labels or [str(x) for _, x in sorted(_classes(config))]
+    found = [i for i, name in enumerate(named) if name.lower().startswith("entail")]
+    if not found or count < 2:
+        raise JobError(
+            f"{where}: zero_shot needs a model for natural language inference, and of its classes "
+            f"({', '.join(named) or 'unnamed'}) none is entailment; name them by model.labels, or "
+            "name another model"
+        )
+    return found[0]
+
+
+def _classes(config: dict[str, Any]) -> list[tuple[int, Any]]:
+    named = config.get("id2label")
+    return [(int(i), name) for i, name in named.items()] if isinstance(named, dict) else []
 
 
 def _task(settings: Model, config: dict[str, Any], count: int, where: str) -> str:

@@ -41,14 +41,20 @@ class Spans:
 
 
 def spans_of(
-    encodings: Sequence[Any], texts: Sequence[str], left_out: Sequence[int], tokenizer: Any
+    encodings: Sequence[Any],
+    texts: Sequence[str],
+    left_out: Sequence[int],
+    tokenizer: Any,
+    least: int = 1,
 ) -> Spans:
     """From encodings of `tokenizers`, where so many characters of each text were cut off in front.
+
+    `least`: tokens of a text that has none, which are then padding.
 
     Which tokens go on with a word is decided as transformers does for its entities: by the length
     of a WordPiece token; of other tokenizers' by the blanks around it.
     """
-    counts = [max(len(encoding.ids), 1) for encoding in encodings]
+    counts = [max(len(encoding.ids), least) for encoding in encodings]
     offsets = np.append(0, np.cumsum(counts)).astype(np.int64)
     total = int(offsets[-1])
     bounds = np.zeros((total, 2), np.int32)
@@ -59,7 +65,7 @@ def spans_of(
     unknown = tokenizer.unk_token_id
     for i, (encoding, text, shift) in enumerate(zip(encodings, texts, left_out, strict=True)):
         if not encoding.ids:
-            continue  # an empty text has one token, which pads
+            continue
         here = slice(offsets[i], offsets[i + 1])
         found = np.array(encoding.offsets, np.int32)
         special[here] = np.array(encoding.special_tokens_mask, bool)
@@ -71,6 +77,19 @@ def spans_of(
             goes_on = _without_blank(text, bounds[here][:, 0])
         continues[here] = goes_on & (np.array(encoding.ids) != (-1 if unknown is None else unknown))
     return Spans(list(texts), offsets, bounds[:, 0], bounds[:, 1], special, continues)
+
+
+def join_spans(pieces: Sequence[Spans]) -> Spans:
+    """The texts of all pieces, in order."""
+    lengths = np.concatenate([np.diff(piece.offsets) for piece in pieces])
+    return Spans(
+        [text for piece in pieces for text in piece.texts],
+        np.append(0, np.cumsum(lengths)),
+        np.concatenate([piece.starts for piece in pieces]),
+        np.concatenate([piece.ends for piece in pieces]),
+        np.concatenate([piece.special for piece in pieces]),
+        np.concatenate([piece.continues for piece in pieces]),
+    )
 
 
 def _without_blank(text: str, starts: np.ndarray) -> np.ndarray:

@@ -81,6 +81,10 @@ class ModelSpec:
         return self.asked.problem_type
 
     @property
+    def _has_threshold(self) -> bool:
+        return self.asked.task == "multi_label" or self.asked.multi_label
+
+    @property
     def answers(self) -> dict[str, Any]:
         """Everything about the model that changes answers."""
         return {
@@ -90,7 +94,7 @@ class ModelSpec:
             "max_length": self.max_length,
             "problem_type": self.problem_type,
             "labels": list(self.labels),
-            "threshold": self.threshold if self.asked.task == "multi_label" else None,
+            "threshold": self.threshold if self._has_threshold else None,
             **({"pooling": self.modules.pooling} if self.modules else {}),
             **self.asked.answers,
         }

@@ -7,6 +7,7 @@ ones) go through transformers.
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors, encoder_folder
+from bertbatch.model.content import Content, content_of, joined_content, portions
 from bertbatch.model.locate import locate
-from bertbatch.model.spans import spans_of
+from bertbatch.model.spans import Spans, spans_of
 from bertbatch.model.spec import ModelSpec, tokenizer_hash
-from bertbatch.model.template import Encoded, Template
+from bertbatch.model.template import Encoded, Template, cut
 from bertbatch.model.tokens import Padding, Tokens, first_duplicate
 from bertbatch.model.word_cache import WordCache
 
@@ -49,7 +51,7 @@ class Tokenizer:
                 f"{where}: {folder} on this node has a different tokenizer than on the driver; "
                 "copy the same folder to every node"
             )
-        self._max_length = spec.max_length
+        self.max_length = spec.max_length
         self._pad_id = spec.pad_id
         self._gives_spans = spec.asked.gives == "tokens"
         with as_job_errors(where, f"the tokenizer in {folder} cannot be loaded", folder):
@@ -97,7 +99,7 @@ class Tokenizer:
         self, texts: list[str], pair_texts: list[str] | None = None, max_length: int | None = None
     ) -> Tokens:
         """The tokens of each text or pair, truncated to `max_length`, by default the model's."""
-        self._limit(max_length or self._max_length)
+        self._limit(max_length or self.max_length)
         rows: list[Any] = texts if pair_texts is None else list(zip(texts, pair_texts, strict=True))
         number = {row: i for i, row in enumerate(dict.fromkeys(rows))}
         if not rows or 2 * len(number) > len(rows):
@@ -110,31 +112,94 @@ class Tokenizer:
             once = self._encode([first for first, _ in distinct], [last for _, last in distinct])
         return once.repeated(np.array([number[row] for row in rows], np.int64))
 
+    @property
+    def cuts_left(self) -> bool:
+        """Whether a text that is too long loses its beginning."""
+        return bool(self.python.truncation_side == "left")
+
+    def template(self, pair: bool) -> Template:
+        """The special tokens around texts. Raises JobError if they cannot be told."""
+        made = self._templates.get(pair)
+        if made is None:
+            if self._rust is not None:
+                self._rust.no_truncation()
+            made = Template.of_python(self.python, pair)
+            if made is None:
+                raise JobError(
+                    f"{self.where}: its tokenizer puts no special tokens around a text, or unusual "
+                    "ones, so that texts cannot be cut into windows, or paired with hypotheses"
+                )
+            self._templates[pair] = made
+        return made
+
+    def content(self, texts: list[str]) -> Content:
+        """The tokens of whole texts, however long, without special ones."""
+        if self._rust is None:
+            found = [
+                self.python(t, add_special_tokens=False, verbose=False)["input_ids"] for t in texts
+            ]
+            return content_of(found)
+        self._rust.no_truncation()
+        if self._words is not None and not self._gives_spans:
+            by_words = self._words.encode(texts)
+            if by_words and self._compared:
+                return Content(*by_words)
+            if by_words:
+                self._compared = True
+                plain = self._plain_content(texts[:COMPARED_ROWS])
+                if np.array_equal(by_words[0][: len(plain.ids)], plain.ids):
+                    return Content(*by_words)
+                log.warning("%s: words are tokenized plainly, since ids differ", self.where)
+                self.tokenize_plainly()
+        return self._plain_content(texts)
+
+    def _plain_content(self, texts: list[str]) -> Content:
+        encode = self._rust.encode_batch if self._gives_spans else self._rust.encode_batch_fast
+        pieces: list[Content] = []
+        for some in portions(texts, HUGE[-1]):
+            encodings = encode(some, add_special_tokens=False)
+            piece = content_of([encoding.ids for encoding in encodings])
+            if self._gives_spans:
+                spans = spans_of(encodings, some, [0] * len(some), self.python, least=0)
+                piece = replace(piece, spans=spans)
+            pieces.append(piece)
+        return joined_content(pieces)
+
+    def ends_that_count(self, texts: list[str]) -> tuple[list[str], list[int]]:
+        """Texts without what is cut off however they are tokenized, and how much that is."""
+        if self._rust is None:
+            return texts, [0] * len(texts)
+        self._limit(self.max_length)
+        short = [self._end_that_counts(text) for text in texts]
+        return short, [len(b) - len(a) for a, b in zip(short, texts, strict=True)]
+
     def _encode(self, texts: list[str], pair_texts: list[str] | None) -> Tokens:
+        whole, shortened = texts, [0] * len(texts)
         if self._rust is not None and pair_texts is None:
             # How much is cut off each text of a pair depends on both: they stay whole.
-            whole, texts = texts, [self._end_that_counts(text) for text in texts]
+            texts = [self._end_that_counts(text) for text in texts]
             shortened = [len(b) - len(a) for a, b in zip(texts, whole, strict=True)]
-        else:
-            shortened = [0] * len(texts)
         spans = None
         if self._gives_spans:
             encoded, encodings = self._encode_plainly(texts, None)
-            left = self.python.truncation_side == "left"
-            left_out = shortened if left else [0] * len(texts)
+            left_out = shortened if self.cuts_left else [0] * len(texts)
             spans = spans_of(encodings, whole, left_out, self.python)
         else:
             encoded = (
                 self._encode_by_words(texts, pair_texts)
                 or self._encode_plainly(texts, pair_texts)[0]
             )
+        encoded = replace(encoded, truncated=encoded.truncated | np.array(shortened, bool))
+        return self.tokens_of(encoded, pair_texts is not None, spans)
+
+    def tokens_of(self, encoded: Encoded, pair: bool, spans: Spans | None = None) -> Tokens:
+        """What else is known of rows of token ids, single texts or pairs."""
         flat, offsets = encoded.ids, encoded.offsets
         count = len(offsets) - 1
         unknown = np.zeros(count, np.int32)
         if count and self.python.unk_token_id is not None:
             is_unknown = flat == self.python.unk_token_id
             unknown = np.add.reduceat(is_unknown, offsets[:-1], dtype=np.int32)
-        pair = pair_texts is not None
         special = self.python.num_special_tokens_to_add(pair=pair)
         content = np.maximum(np.diff(offsets) - special, 0).astype(np.int32)
         split = np.diff(offsets) if encoded.pair_starts is None else encoded.pair_starts
@@ -142,7 +207,7 @@ class Tokenizer:
             ids=flat,
             offsets=offsets,
             pair_starts=split,
-            truncated=encoded.truncated | np.array(shortened, bool),
+            truncated=encoded.truncated,
             unknown=unknown,
             content=content,
             types=encoded.types if self._gives_types else None,
@@ -167,8 +232,8 @@ class Tokenizer:
         by_words = [each for each in found if each]
         if len(by_words) < len(columns):
             return None
-        left = self.python.truncation_side == "left"
-        encoded = template.fill(by_words, self._truncated_to, left)
+        parts, cut_off = cut(by_words, self._truncated_to - template.count, self.cuts_left)
+        encoded = template.fill(parts, cut_off)
         if not self._compared and texts:
             self._compared = True
             some = [column[:COMPARED_ROWS] for column in columns]
@@ -235,7 +300,7 @@ class Tokenizer:
         for size in HUGE:
             if len(text) <= size:
                 return text
-            part = text[-size:] if self.python.truncation_side == "left" else text[:size]
+            part = text[-size:] if self.cuts_left else text[:size]
             if len(self._rust.encode(part).overflowing) > 1:
                 break
         return part

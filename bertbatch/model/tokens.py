@@ -88,16 +88,50 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Which sequences are one row's: int64 [rows + 1]; how long each is: int64 [sequences]."""
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Sequences of each row."""
+        return np.diff(self.offsets)
+
+    @property
+    def row(self) -> np.ndarray:
+        """The row of each sequence."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.counts)
+
+    def take(self, rows: np.ndarray) -> "Parts":
+        """Those of some rows (indices, or bool for each), in this order."""
+        rows = np.arange(len(self.offsets) - 1)[rows]
+        offsets = np.append(0, np.cumsum(self.counts[rows]))
+        return Parts(offsets, self.lengths[places(self.offsets, rows)])
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """The sum over each row's sequences, in the type of the values."""
+        return np.asarray(np.add.reduceat(values, self.offsets[:-1], dtype=values.dtype))
+
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """The place of each row's first sequence with the largest value."""
+        return first_largest(values, self.offsets[:-1], self.row)
+
+
+@dataclass(frozen=True)
 class Answers:
     """`values` float32 [n, …] has an entry for each row.
 
     Or it has one for each token, special ones included: then `offsets` int64 [rows + 1] says where
     each row's begin and end, and `spans` where in their texts the tokens are, if that is known.
+    `parts`: which of these rows are one row of the output, if several are.
     """
 
     values: np.ndarray
     offsets: np.ndarray | None = None
     spans: "Spans | None" = None
+    parts: Parts | None = None
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -135,6 +169,13 @@ def joined(pieces: Sequence[Answers], shape: tuple[int, ...], per_token: bool) -
             lengths.append(np.diff(piece.offsets))
     offsets = np.cumsum(np.concatenate(lengths)) if per_token else None
     return Answers(np.concatenate(values), offsets)
+
+
+def first_largest(values: np.ndarray, begins: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The place of the first largest value in each group; `group` says whose each value is."""
+    largest = np.maximum.reduceat(values, begins) if len(begins) else values
+    places = np.flatnonzero(values == largest[group])
+    return np.asarray(places[np.unique(group[places], return_index=True)[1]])
 
 
 def places(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:

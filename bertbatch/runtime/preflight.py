@@ -18,6 +18,7 @@ from bertbatch.errors import JobError, SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader, check_columns, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
 from bertbatch.inputs.rows import carried_schema, is_text
+from bertbatch.job.carry import check_carried
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.output.contract import (
@@ -37,6 +38,7 @@ from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.stages import output_schema
 from bertbatch.runtime.work import ReadTask
 from bertbatch.storage import stores
+from bertbatch.tasks.task import task_of
 from bertbatch.units import Source, Unit
 
 log = logging.getLogger("bertbatch")
@@ -44,7 +46,7 @@ log = logging.getLogger("bertbatch")
 KNOWN_RUNS = 3  # earlier runs whose calibration is read
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 TOKEN_BYTES = 4  # of a source for each token of text, roughly
-SINGLE_TEXTS = ("embedding", "token_classification")  # tasks
+SINGLE_TEXTS = ("embedding", "token_classification", "zero_shot")  # tasks
 PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
 
@@ -170,11 +172,7 @@ def check_job(job: Job) -> Preflight:
         )
     spec = check_model(job.model)
     job = _with_prompt(job, spec)
-    if job.input.text_pair is not None and spec.asked.task in SINGLE_TEXTS:
-        raise JobError(
-            f"input.text_pair: model.task {spec.asked.task} reads single texts; leave it out, or "
-            "put columns together by input.template"
-        )
+    _check_task(job, spec)
     _check_engine(job)
     reader = reader_of("parquet" if listing.format == "auto" else listing.format)
     contract = output.contract()
@@ -202,6 +200,26 @@ def check_job(job: Job) -> Preflight:
         committed=committed,
         rules=rules,
     )
+
+
+def _check_task(job: Job, spec: ModelSpec) -> None:
+    """Raises JobError if the model's task and the rest of the job do not go together."""
+    task, long_text = spec.asked.task, spec.asked.long_text
+    if job.input.text_pair is not None and (task in SINGLE_TEXTS or long_text != "truncate"):
+        what = f"task {task}" if task in SINGLE_TEXTS else f"long_text {long_text}"
+        raise JobError(
+            f"input.text_pair: model.{what} reads single texts; leave it out, or put columns "
+            "together by input.template"
+        )
+    if job.attention is not None and task == "zero_shot":
+        raise JobError(
+            "attention: zero_shot scores each text once for each label, so that a text has no "
+            "statistics of its own; leave attention out, or score with another task"
+        )
+    try:
+        check_carried(job.input.carry, [field.name for field in task_of(spec).fields])
+    except ValueError as error:
+        raise JobError(f"input.carry: {error}") from error
 
 
 def _with_prompt(job: Job, spec: ModelSpec) -> Job:

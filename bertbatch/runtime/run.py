@@ -14,7 +14,6 @@ from typing import Any
 from bertbatch.engines import batching
 from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
 from bertbatch.job.schema import Job
-from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
 from bertbatch.output.contract import make_contract
 from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
@@ -29,6 +28,7 @@ from bertbatch.runtime.result import ProgressListener, Result, Totals
 from bertbatch.runtime.scheduler import Scheduler
 from bertbatch.runtime.signals import StopSignal
 from bertbatch.runtime.source_changes import find_changes
+from bertbatch.runtime.text_warnings import TextWarnings
 from bertbatch.runtime.work import ReadTask
 from bertbatch.units import Unit
 from bertbatch.wording import counted, shorten
@@ -83,7 +83,6 @@ class _Run:
         self._totals = Totals()
         self._signal = StopSignal()
         self._too_many_quarantined = False
-        self._warned = False
         self._scoring_began: float | None = None
         self._last_commit = 0.0
         self._chosen: dict[str, Any] = {}  # by each kind of worker; see worker.py
@@ -150,6 +149,7 @@ class _Run:
     def _refresh(self) -> bool:
         """Checks the job as it is now; whether there is anything to do."""
         self._preflight = preflight = check_job(self._job)
+        self._warnings = TextWarnings(preflight.job, preflight.spec)
         self._begun = not preflight.is_new
         self._planner = preflight.planner(store_entries=True)
         changes = find_changes(preflight)
@@ -271,11 +271,7 @@ class _Run:
         if rows >= ENOUGH_ROWS and not self._too_many_quarantined:
             bad = totals.rows_quarantined - totals.quarantined_again
             self._too_many_quarantined = bad / rows > self._job.limits.max_quarantined
-        if totals.content >= ENOUGH_ROWS and not self._warned:
-            share = totals.unknown / totals.content
-            if share > UNKNOWN_SHARE:
-                self._warned = True
-                log.warning("%s", unknown_words(share, self._preflight.spec.name))
+        self._warnings.look(totals)
 
     def _should_stop(self) -> bool:
         return bool(self._signal.number) or self._too_many_quarantined or self._lease.lost

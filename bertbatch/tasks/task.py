@@ -39,7 +39,12 @@ class Task(Protocol):
 def task_of(spec: ModelSpec) -> Task:
     """The task that a job asks of a model."""
     task: Task = TASKS[spec.asked.task].load()(spec)
-    return WithLogits(task) if spec.asked.logits else task
+    task = WithLogits(task) if spec.asked.logits else task
+    if spec.asked.long_text != "windows":
+        return task
+    from bertbatch.tasks.windows import WithWindows
+
+    return WithWindows(task, spec)
 
 
 def by_name(task: Task, answers: Answers) -> dict[str, pa.Array]:

@@ -4,12 +4,16 @@ Tokens become entities as in transformers' pipeline, `aggregation_strategy`
 (https://huggingface.co/docs/transformers/main_classes/pipelines).
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.model.spans import Spans
 from bertbatch.model.spec import ModelSpec
-from bertbatch.model.tokens import Answers
+from bertbatch.model.tokens import Answers, Parts, first_largest
 from bertbatch.tasks.single_label import activated
 
 ENTITY = pa.struct(
@@ -57,13 +61,13 @@ class TokenClassification:
         counts = last - begins + 1
         score = np.add.reduceat(score, begins) / counts if len(begins) else score
         names = self._names[best[begins]]
-        found = names != OUTSIDE
-        return [
-            _entities(
-                row[begins][found], names[found], starts[begins][found], ends[last][found],
-                score[found], spans,
-            )
-        ]  # fmt: skip
+        found = _Found(row[begins], names, starts[begins], ends[last], score)
+        found = found.take(np.flatnonzero(names != OUTSIDE))
+        texts = spans.texts
+        if answers.parts:
+            found = _merged(found, answers.parts)
+            texts = [texts[first] for first in answers.parts.offsets[:-1]]
+        return [_entities(found, texts)]
 
     def labelled(self, columns: list[pa.Array]) -> tuple[np.ndarray, pa.Array]:
         """Each row with each label of its entities once."""
@@ -73,6 +77,26 @@ class TokenClassification:
         each = np.unique(np.stack([rows, codes]), axis=1)
         names = labels.dictionary.take(pa.array(each[1]))
         return each[0], names
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Entities of the rows of `Answers`, in their order; each array has one value for each."""
+
+    row: np.ndarray
+    names: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    score: np.ndarray
+
+    def take(self, places: np.ndarray) -> _Found:
+        return _Found(
+            self.row[places],
+            self.names[places],
+            self.starts[places],
+            self.ends[places],
+            self.score[places],
+        )
 
 
 def _firsts(row: np.ndarray) -> np.ndarray:
@@ -94,32 +118,44 @@ def _of_words(scores: np.ndarray, begins: np.ndarray, aggregation: str) -> np.nd
     counts = _lasts(begins, len(scores)) - begins + 1
     if aggregation == "average":
         return np.asarray(np.add.reduceat(scores, begins, axis=0) / counts[:, None])
-    most = scores.max(1)
     word = np.repeat(np.arange(len(begins)), counts)
-    is_most = np.flatnonzero(most == np.maximum.reduceat(most, begins)[word])
-    _, chosen = np.unique(word[is_most], return_index=True)  # the first of a word's
-    return np.asarray(scores[is_most[chosen]])
+    return np.asarray(scores[first_largest(scores.max(1), begins, word)])
 
 
-def _entities(
-    row: np.ndarray,
-    names: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    score: np.ndarray,
-    spans: Spans,
-) -> pa.Array:
-    """A list of entities for each row; `row` says whose each is."""
-    texts = spans.texts
-    parts = [texts[r][a:b] for r, a, b in zip(row, starts, ends, strict=True)]
+def _merged(found: _Found, parts: Parts) -> _Found:
+    """The entities of whole rows, from those of their windows.
+
+    Of entities that overlap the longest counts, of equally long ones the surest.
+    """
+    row = parts.row[found.row]
+    kept = []
+    order = np.lexsort((np.arange(len(row)), found.starts, row))
+    several = parts.counts[row] > 1
+    last = -1
+    for i in order.tolist():
+        if last < 0 or not several[i] or row[i] != row[last] or found.starts[i] >= found.ends[last]:
+            kept.append(i)
+        else:
+            now, before = found.ends[i] - found.starts[i], found.ends[last] - found.starts[last]
+            if (now, found.score[i]) <= (before, found.score[last]):
+                continue
+            kept[-1] = i
+        last = i
+    chosen = found.take(np.array(kept, np.int64))
+    return replace(chosen, row=row[kept])
+
+
+def _entities(found: _Found, texts: Sequence[str]) -> pa.Array:
+    """A list of entities for each text."""
+    places = zip(found.row, found.starts, found.ends, strict=True)
     columns = [
-        pa.array(names, pa.string()),
-        pa.array(starts),
-        pa.array(ends),
-        pa.array(parts, pa.string()),
-        pa.array(score.astype(np.float32)),
+        pa.array(found.names, pa.string()),
+        pa.array(found.starts),
+        pa.array(found.ends),
+        pa.array([texts[row][start:end] for row, start, end in places], pa.string()),
+        pa.array(found.score.astype(np.float32)),
     ]
-    counts = np.bincount(row, minlength=len(texts))
+    counts = np.bincount(found.row, minlength=len(texts))
     offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
     return pa.ListArray.from_arrays(
         offsets, pa.StructArray.from_arrays(columns, fields=list(ENTITY))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pytest
 import torch
 import transformers
@@ -17,41 +16,13 @@ from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.output.folder import open_output
 from tests.helpers.classifiers import save
+from tests.helpers.embedders import LENGTH, embedder, plain
 from tests.helpers.jobs import make_job
+from tests.helpers.outputs import predictions
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts
 
 TEXTS = [*make_texts(40), "", "a"]
-LENGTH = 60
-
-
-def plain(folder: Path, kind: str = "bert") -> Path:
-    """An encoder's own folder, without a head."""
-    save(folder, kind)
-    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-    for path in folder.glob("*.safetensors"):
-        path.unlink()
-    classifier.base_model.save_pretrained(folder)
-    return folder
-
-
-def embedder(folder: Path, kind: str = "bert", pooling: str = "mean", layers: str = "") -> Path:
-    """A folder that sentence-transformers has written; `layers`: d(ense), n(ormalize)."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers import models as st
-
-    first = st.Transformer(str(plain(folder / "encoder", kind)), max_seq_length=LENGTH)
-    modules: list[torch.nn.Module] = [first, st.Pooling(32, pooling_mode=pooling)]
-    torch.manual_seed(4)
-    size = 32
-    for letter in layers:
-        if letter == "d":
-            modules.append(st.Dense(size, 24, activation_function=torch.nn.Tanh()))
-            size = 24
-        else:
-            modules.append(st.Normalize())
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
-    return folder / "model"
 
 
 def theirs(folder: Path, **keys) -> np.ndarray:
@@ -71,12 +42,6 @@ def scored(model, tmp_path, texts=TEXTS, **keys):
     assert not verdict.problems
     assert verdict.rescored == len(texts)
     return predictions(tmp_path / "out")
-
-
-def predictions(output: Path) -> pa.Table:
-    """All rows, in order; pandas would lose the type of lists."""
-    table = ds.dataset([str(path) for path in output.glob("*.parquet")]).to_table()
-    return table.sort_by("row")
 
 
 def vectors(table: pa.Table) -> np.ndarray:

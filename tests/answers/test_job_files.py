@@ -17,6 +17,7 @@ COLUMNS = {
     "cross_encoder": ["score"],
     "embedding": ["embedding"],
     "token_classification": ["entities"],
+    "zero_shot": ["labels", "scores"],
 }
 
 
@@ -28,6 +29,13 @@ def test_the_job_file_of_each_task_runs(task, tmp_path):
         pq.write_table(pa.table({"id": range(30), **texts}), tmp_path / "in.parquet")
         model = make_model(tmp_path / "model", num_labels=1, id2label=None, label2id=None)
         changes += [f"input.path={tmp_path}/in.parquet", f"model.name={model}"]
+    elif task == "zero_shot":
+        names = {
+            "id2label": {0: "entailment", 1: "other"},
+            "label2id": {"entailment": 0, "other": 1},
+        }
+        model = make_model(tmp_path / "model", **names)
+        changes += [f"input.path={ROOT}/examples/reviews", f"model.name={model}"]
     elif task == "token_classification":
         model = save_tagger(tmp_path / "model", "wordpiece")
         changes += [f"input.path={ROOT}/examples/reviews", f"model.name={model}"]
@@ -39,3 +47,11 @@ def test_the_job_file_of_each_task_runs(task, tmp_path):
     others = ["source", "row", "id", "n_tokens", "truncated", "unk_share"]
     assert list(table.columns) == [*others[:3], *COLUMNS[task], *others[3:]]
     assert len(table) == 20
+
+
+def test_the_job_file_of_long_texts_runs(tmp_path):
+    changes = [f"output.path={tmp_path}/out", "runtime.runner=inline", "input.limit=20"]
+    changes.append(f"input.path={ROOT}/examples/reviews")
+    table = run(Job.load(ROOT / "jobs" / "long-texts.yaml", changes)).to_pandas()
+    assert table["windows"].max() > 1
+    assert not table["truncated"].any()

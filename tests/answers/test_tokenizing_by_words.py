@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from bertbatch.job.model import Model
 from bertbatch.model import tokenizer, word_cache
 from bertbatch.model.spec import check_model
-from bertbatch.model.template import Template
+from bertbatch.model.template import Template, cut
 from bertbatch.model.word_cache import WordCache
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -126,7 +126,7 @@ def test_rows_are_filled_and_truncated_as_the_tokenizer_does(
     count = min(len(texts), len(pair_texts))
     columns = [texts[:count], pair_texts[:count]][: 1 + pair]
     found = [each for column in columns if (each := words.encode(column))]
-    got = form.fill(found, most, left)
+    got = form.fill(*cut(found, most - form.count, left))
     rust.enable_truncation(most, direction="left" if left else "right")
     wanted = rust.encode_batch(list(zip(*columns, strict=True)) if pair else columns[0])
     assert got.ids.tolist() == [id_ for e in wanted for id_ in e.ids]

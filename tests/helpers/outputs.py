@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from bertbatch.checks.verify import verify
 from bertbatch.output.folder import open_output
@@ -12,6 +13,12 @@ from bertbatch.output.folder import open_output
 
 def answers(out: Path) -> pd.DataFrame:
     return pd.read_parquet(out).sort_values("id", ignore_index=True)
+
+
+def predictions(output: Path) -> pa.Table:
+    """All rows, in order; pandas would lose the type of lists."""
+    table = ds.dataset([str(path) for path in output.glob("*.parquet")]).to_table()
+    return table.sort_by("row")
 
 
 def sound(out: Path, **known: int) -> None:

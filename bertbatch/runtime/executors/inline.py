@@ -70,7 +70,7 @@ class InlineExecutor:
 
     def _read(self, units: Sequence[Unit]) -> list[tuple[Any, Any, int]]:
         prepared = stages.read_and_tokenize(self._context, units)
-        return [(_Held(unit.tokens), _Held(unit.passthrough), unit.rows) for unit in prepared]
+        return [(_Held(unit.tokens), _Held(unit.passthrough), unit.sequences) for unit in prepared]
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
         return self._begin(self._scorer, self._score, tokens.value, first, stop)

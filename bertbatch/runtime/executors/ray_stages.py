@@ -59,7 +59,7 @@ def read(context: Context, units: list[Unit]) -> Any:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     prepared = stages.read_and_tokenize(context, units)
     pairs = [part for unit in prepared for part in (unit.tokens, unit.passthrough)]
-    return [unit.rows for unit in prepared], *pairs
+    return [unit.sequences for unit in prepared], *pairs
 
 
 @ray.remote(num_cpus=TASK_SHARE, max_retries=2)
