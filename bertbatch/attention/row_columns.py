@@ -3,7 +3,8 @@
 They can be read without this package.
 
 `attn_<statistic>`: FixedSizeList<float32>[layers · heads], layer-major, with the shape in the
-field's metadata; null for a row that is not in the sample, and where the statistic is not
+field's metadata, and how far keys may be from a query where a layer attends to near ones only;
+null for a row that is not in the sample, and where the statistic is not
 defined. `attn_queries`: how many query tokens are behind each statistic's mean.
 """
 
@@ -33,6 +34,8 @@ def attention_fields(attention: Attention | None, spec: ModelSpec) -> list[pa.Fi
         "order": "layer-major",
         "queries": attention.queries,
     }
+    if any(reach is not None for reach in spec.reach):
+        shape["reach"] = ",".join("" if reach is None else str(reach) for reach in spec.reach)
     lists = pa.list_(pa.float32(), spec.layers * spec.heads)
     counts = pa.struct([pa.field(name, pa.int32()) for name in attention.statistics])
     return [

@@ -33,8 +33,18 @@ if TYPE_CHECKING:
 class StatsLayout(Protocol):
     """A layout as in `packing.py` that has statistics after the forward pass."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attention [total, H, D] of query, key and value of the same shape."""
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
+    ) -> Tensor:
+        """Attention [total, H, D] of query, key and value of the same shape.
+
+        `reach`: how far from a query keys may be, in tokens; None if that does not matter.
+        """
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Values float32 [rows, K, layers·H], and the tokens behind each, int32 [rows, K]."""
@@ -129,9 +139,16 @@ class TiledLayout:
     groups: list[GroupStats]
     attention: TiledAttention
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
+    ) -> Tensor:
         def dense(group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self.attention.attend(self.groups[group], q, k, v, scale)
+            return self.attention.attend(self.groups[group], q, k, v, scale, reach)
 
         return self.plain.through(query, key, value, dense)
 

@@ -34,7 +34,8 @@ class BmmAttention:
     ) -> Tensor:
         """Attention [rows, heads, length, size] of query, key and value of that shape.
 
-        `attn_mask` bool [rows, 1, 1, length] is true for the keys that are attended.
+        `attn_mask` bool [rows, 1, 1 or length, length] is true for the keys that are attended; of
+        one row, it is every row's.
         """
         rows, heads, length, size = query.shape
         scale = size**-0.5 if scale is None else scale
@@ -43,8 +44,9 @@ class BmmAttention:
         out = torch.empty_like(v)
         bias = None
         if attn_mask is not None:
-            bias = torch.zeros(rows, 1, 1, length, dtype=q.dtype)
+            bias = torch.zeros(attn_mask.shape, dtype=q.dtype)
             bias.masked_fill_(~attn_mask, float("-inf"))
+            bias = bias.expand(rows, -1, -1, -1)
             if length < SHORT:
                 bias = bias.expand(rows, 1, length, length).contiguous()
         area = length * length

@@ -42,12 +42,22 @@ class FusedResidual(nn.Module):
         return y
 
 
+def add_biases(module: Any) -> None:
+    """Gives layers below a module that have no bias one of zeros, as the operators expect it."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear | nn.LayerNorm) and child.bias is None:
+            weight = child.weight
+            size = child.out_features if isinstance(child, nn.Linear) else weight.shape[0]
+            zeros = weight.new_zeros(size) if weight is not None else None
+            child.bias = None if zeros is None else nn.Parameter(zeros, requires_grad=False)
+
+
 def places(module: Any) -> Iterator[Place]:
     """The linear layers below a module; one that several parents share, once for each."""
     for name, child in module.named_children():
         if _parts(child) == ENDS:
             yield Place(module, name, child.dense, "residual")
-        elif isinstance(child, nn.Linear) and child.bias is not None:
+        elif isinstance(child, nn.Linear):
             act = getattr(module, ACTIVATED.get(name, ""), None)
             gelu = type(act).__name__ in EXACT_GELU
             yield Place(module, name, child, "gelu" if gelu else "none")

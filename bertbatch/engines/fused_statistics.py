@@ -95,10 +95,19 @@ class FusedLayout:
     _plan: tuple[Launch, Tensor, Tensor] | None = None
     _layers: list[Tensor] = field(default_factory=list)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
+    ) -> Tensor:
         _, heads, size = query.shape
         if size not in SIZES:
             raise ValueError(f"there is no kernel for heads of {size}")
+        if reach is not None:
+            raise ValueError("there is no kernel for attention to near tokens alone")
         query, key, value = _alike(query, key, value)
         if not self._plan:  # in the first layer
             self.kinds = self.kinds.to(value.dtype)

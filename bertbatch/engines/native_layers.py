@@ -39,12 +39,19 @@ class NativeLayout:
     kernels: Kernels
     other: Callable[[], ByLength]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attention [total, heads, size] of query, key and value of the same shape."""
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
+    ) -> Tensor:
+        """As `ByLength.attend`."""
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         if scale <= 0 or not self.kernels.has_attention(query.shape[-1], query.dtype):
-            return self.other().attend(query, key, value, scale)
-        return self.kernels.attention(query, key, value, self.bounds, scale)
+            return self.other().attend(query, key, value, scale, reach)
+        return self.kernels.attention(query, key, value, self.bounds, scale, reach)
 
 
 def native_layout(lengths: np.ndarray, total: int, device: str) -> NativeLayout:

@@ -68,15 +68,24 @@ class NativeStatisticsLayout:
     counts: Tensor
     _layers: list[Tensor] = field(default_factory=list)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
+    ) -> Tensor:
         """Attention [total, H, D]. Raises ValueError if there is no kernel for such heads."""
+        if reach is not None:
+            raise ValueError("there is no kernel for attention to near tokens alone")
         _, heads, size = query.shape
         scale = size**-0.5 if scale is None else scale
         if scale <= 0 or not self.kernels.has_attention(size, query.dtype):
             raise ValueError(f"there is no kernel for heads of {size} in {query.dtype}")
         sums = torch.empty(len(self.bounds) - 1, heads, SUMS)
         watch = Watch(self.kinds, self.counted, self.seconds, self.over_keys, sums)
-        out = self.kernels.attention(query, key, value, self.bounds, scale, watch)
+        out = self.kernels.attention(query, key, value, self.bounds, scale, watch=watch)
         values = sums[: len(self.factors), :, self.places].mT
         self._layers.append(values.clamp(min=0) * self.factors[..., None])
         return out

@@ -68,7 +68,7 @@ def choose_operators(encoder: nn.Module, heads: int, tokens: int, seconds: float
     questions = dict(_questions(encoder, heads))
     dtype = next(encoder.parameters()).dtype
     whole = sum(question.cost * len(question.ways) for question in questions.values())
-    fit = int(seconds * RATE / (3 * whole))  # for a first try, and two rounds
+    fit = int(seconds * RATE / (3 * max(whole, 1)))  # for a first try, and two rounds
     tokens = max(min(fit, tokens), FEWEST_TOKENS)
     with torch.inference_mode():
         return {
@@ -86,7 +86,8 @@ def _questions(encoder: nn.Module, heads: int) -> Iterator[tuple[str, Question]]
     for key, norm in {norm_key(norm): norm for _, _, norm in norms(encoder)}.items():
         yield key, _of_norm(norm)
     heads = heads or 1  # some configurations have other names for it
-    yield ATTENTION, _of_attention(heads, size // heads)
+    if size:
+        yield ATTENTION, _of_attention(heads, size // heads)
 
 
 def _of_linear(place: Place) -> Question:
@@ -131,7 +132,7 @@ def _of_attention(heads: int, size: int) -> Question:
             if isinstance(layout, NativeLayout) and not layout.kernels.has_attention(size, x.dtype):
                 raise ValueError("the kernels have no heads of this size")
             query, key, value = x.view(-1, 3, heads, size).unbind(1)
-            return lambda: layout.attend(query, key, value, None)
+            return lambda: layout.attend(query, key, value, None, None)
 
         return ready
 

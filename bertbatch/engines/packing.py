@@ -2,8 +2,8 @@
 
 The model's own code runs on ids [1, total] with explicit positions. Only attention needs to know
 where a sequence ends. transformers' `AttentionInterface` gives access to attention, so every
-encoder that uses it can be packed. The head of a sequence classifier gets the first token of each
-sequence, the only one that these classifiers use.
+encoder that uses it can be packed. The head of a sequence classifier gets one hidden state of each
+sequence: that of its first token, or their mean.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from bertbatch.model.embedder import means
 from bertbatch.model.tokens import Batch
 
 NAME = "bertbatch_packed"
 MOST_ROWS = 65_535  # in one kernel call: the limit of a CUDA grid's second and third dimension
-NOT_PASSED = "its encoder does not pass on what packed batches need"
 ALIGNED = 16  # CPU attention kernels are up to twice as fast for multiples of this length
 
 
@@ -58,11 +58,22 @@ class ByLength:
     restore: Tensor | None
     dense: Callable[..., Tensor]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attention [total, heads, size] of query, key and value of the same shape."""
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
+    ) -> Tensor:
+        """Attention [total, heads, size] of query, key and value of the same shape.
+
+        `reach`: how far from a query keys may be, in tokens; None if that does not matter.
+        """
 
         def dense(group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self.dense(q, k, v, attn_mask=self.groups[group].mask, scale=scale)
+            mask = within(self.groups[group], reach, q.device)
+            return self.dense(q, k, v, attn_mask=mask, scale=scale)
 
         return self.through(query, key, value, dense)
 
@@ -93,14 +104,33 @@ class Variable:
     bounds: Tensor
     longest: int
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attention [total, heads, size] of query, key and value of the same shape."""
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
+    ) -> Tensor:
+        """As `ByLength.attend`."""
         from torch.nn.attention.varlen import varlen_attn
 
         bounds, longest = self.bounds, self.longest
-        answer = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale)
+        near: dict[str, Any] = {} if reach is None else {"window_size": (reach, reach)}
+        answer = varlen_attn(
+            query, key, value, bounds, bounds, longest, longest, scale=scale, **near
+        )
         assert isinstance(answer, Tensor)
         return answer
+
+
+def within(group: Group, reach: int | None, device: torch.device) -> Tensor | None:
+    """The mask of a group where keys further from a query than this are not attended."""
+    if reach is None or reach >= group.length - 1:
+        return group.mask
+    place = torch.arange(group.length, device=device)
+    near = ((place[:, None] - place).abs() <= reach)[None, None]
+    return near if group.mask is None else near & group.mask
 
 
 def by_length(
@@ -183,30 +213,47 @@ def positions(ids: np.ndarray, lengths: np.ndarray, pad_id: int, offset: bool) -
     return place
 
 
-def pack(model: Any, first_only: bool) -> Any:
-    """Makes a transformers model accept packed sequences; returns its encoder.
+class Packing:
+    """What a transformers model that accepts packed sequences is told of each batch.
 
-    The model is then called with ids and position_ids [1, total], `layout`, and `starts` [rows],
-    the places of the sequences' first tokens. `first_only`: its head uses nothing but these.
-    Raises ValueError if the encoder is not found.
+    It is called with ids and position_ids [1, total], and `layout`; before that, `starts` [rows] is
+    set to the places of the sequences' first tokens. `encoder` has the layers.
     """
-    encoder = next(
-        (m for name, m in model.base_model.named_children() if name in ("encoder", "transformer")),
-        None,
-    )
-    if encoder is None:
-        raise ValueError("it has no encoder of a known shape")
-    model.set_attn_implementation(NAME)
-    if first_only:
-        encoder.register_forward_hook(_first_tokens, with_kwargs=True)
-    return encoder
 
+    def __init__(self, model: Any, one_token: bool):
+        """Changes the model. `one_token`: its head reads one hidden state of each sequence.
 
-def _first_tokens(encoder: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    if "starts" not in kwargs:
-        raise ValueError(NOT_PASSED)
-    output.last_hidden_state = output.last_hidden_state[0, kwargs["starts"]][:, None]
-    return output
+        That is of the first token, or the mean over all where the model's config says so.
+        """
+        base = model.base_model
+        if not getattr(base, "_supports_attention_backend", False):
+            raise ValueError("its attention is its own, not by transformers' interface")
+        found = (m for name, m in base.named_children() if name in ("encoder", "transformer"))
+        self.encoder: Any = next(found, base)
+        self.starts: Tensor | None = None
+        self.used = 0  # tokens of sequences: those after them fill the batch up
+        pooling = getattr(model.config, "classifier_pooling", None)
+        self._mean = pooling in ("mean", "late")
+        model.set_attn_implementation(NAME)
+        if not one_token:
+            return
+        if pooling == "late":  # the head reads all tokens, and its logits are averaged
+            model.classifier.register_forward_hook(lambda _, __, output: self._one(output))
+            return
+        self.encoder.register_forward_hook(self._of_output)
+        pooler = getattr(base, "pooler", None)
+        if self.encoder is base and pooler is not None:  # it reads hidden states before the hook
+            pooler.register_forward_pre_hook(lambda _, given: (self._one(given[0]), *given[1:]))
+
+    def _of_output(self, encoder: Any, args: Any, output: Any) -> Any:
+        output.last_hidden_state = self._one(output.last_hidden_state)
+        return output
+
+    def _one(self, hidden: Tensor) -> Tensor:
+        """One hidden state [rows, 1, size] for each sequence, of all tokens' [1, total, size]."""
+        if not self._mean:
+            return hidden[0, self.starts][:, None]
+        return means(hidden[0, : self.used], self.starts)[:, None]
 
 
 def _attend(
@@ -214,9 +261,16 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Called by transformers with query, key and value [1, heads, total, size]."""
     if "layout" not in kwargs:
-        raise ValueError(NOT_PASSED)
+        raise ValueError("its encoder does not pass on what packed batches need")
+    if kwargs.get("is_causal", getattr(module, "is_causal", False)):
+        raise ValueError("its tokens attend to earlier ones only")
+    several = query.shape[1] // key.shape[1]  # heads of the query for each of the keys
+    if several > 1:
+        key, value = (x.repeat_interleave(several, 1) for x in (key, value))
     packed = (x[0].transpose(0, 1) for x in (query, key, value))
-    return kwargs["layout"].attend(*packed, kwargs.get("scaling"))[None], None
+    window = kwargs.get("sliding_window")  # it counts the query itself
+    reach = None if window is None else window - 1
+    return kwargs["layout"].attend(*packed, kwargs.get("scaling"), reach)[None], None
 
 
 def _take(x: Tensor, group: Group) -> Tensor:

@@ -60,11 +60,18 @@ class TiledAttention:
         self._over_keys = any(s.over_keys for s in statistics)
 
     def attend(
-        self, group: GroupStats, query: Tensor, key: Tensor, value: Tensor, scale: float | None
+        self,
+        group: GroupStats,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        reach: int | None = None,
     ) -> Tensor:
         """Attention [R, H, S, D] of query, key and value of that shape.
 
-        Adds the layer's statistics to the group.
+        Keys further from a query than `reach` are not attended. Adds the layer's statistics to the
+        group.
         """
         rows, heads, length, size = query.shape
         scale = size**-0.5 if scale is None else scale
@@ -83,6 +90,8 @@ class TiledAttention:
             exponents, bands = self._exponents(logits, of_queries.start)
             # In base 2: torch.exp is up to a hundred times slower for results near zero.
             torch.baddbmm(logits, q_, k_.mT, beta=0, alpha=scale / LN_2, out=logits)
+            if reach is not None and reach < length - 1:
+                logits.masked_fill_(_far(of_queries, length, reach, logits.device), NEVER)
             logits.sub_(logits.amax(-1, keepdim=True))
             torch.exp2(logits, out=exponents)
             torch.bmm(exponents, v_, out=out_)
@@ -175,6 +184,12 @@ class TiledAttention:
         if kept is None or len(kept) < need or kept.device != like.device:
             kept = self._buffers[name] = like.new_zeros(need, dtype=torch.float32)
         return kept[:need].view(shape)
+
+
+def _far(queries: slice, length: int, reach: int, device: torch.device) -> Tensor:
+    """Which keys are too far from these queries: bool [queries, length]."""
+    place = torch.arange(length, device=device)
+    return (place[queries, None] - place).abs() > reach
 
 
 class _Received:

@@ -19,13 +19,13 @@ from bertbatch.engines.attention_stats import StatsLayout
 from bertbatch.engines.batching import Batching, real_places
 from bertbatch.engines.devices import check_gpu, device_errors
 from bertbatch.engines.engine import EngineOptions, Running
-from bertbatch.engines.fused_linear import compile_parts, fuse, uncompile_parts
+from bertbatch.engines.fused_linear import add_biases, compile_parts, fuse, uncompile_parts
 from bertbatch.engines.joint_linear import join
 from bertbatch.engines.linear_operators import ONE_DNN
 from bertbatch.engines.model_inputs import NO_PADDING, ModelInputs
 from bertbatch.engines.one_pass_choice import try_one_pass
 from bertbatch.engines.operator_choice import choose_operators, seconds_for
-from bertbatch.engines.operators import ATTENTION, layout_by, replace_linears, replace_norms
+from bertbatch.engines.operators import ATTENTION, TORCH, layout_by, replace_linears, replace_norms
 from bertbatch.engines.precision import EXACT, fast_dtype
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.quantization import check_answers, check_products, linears
@@ -157,19 +157,21 @@ class TorchEngine:
 
     def _pack(self) -> None:
         self._changed = True
-        self._encoder = packing.pack(self._model, self._spec.asked.gives == "classes")
+        self._packing = packing.Packing(self._model, self._spec.asked.gives == "classes")
+        self._encoder = self._packing.encoder
         self._offset = self._model.config.model_type in OFFSET_POSITIONS
         self._layout: Callable[..., Any] = packing.by_length
         if self.device == "cuda":
             self._pack_for_gpu()
             return
+        add_biases(self._encoder)
         join(self._encoder)
         if not self.operators:
             seconds = seconds_for(self._expected_tokens, self._encoder)
             self.operators = choose_operators(
                 self._encoder, self._spec.heads, self.tokens_per_batch, seconds
             )
-        self._layout = layout_by(self.operators[ATTENTION])
+        self._layout = layout_by(self.operators.get(ATTENTION, TORCH))
         replace_norms(self._encoder, self.operators)
         if self.dtype != "int8":  # weights are rounded after packing is checked
             replace_linears(self._encoder, self.operators)
@@ -315,10 +317,11 @@ class TorchEngine:
             "input_ids": sent[:1],
             "position_ids": sent[1:2],
             "layout": layout,
-            "starts": packing.to_device(np.cumsum(batch.lengths) - batch.lengths, self.device),
         }
+        starts = packing.to_device(np.cumsum(batch.lengths) - batch.lengths, self.device)
+        self._packing.starts, self._packing.used = starts, len(batch.ids)
         if self._spec.asked.gives == "vectors":
-            arguments["used"] = len(batch.ids)
+            arguments |= {"starts": starts, "used": len(batch.ids)}
         if self._inputs.has_types and batch.types is not None:
             arguments["token_type_ids"] = sent[2:]
         return arguments, total

@@ -74,8 +74,7 @@ class Embedder(nn.Module):
         if self._pooling == "last":
             ends = torch.cat([starts[1:], starts.new_tensor([len(hidden)])])
             return hidden[ends - 1]
-        tokens = torch.arange(len(hidden), device=hidden.device)
-        return embedding_bag(tokens, hidden.float(), starts, mode="mean").to(hidden.dtype)
+        return means(hidden, starts)
 
     def _padded(self, hidden: Tensor, mask: Tensor) -> Tensor:
         rows = torch.arange(len(hidden), device=hidden.device)
@@ -86,6 +85,15 @@ class Embedder(nn.Module):
             return hidden[rows, (mask * places).argmax(1)]
         weights = mask[..., None].float()
         return ((hidden.float() * weights).sum(1) / weights.sum(1)).to(hidden.dtype)
+
+
+def means(hidden: Tensor, starts: Tensor | None) -> Tensor:
+    """The mean over each sequence of hidden states [tokens, size]: [rows, size].
+
+    Sums are in float32, in the same order whatever other sequences there are.
+    """
+    tokens = torch.arange(len(hidden), device=hidden.device)
+    return embedding_bag(tokens, hidden.float(), starts, mode="mean").to(hidden.dtype)
 
 
 def _dense(folder: Path, layer: Dense, dtype: torch.dtype) -> nn.Linear:

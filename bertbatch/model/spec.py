@@ -65,6 +65,7 @@ class ModelSpec:
     quantization: str | None  # "int8" or "fp8", which change answers; other precisions do not
     layers: int
     heads: int  # of each layer
+    reach: tuple[int | None, ...]  # of each layer: how far from a query keys may be, None: any
     vocabulary: int | None  # rows of its embedding table, if one tensor has its name
     parameters: int  # that a token is multiplied with, roughly
     modules: Modules | None  # after the encoder, of an embedding model
@@ -156,11 +157,23 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         quantization=settings.dtype if settings.dtype in ("int8", "fp8") else None,
         layers=layers,
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
+        reach=_reach(config, layers, where),
         vocabulary=tables[0] if len(tables) == 1 else None,
         parameters=_multiplied(shapes, layers),
         modules=modules,
         storage_options=expand(settings.storage_options),  # a worker may have another environment
     )
+
+
+def _reach(config: dict[str, Any], layers: int, where: str) -> tuple[int | None, ...]:
+    """By the keys of models whose layers attend to near tokens, such as ModernBERT."""
+    local = whole_number(config, where, "local_attention")
+    window = local // 2 if local else whole_number(config, where, "sliding_window")
+    every = whole_number(config, where, "global_attn_every_n_layers") or 1
+    types = config.get("layer_types") or [
+        "sliding_attention" if i % every else "full_attention" for i in range(layers)
+    ]
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 def _multiplied(shapes: dict[str, list[int]], layers: int) -> int:

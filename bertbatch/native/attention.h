@@ -1,6 +1,7 @@
 // Attention over sequences that are packed end to end, in float32.
 #pragma once
 #include "linear.h"
+#include "reach.h"
 #include "statistics.h"
 
 namespace {
@@ -12,6 +13,7 @@ struct Head {  // of one sequence; keys and values as the tiles read them
   float* values;   // [size / PANEL, length, PANEL]
   float* weights;  // [QUERIES, padded length]
   long length, size;
+  long reach;      // how far from a query keys may be
 };
 
 // The exponents of scores, in their place, and their sum.
@@ -30,8 +32,9 @@ inline float exponents(float* scores, long padded) {
 template <long R>
 void attend(const float* query, long stride, const Head& head, float scale, float* out,
             long out_stride, long place, Watched* of) {
-  const long padded = rounded_up(head.length, PANEL);
-  for (long s = 0; s < padded; s += PANEL) {
+  const Keys keys = near(place, R, head.reach, head.length);
+  const long padded = rounded_up(head.length, PANEL), last = rounded_up(keys.stop, PANEL);
+  for (long s = keys.first; s < last; s += PANEL) {
     Floats sums[R][2];
     UNROLL for (long r = 0; r < R; r++) sums[r][0] = sums[r][1] = zero();
     multiply<R>(query, stride, head.keys + s * head.size, head.size, sums);
@@ -42,15 +45,16 @@ void attend(const float* query, long stride, const Head& head, float scale, floa
   float share[R];
   for (long r = 0; r < R; r++) {
     float* row = head.weights + r * padded;
-    for (long s = head.length; s < padded; s++) row[s] = -1e30f;
+    leave_out(row, place + r, head.reach, keys, last);
     const bool counts = of && of->counted[place + r] != 0;
     share[r] = 1 / (counts ? watch(row, place + r, *of, 1, -87, precise, [](long, Floats) {})
-                           : exponents(row, padded));
+                           : exponents(row + keys.first, last - keys.first));
   }
   for (long d = 0; d < head.size; d += PANEL) {
     Floats sums[R][2];
     UNROLL for (long r = 0; r < R; r++) sums[r][0] = sums[r][1] = zero();
-    multiply<R>(head.weights, padded, head.values + d * head.length, head.length, sums);
+    multiply<R>(head.weights + keys.first, padded, head.values + d * head.length + keys.first * PANEL,
+                keys.stop - keys.first, sums);
     UNROLL for (long r = 0; r < R; r++) UNROLL for (long j = 0; j < 2; j++)
       store(out + r * out_stride + d + j * WIDTH, mul(sums[r][j], all(share[r])));
   }
@@ -76,15 +80,16 @@ long attention_room(long longest, long size) {
 }
 
 // query, key, value [tokens, heads, size], tokens `stride` floats apart; out [tokens, heads · size].
-// bounds [sequences + 1] are the sequences' first tokens, and the end of the last.
+// bounds [sequences + 1] are the sequences' first tokens, and the end of the last. Keys further from
+// a query than `reach` are not attended; with statistics it is at least the longest sequence.
 void attention(const float* query, const float* key, const float* value, long stride,
-               const long* bounds, long sequences, long heads, long size, float scale, float* out,
-               const Statistics& statistics, float* room) {
+               const long* bounds, long sequences, long heads, long size, float scale, long reach,
+               float* out, const Statistics& statistics, float* room) {
   for (long i = 0; i < sequences; i++) {
     const long begin = bounds[i], length = bounds[i + 1] - begin;
     const long padded = rounded_up(length, PANEL);
     float* values = room + size * padded;
-    const Head head = {room, values, values + size * padded, length, size};
+    const Head head = {room, values, values + size * padded, length, size, reach};
     for (long h = 0; h < heads; h++) {
       const long first = begin * stride + h * size;
       arrange(key + first, value + first, stride, head);

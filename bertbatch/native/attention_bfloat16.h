@@ -2,6 +2,7 @@
 #pragma once
 #include "functions.h"
 #include "products_bfloat16.h"
+#include "reach.h"
 #include "statistics.h"
 
 namespace {
@@ -14,6 +15,7 @@ struct HalfHead {  // of one sequence, filled up with zeros to `padded` tokens
   float* scores;   // [GROUP, padded]
   float* out;      // [GROUP, size]
   long length, padded, size;
+  long reach;      // how far from a query keys may be
 };
 
 // The bytes that `attention_bfloat16` needs to work with, for sequences of at most so many tokens.
@@ -78,11 +80,12 @@ inline void arrange(const Half* key, const Half* value, long stride, const HalfH
   }
 }
 
-// softmax(factor · scores) of a row, powers of two not divided by their sum, which is returned.
-inline float softmax(const float* scores, const HalfHead& head, float factor, Half* weights) {
-  const Floats top = all(largest(scores, head.padded)), scale = all(factor);
+// softmax(factor · scores) of `count` scores, powers of two not divided by their sum, which is
+// returned.
+inline float softmax(const float* scores, long count, float factor, Half* weights) {
+  const Floats top = all(largest(scores, count)), scale = all(factor);
   Floats total = zero();
-  for (long s = 0; s < head.padded; s += WIDTH) {
+  for (long s = 0; s < count; s += WIDTH) {
     Floats e = rough_exp2(mul(sub(load(scores + s), top), scale));
     total = add(total, e);
     store(weights + s, e);
@@ -99,22 +102,24 @@ inline void attend(const Half* query, long stride, long rows, const HalfHead& he
         head.queries[r * head.size + d] = r < rows ? query[r * stride + d] : 0;
     query = head.queries, stride = head.size;
   }
-  for (long t = 0; t < head.padded; t += PANEL)
+  const Keys keys = near(place, rows, head.reach, head.length);
+  const long last = rounded_up(keys.stop, PANEL), count = last - keys.first;
+  for (long t = keys.first; t < last; t += PANEL)
     products(query, stride, head.keys + t * head.size, head.size, head.scores + t, head.padded);
   float sums[GROUP];
   for (long r = 0; r < rows; r++) {
     float* scores = head.scores + r * head.padded;
     Half* weights = head.weights + r * head.padded;
-    for (long s = head.length; s < head.padded; s++) scores[s] = -1e30f;
+    leave_out(scores, place + r, head.reach, keys, last);
     if (of && of->counted[place + r] != 0)
       sums[r] = watch(scores, place + r, *of, factor, -1e38f, [](Floats x) { return rough_exp2(x); },
                       [&](long s, Floats e) { store(weights + s, e); });
     else
-      sums[r] = softmax(scores, head, factor, weights);
+      sums[r] = softmax(scores + keys.first, count, factor, weights + keys.first);
   }
   for (long d = 0; d < head.size; d += PANEL)
-    products(head.weights, head.padded, head.values + d * head.padded, head.padded, head.out + d,
-             head.size);
+    products(head.weights + keys.first, head.padded,
+             head.values + d * head.padded + keys.first * PANEL, count, head.out + d, head.size);
   for (long r = 0; r < rows; r++) {
     const Floats share = all(1 / sums[r]);
     for (long d = 0; d < head.size; d += WIDTH)
@@ -126,7 +131,7 @@ inline void attend(const Half* query, long stride, long rows, const HalfHead& he
 // bounds [sequences + 1] are the sequences' first tokens, and the end of the last. scale > 0.
 void attention_bfloat16(const Half* query, const Half* key, const Half* value, long stride,
                         const long* bounds, long sequences, long heads, long size, float scale,
-                        Half* out, const Statistics& statistics, char* room) {
+                        long reach, Half* out, const Statistics& statistics, char* room) {
   const WithTiles tiles;
   const float factor = scale * 1.44269504f;  // to powers of two
   for (long i = 0; i < sequences; i++) {
@@ -140,7 +145,7 @@ void attention_bfloat16(const Half* query, const Half* key, const Half* value, l
     head.keys = head.queries + GROUP * size;
     head.values = head.keys + padded * size;
     head.weights = head.values + padded * size;
-    head.length = length, head.padded = padded, head.size = size;
+    head.length = length, head.padded = padded, head.size = size, head.reach = reach;
     for (long h = 0; h < heads; h++) {
       const long first = begin * stride + h * size;
       arrange(key + first, value + first, stride, head);

@@ -31,11 +31,11 @@ EXPORT long bertbatch_attention_room(long longest, long size) {
 
 EXPORT void bertbatch_attention(const float* query, const float* key, const float* value,
                                 long stride, const long* bounds, long sequences, long heads,
-                                long size, float scale, float* out, const float* kinds,
+                                long size, float scale, long reach, float* out, const float* kinds,
                                 long kinds_stride, const float* counted, const long* seconds,
                                 int over_keys, float* sums, float* room) {
   const Statistics statistics = {kinds, kinds_stride, counted, seconds, over_keys != 0, sums};
-  attention(query, key, value, stride, bounds, sequences, heads, size, scale, out, statistics,
+  attention(query, key, value, stride, bounds, sequences, heads, size, scale, reach, out, statistics,
             room);
 }
 
@@ -92,12 +92,12 @@ EXPORT long bertbatch_attention_room_bfloat16(long longest, long size) {
 
 EXPORT void bertbatch_attention_bfloat16(const Half* query, const Half* key, const Half* value,
                                          long stride, const long* bounds, long sequences,
-                                         long heads, long size, float scale, Half* out,
+                                         long heads, long size, float scale, long reach, Half* out,
                                          const float* kinds, long kinds_stride,
                                          const float* counted, const long* seconds, int over_keys,
                                          float* sums, char* room) {
   const Statistics statistics = {kinds, kinds_stride, counted, seconds, over_keys != 0, sums};
-  attention_bfloat16(query, key, value, stride, bounds, sequences, heads, size, scale, out,
+  attention_bfloat16(query, key, value, stride, bounds, sequences, heads, size, scale, reach, out,
                      statistics, room);
 }
 

@@ -30,7 +30,7 @@ _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _LINEAR = [_pointer, _long, _long, _pointer, _pointer, _long, _pointer, ctypes.c_int, _pointer]
 _STATISTICS = [_pointer, _long, *[_pointer] * 2, ctypes.c_int, _pointer]
 _ATTENTION = [
-    *[_pointer] * 3, _long, _pointer, *[_long] * 3, _float, _pointer, *_STATISTICS, _pointer
+    *[_pointer] * 3, _long, _pointer, *[_long] * 3, _float, _long, _pointer, *_STATISTICS, _pointer
 ]  # fmt: skip
 _NORM = [_pointer, _long, _long, _pointer, _pointer, _float, _pointer]
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
@@ -204,12 +204,14 @@ class Kernels:
         value: Tensor,
         bounds: np.ndarray,
         scale: float,
+        reach: int | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
         """Attention [tokens, heads, size] of sequences between bounds, int64 [sequences + 1].
 
         query, key and value [tokens, heads, size] may lie in one tensor, each token's side by side.
-        `scale` is positive. Fills the sums of `watch`.
+        `scale` is positive. Keys further from a query than `reach` are not attended. Fills the sums
+        of `watch`, which knows no `reach`.
         """
         tokens, heads, size = query.shape
         dtype = query.dtype
@@ -235,6 +237,7 @@ class Kernels:
                 heads,
                 size,
                 scale,
+                longest if reach is None else min(reach, longest),
                 out.data_ptr(),
                 *_watched(watch, first),
                 room.data_ptr(),

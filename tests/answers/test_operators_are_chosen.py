@@ -11,7 +11,7 @@ from bertbatch import run
 from bertbatch.engines import torch_engine
 from bertbatch.engines.linear_operators import ADDMM, LINEAR, TransposedLinear
 from bertbatch.engines.operator_choice import choose_operators, seconds_for
-from bertbatch.engines.packing import pack
+from bertbatch.engines.packing import Packing
 from bertbatch.job.model import Model
 from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
@@ -36,7 +36,7 @@ class Wrong(TransposedLinear):
 
 @pytest.fixture
 def encoder(tiny_model: str) -> Any:
-    return pack(load(check_model(Model(name=tiny_model)), "cpu", "float32"), first_only=True)
+    return Packing(load(check_model(Model(name=tiny_model)), "cpu", "float32"), True).encoder
 
 
 @pytest.fixture
