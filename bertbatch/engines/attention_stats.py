@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertbatch.engines.packing import ByLength, Group, by_length, to_device
+from bertbatch.engines.packing import Bias, ByLength, Group, by_length, to_device
 from bertbatch.engines.tiled_attention import GroupStats, TiledAttention
 from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch
@@ -40,10 +40,11 @@ class StatsLayout(Protocol):
         value: Tensor,
         scale: float | None,
         reach: int | None = None,
+        bias: Bias | None = None,
     ) -> Tensor:
         """Attention [total, H, D] of query, key and value of the same shape.
 
-        `reach`: how far from a query keys may be, in tokens; None if that does not matter.
+        `reach` and `bias` as in `ByLength.attend`.
         """
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -146,9 +147,11 @@ class TiledLayout:
         value: Tensor,
         scale: float | None,
         reach: int | None = None,
+        bias: Bias | None = None,
     ) -> Tensor:
         def dense(group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self.attention.attend(self.groups[group], q, k, v, scale, reach)
+            added = None if bias is None else bias(q, k)
+            return self.attention.attend(self.groups[group], q, k, v, scale, reach, added)
 
         return self.plain.through(query, key, value, dense)
 

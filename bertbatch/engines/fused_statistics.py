@@ -5,6 +5,7 @@ Imports Triton, which comes with torch for CUDA.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,12 +103,13 @@ class FusedLayout:
         value: Tensor,
         scale: float | None,
         reach: int | None = None,
+        bias: Any = None,
     ) -> Tensor:
         _, heads, size = query.shape
         if size not in SIZES:
             raise ValueError(f"there is no kernel for heads of {size}")
-        if reach is not None:
-            raise ValueError("there is no kernel for attention to near tokens alone")
+        if reach is not None or bias is not None:
+            raise ValueError("there is no kernel for attention to near tokens, or by distances")
         query, key, value = _alike(query, key, value)
         if not self._plan:  # in the first layer
             self.kinds = self.kinds.to(value.dtype)

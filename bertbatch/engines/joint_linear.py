@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 
 # The names of the linear layers of one input, as encoders call them.
-TOGETHER = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
+TOGETHER = (
+    *(("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj")),
+    *(("query_proj", "key_proj", "value_proj"), ("q", "k", "v")),
+)
 WHOLE = "whole"  # the name of the linear layer that `_Joint` has in the place of all of them
 
 

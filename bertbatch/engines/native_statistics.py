@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +76,11 @@ class NativeStatisticsLayout:
         value: Tensor,
         scale: float | None,
         reach: int | None = None,
+        bias: Any = None,
     ) -> Tensor:
         """Attention [total, H, D]. Raises ValueError if there is no kernel for such heads."""
-        if reach is not None:
-            raise ValueError("there is no kernel for attention to near tokens alone")
+        if reach is not None or bias is not None:
+            raise ValueError("there is no kernel for attention to near tokens, or by distances")
         _, heads, size = query.shape
         scale = size**-0.5 if scale is None else scale
         if scale <= 0 or not self.kernels.has_attention(size, query.dtype):

@@ -17,12 +17,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from bertbatch.engines.relative_attention import replace_attention
 from bertbatch.model.embedder import means
 from bertbatch.model.tokens import Batch
 
 NAME = "bertbatch_packed"
 MOST_ROWS = 65_535  # in one kernel call: the limit of a CUDA grid's second and third dimension
 ALIGNED = 16  # CPU attention kernels are up to twice as fast for multiples of this length
+
+
+Bias = Callable[[Tensor, Tensor], Tensor]
 
 
 def to_device(array: np.ndarray, device: str) -> Tensor:
@@ -65,14 +69,21 @@ class ByLength:
         value: Tensor,
         scale: float | None,
         reach: int | None = None,
+        bias: Bias | None = None,
     ) -> Tensor:
         """Attention [total, heads, size] of query, key and value of the same shape.
 
-        `reach`: how far from a query keys may be, in tokens; None if that does not matter.
+        `reach`: how far from a query keys may be, in tokens; None if that does not matter. `bias`:
+        makes of a group's query and key what is added to their scores, [rows or 1, heads, length,
+        length].
         """
 
         def dense(group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             mask = within(self.groups[group], reach, q.device)
+            if bias is not None:
+                added = bias(q, k)
+                mask = added if mask is None else added.masked_fill(~mask, float("-inf"))
+                return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
             return self.dense(q, k, v, attn_mask=mask, scale=scale)
 
         return self.through(query, key, value, dense)
@@ -213,37 +224,59 @@ def positions(ids: np.ndarray, lengths: np.ndarray, pad_id: int, offset: bool) -
     return place
 
 
+def position_padding(model: Any, pad_id: int) -> int:
+    """The id after which a model with an offset counts positions: its config's, or another."""
+    return getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None) or pad_id
+
+
 class Packing:
     """What a transformers model that accepts packed sequences is told of each batch.
 
-    It is called with ids and position_ids [1, total], and `layout`; before that, `starts` [rows] is
-    set to the places of the sequences' first tokens. `encoder` has the layers.
+    It is called with ids and position_ids [1, total], and `layout`. Before that, `batch` tells it
+    the same. `encoder` has the layers; `relative`: attention depends on distances.
     """
 
-    def __init__(self, model: Any, one_token: bool):
-        """Changes the model. `one_token`: its head reads one hidden state of each sequence.
+    def __init__(self, model: Any, one_token: bool, longest: int):
+        """Changes the model, whose rows have at most `longest` tokens.
 
-        That is of the first token, or the mean over all where the model's config says so.
+        `one_token`: its head reads one hidden state of each sequence. That is of the first token,
+        or the mean over all where the model's config says so. Raises ValueError if it cannot be.
         """
         base = model.base_model
-        if not getattr(base, "_supports_attention_backend", False):
-            raise ValueError("its attention is its own, not by transformers' interface")
         found = (m for name, m in base.named_children() if name in ("encoder", "transformer"))
         self.encoder: Any = next(found, base)
-        self.starts: Tensor | None = None
-        self.used = 0  # tokens of sequences: those after them fill the batch up
+        self._layout: Any = None
+        self._starts: Tensor | None = None
+        self._used = 0
         pooling = getattr(model.config, "classifier_pooling", None)
         self._mean = pooling in ("mean", "late")
-        model.set_attn_implementation(NAME)
+        rounded = -(-longest // ALIGNED) * ALIGNED
+        self.relative = replace_attention(model, self._attend, rounded)
+        if not self.relative:
+            if not getattr(base, "_supports_attention_backend", False):
+                raise ValueError("its attention is its own, not by transformers' interface")
+            model.set_attn_implementation(NAME)
         if not one_token:
             return
         if pooling == "late":  # the head reads all tokens, and its logits are averaged
             model.classifier.register_forward_hook(lambda _, __, output: self._one(output))
             return
-        self.encoder.register_forward_hook(self._of_output)
         pooler = getattr(base, "pooler", None)
-        if self.encoder is base and pooler is not None:  # it reads hidden states before the hook
+        inside = self.encoder if pooler is not None else base  # the pooler reads what this gives
+        inside.register_forward_hook(self._of_output)
+        if inside is base and pooler is not None:
             pooler.register_forward_pre_hook(lambda _, given: (self._one(given[0]), *given[1:]))
+
+    def batch(self, layout: Any, starts: Tensor, used: int) -> None:
+        """The next batch: where its sequences start, int64 [rows], and how many tokens they are.
+
+        The tokens after these fill the batch up.
+        """
+        self._layout, self._starts, self._used = layout, starts, used
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Any) -> Tensor:
+        answer: Tensor = self._layout.attend(query, key, value, scale, bias=bias)
+        return answer
 
     def _of_output(self, encoder: Any, args: Any, output: Any) -> Any:
         output.last_hidden_state = self._one(output.last_hidden_state)
@@ -252,8 +285,8 @@ class Packing:
     def _one(self, hidden: Tensor) -> Tensor:
         """One hidden state [rows, 1, size] for each sequence, of all tokens' [1, total, size]."""
         if not self._mean:
-            return hidden[0, self.starts][:, None]
-        return means(hidden[0, : self.used], self.starts)[:, None]
+            return hidden[0, self._starts][:, None]
+        return means(hidden[0, : self._used], self._starts)[:, None]
 
 
 def _attend(

@@ -67,15 +67,19 @@ class TiledAttention:
         value: Tensor,
         scale: float | None,
         reach: int | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Attention [R, H, S, D] of query, key and value of that shape.
 
-        Keys further from a query than `reach` are not attended. Adds the layer's statistics to the
+        Keys further from a query than `reach` are not attended. `bias` [R or 1, H, S, S] is added
+        to the scores. Adds the layer's statistics to the
         group.
         """
         rows, heads, length, size = query.shape
         scale = size**-0.5 if scale is None else scale
         q, k, v = self._extended(group, query, key, value)
+        if bias is not None:
+            every = bias.expand(rows, -1, -1, -1).reshape(rows * heads, length, length)
         out = self._buffer("out", v.shape, v)
         collected = {
             s.shared: self._buffer(s.shared, (rows * heads, length), v) for s in self._collecting
@@ -90,6 +94,8 @@ class TiledAttention:
             exponents, bands = self._exponents(logits, of_queries.start)
             # In base 2: torch.exp is up to a hundred times slower for results near zero.
             torch.baddbmm(logits, q_, k_.mT, beta=0, alpha=scale / LN_2, out=logits)
+            if bias is not None:
+                logits.add_(every[of_heads, of_queries], alpha=1 / LN_2)
             if reach is not None and reach < length - 1:
                 logits.masked_fill_(_far(of_queries, length, reach, logits.device), NEVER)
             logits.sub_(logits.amax(-1, keepdim=True))

@@ -157,8 +157,10 @@ class TorchEngine:
 
     def _pack(self) -> None:
         self._changed = True
-        self._packing = packing.Packing(self._model, self._spec.asked.gives == "classes")
+        one_token = self._spec.asked.gives == "classes"
+        self._packing = packing.Packing(self._model, one_token, self._spec.max_length)
         self._encoder = self._packing.encoder
+        self._pad_id = packing.position_padding(self._model, self._spec.pad_id)
         self._offset = self._model.config.model_type in OFFSET_POSITIONS
         self._layout: Callable[..., Any] = packing.by_length
         if self.device == "cuda":
@@ -171,7 +173,8 @@ class TorchEngine:
             self.operators = choose_operators(
                 self._encoder, self._spec.heads, self.tokens_per_batch, seconds
             )
-        self._layout = layout_by(self.operators.get(ATTENTION, TORCH))
+        if not self._packing.relative:
+            self._layout = layout_by(self.operators.get(ATTENTION, TORCH))
         replace_norms(self._encoder, self.operators)
         if self.dtype != "int8":  # weights are rounded after packing is checked
             replace_linears(self._encoder, self.operators)
@@ -184,7 +187,7 @@ class TorchEngine:
         """
         batch, problem_type = self._probe_batch, self._spec.problem_type
         expected = self.start(batch).answer()
-        if self._exact in HALF:
+        if self._exact in HALF and not self._packing.relative:
             self._layout = packing.variable
             if why := difference(self, batch, expected, problem_type):
                 log.info("%s: attention runs by groups of lengths: %s", self._spec.name, why)
@@ -311,7 +314,7 @@ class TorchEngine:
             layout: Any = self._statistics.layout(batch, total, self.device)
         else:
             layout = self._layout(batch.lengths, total, self.device)
-        inputs = packing.packed_inputs(batch, total, self._spec.pad_id, self._offset)
+        inputs = packing.packed_inputs(batch, total, self._pad_id, self._offset)
         sent = packing.to_device(inputs, self.device)
         arguments = {
             "input_ids": sent[:1],
@@ -319,7 +322,7 @@ class TorchEngine:
             "layout": layout,
         }
         starts = packing.to_device(np.cumsum(batch.lengths) - batch.lengths, self.device)
-        self._packing.starts, self._packing.used = starts, len(batch.ids)
+        self._packing.batch(layout, starts, len(batch.ids))
         if self._spec.asked.gives == "vectors":
             arguments |= {"starts": starts, "used": len(batch.ids)}
         if self._inputs.has_types and batch.types is not None:

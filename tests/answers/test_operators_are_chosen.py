@@ -36,7 +36,7 @@ class Wrong(TransposedLinear):
 
 @pytest.fixture
 def encoder(tiny_model: str) -> Any:
-    return Packing(load(check_model(Model(name=tiny_model)), "cpu", "float32"), True).encoder
+    return Packing(load(check_model(Model(name=tiny_model)), "cpu", "float32"), True, 64).encoder
 
 
 @pytest.fixture
