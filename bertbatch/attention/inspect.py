@@ -72,7 +72,15 @@ def inspect_text(settings: Model, text: str, pair_text: str | None = None) -> In
         if not given.isascii() and given.encode(errors="ignore").decode() != given:
             raise JobError("the text is not Unicode: set the terminal's encoding to UTF-8")
     spec = check_model(settings)
-    tokenizer = get_tokenizer(spec).python
+    if spec.asked.task == "zero_shot":
+        raise JobError(
+            "model.task zero_shot scores a text once for each label; to see one of these, give the "
+            "hypothesis as the second text, and model.task: single_label"
+        )
+    if spec.asked.gives != "classes" and pair_text is not None:
+        raise JobError(f"model.task {spec.asked.task} reads single texts; give one")
+    made = get_tokenizer(spec)
+    tokenizer = made.python
     task = task_of(spec)
     model = load(spec, "cpu", "float32", "eager")
     inputs = tokenizer(
@@ -87,7 +95,10 @@ def inspect_text(settings: Model, text: str, pair_text: str | None = None) -> In
             f"model.name {spec.name}: it returns no attention weights; use a model shaped as BERT"
         )
     ids = inputs["input_ids"][0].tolist()
-    columns = task.columns(Answers(answer.logits.numpy()))
+    logits, spans, ends = answer.logits.numpy(), None, None
+    if spec.asked.gives == "tokens":
+        logits, spans, ends = logits[0], made.encode([text]).spans, np.array([0, len(ids)])
+    columns = task.columns(Answers(logits, ends, spans))
     content = ~np.isin(ids, special_ids(tokenizer))
     unknown = np.isin(ids, [tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else [])
     share = (unknown & content).sum() / max(content.sum(), 1)

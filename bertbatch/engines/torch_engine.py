@@ -147,8 +147,8 @@ class TorchEngine:
         name = f"{self._spec.name} ({type(self._model).__name__})"
         if self._statistics:
             raise JobError(
-                f"attention: {name} cannot give statistics: {why}; models shaped as BERT, "
-                "RoBERTa, XLM-R, DistilBERT or ELECTRA can"
+                f"attention: {name} cannot give statistics: {why}; docs/models.md "
+                "lists the models that can"
             )
         if self.dtype in EXACT:
             raise JobError(

@@ -61,9 +61,9 @@ def vectors(table: pa.Table) -> np.ndarray:
         ("distilbert", "mean", "dn"),
         ("distilbert", "cls", ""),
         ("distilbert", "lasttoken", "n"),
-        ("deberta-v2", "mean", ""),
-        ("deberta-v2", "cls", "n"),
-        ("deberta-v2", "lasttoken", "dn"),
+        ("rembert", "mean", ""),
+        ("rembert", "cls", "n"),
+        ("rembert", "lasttoken", "dn"),
     ],
 )
 def test_vectors_are_those_of_sentence_transformers(tmp_path, kind, pooling, layers):
@@ -72,7 +72,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, kind, pooling, lay
     np.testing.assert_allclose(vectors(table), theirs(folder), atol=2e-5)
     (record,) = open_output(str(tmp_path / "out")).runs()
     (chosen,) = record["chosen"]["kinds"].values()
-    assert chosen["batching"] == ("padded" if kind == "deberta-v2" else "packed")
+    assert chosen["batching"] == ("padded" if kind == "rembert" else "packed")
 
 
 @pytest.mark.parametrize("runner", ["inline", "ray"])

@@ -9,11 +9,13 @@ import pytest
 import transformers
 
 from bertbatch import JobError, run
+from bertbatch.attention.inspect import inspect_text
 from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.output.folder import open_output
+from tests.helpers.embedders import plain
 from tests.helpers.jobs import make_job
 from tests.helpers.sources import write_parquet
 from tests.helpers.taggers import TEXTS, TOKENIZERS, more_texts, save_tagger
@@ -69,8 +71,9 @@ def test_entities_are_those_of_transformers(tmp_path, tokenizer, strategy):
         ("distilbert", "torch", "inline", "packed"),
         ("electra", "torch", "inline", "packed"),
         ("bert", "openvino", "inline", "padded"),
-        ("deberta-v2", "torch", "inline", "padded"),
-        ("deberta-v2", "openvino", "ray", "padded"),
+        ("deberta-v2", "torch", "inline", "packed"),
+        ("rembert", "torch", "inline", "padded"),
+        ("rembert", "openvino", "ray", "padded"),
     ],
 )
 def test_architectures_engines_and_runners(tmp_path, kind, engine, runner, batching):
@@ -169,3 +172,18 @@ def test_the_column_is_readable_without_us(tmp_path):
     (part, *_) = (tmp_path / "out").glob("*.parquet")
     entity = pa.parquet.read_schema(part).field("entities").type.value_type
     assert [field.name for field in entity] == ["label", "start", "end", "text", "score"]
+
+
+def test_one_text_is_inspected(tmp_path):
+    """With its entities; so are vectors, which are an encoder's."""
+    model = save_tagger(tmp_path / "model", "wordpiece")
+    text = "Anna moved to New York, didn't she?"
+    found = inspect_text(Model(name=model), text)
+    (row,) = scored(model, tmp_path, [text])
+    assert [(e["label"], e["text"]) for e in found.answer["entities"]] == [
+        (e["label"], e["text"]) for e in row
+    ]
+    folder = plain(tmp_path / "encoder")
+    assert len(inspect_text(Model(name=str(folder)), text).answer["embedding"]) == 32
+    with pytest.raises(JobError, match="reads single texts; give one"):
+        inspect_text(Model(name=model), text, text)

@@ -163,7 +163,7 @@ def test_ids_that_the_model_has_not_stay_with_their_rows(tiny_model, files, bad,
     kept = [row for row in range(60) if row not in bad]
     assert prepared.passthrough.carried["id"].to_pylist() == kept
     assert (20 * prepared.passthrough.source + prepared.passthrough.row).tolist() == kept
-    assert prepared.rows == len(kept) == len(prepared.tokens.lengths)
+    assert prepared.sequences == len(kept) == len(prepared.tokens.lengths)
     assert ((prepared.tokens.ids >= 0) & (prepared.tokens.ids < 84)).all()
     wanted = {
         row: f"the tokenizer gives the token id {id_}, the model has 84 tokens"

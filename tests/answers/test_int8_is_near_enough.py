@@ -212,7 +212,7 @@ def test_the_jobs_own_first_rows_are_the_sample(tiny_model, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("kind", "device", "message"),
     [
-        pytest.param("deberta-v2", "cpu", "does not support it", marks=needed),
+        pytest.param("rembert", "cpu", "does not support it", marks=needed),
         ("bert", "cuda", "is for CPUs"),
     ],
 )

@@ -84,8 +84,9 @@ def test_linear_layers(level, dtype, rows, inputs, panels, seed, follows, thread
     lengths=st.lists(st.integers(1, 140), min_size=1, max_size=7), heads=st.integers(1, 4),
     panels=st.integers(1, 3), seed=SEEDS, factor=st.sampled_from([0.1, 1.0, 2.0]),
     together=st.booleans(), threads=st.integers(1, 3),
+    reach=st.one_of(st.none(), st.integers(0, 140)),
 )  # fmt: skip
-def test_attention(level, dtype, lengths, heads, panels, seed, factor, together, threads):
+def test_attention(level, dtype, lengths, heads, panels, seed, factor, together, threads, reach):
     found = kernels(level)
     size = panels * found.panel
     bounds = np.concatenate([[0], np.cumsum(lengths)])
@@ -95,13 +96,15 @@ def test_attention(level, dtype, lengths, heads, panels, seed, factor, together,
         query, key, value = (x.contiguous() for x in (query, key, value))
     torch.set_num_threads(threads)
     try:
-        got = found.attention(query, key, value, bounds, size**-0.5)
+        got = found.attention(query, key, value, bounds, size**-0.5, reach)
         for first, stop in pairwise(bounds):
             some = [x[first:stop].transpose(0, 1).double() for x in (query, key, value)]
-            wanted = scaled_dot_product_attention(*some, scale=size**-0.5).transpose(0, 1)
-            check_near(got[first:stop], wanted)
+            place = torch.arange(stop - first)
+            near = (place - place[:, None]).abs() <= (stop if reach is None else reach)
+            wanted = scaled_dot_product_attention(*some, attn_mask=near, scale=size**-0.5)
+            check_near(got[first:stop], wanted.transpose(0, 1))
             some = [x[first:stop] for x in (query, key, value)]
-            alone = found.attention(*some, np.array([0, stop - first]), size**-0.5)
+            alone = found.attention(*some, np.array([0, stop - first]), size**-0.5, reach)
             assert torch.equal(alone, got[first:stop])
     finally:
         torch.set_num_threads(1)

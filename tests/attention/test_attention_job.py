@@ -185,10 +185,12 @@ def test_wrong_settings_are_refused(keys, message, tmp_path):
 
 
 def test_a_model_that_cannot_is_refused_before_anything_is_written(runner, corpus, tmp_path):
-    save(tmp_path / "deberta", "deberta-v2")
+    save(tmp_path / "rembert", "rembert")
     keys: dict[str, Any] = {"attention.sample": 1.0, "model.max_length": 60}
-    job = make_job(str(tmp_path / "deberta"), corpus, tmp_path / "out", runner, **keys)
-    with pytest.raises(JobError, match=r"deberta \(DebertaV2.*cannot give statistics.*DistilBERT"):
+    job = make_job(str(tmp_path / "rembert"), corpus, tmp_path / "out", runner, **keys)
+    with pytest.raises(
+        JobError, match=r"rembert \(RemBert.*cannot give statistics.*docs/models.md"
+    ):
         run(job)
     assert not (tmp_path / "out").exists()
 

@@ -90,8 +90,8 @@ def test_predictions_are_left_as_they_are(kind, tmp_path):
 
 
 def test_a_model_that_cannot_give_statistics_is_refused(tmp_path):
-    spec = save(tmp_path / "deberta-v2", "deberta-v2")
-    with pytest.raises(JobError, match=r"deberta-v2 \(DebertaV2.*\) cannot give statistics"):
+    spec = save(tmp_path / "rembert", "rembert")
+    with pytest.raises(JobError, match=r"rembert \(RemBert.*\) cannot give statistics"):
         engine_with_statistics(spec)
 
 

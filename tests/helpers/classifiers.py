@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 PACKED = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"]
-PADDED = ["deberta-v2"]
+PADDED = ["rembert"]
 LENGTHS = np.array([50, 33, 17, 17, 16, 5, 3, 1])
 JAPANESE = [
     "この映画は本当に素晴らしかった。",
