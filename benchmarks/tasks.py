@@ -29,6 +29,8 @@ ROWS = {"entities": 150, "zero_shot": 60, "vectors": 200, "deberta": 60}
 SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
          "intermediate_size": 1536}  # fmt: skip
 DEBERTA = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "pooler_hidden_size": 768,
     "relative_attention": True, "position_buckets": 256, "norm_rel_ebd": "layer_norm",
     "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
     "max_relative_positions": -1, "type_vocab_size": 0, "max_position_embeddings": 512,
@@ -111,7 +113,7 @@ def _vectors(texts: list[str]) -> dict[str, Score]:
 
 
 def _deberta(texts: list[str]) -> dict[str, Score]:
-    folder = _folder("deberta", "DebertaV2ForSequenceClassification", **DEBERTA)
+    folder = _folder("deberta-base", "DebertaV2ForSequenceClassification", **DEBERTA)
     return {OURS: _ours(folder, texts), "transformers, sorted": _sorted(folder, texts)}
 
 
@@ -137,9 +139,8 @@ def _folder(name: str, architecture: str, **settings: Any) -> str:
     if not folder.is_dir():
         torch.manual_seed(0)
         kind = getattr(transformers, architecture)
-        shape = {} if name == "deberta" else SHAPE
         vocabulary = transformers.AutoTokenizer.from_pretrained(PACKAGED).vocab_size
-        config = kind.config_class(vocab_size=vocabulary, **{**shape, **settings})
+        config = kind.config_class(vocab_size=vocabulary, **{**SHAPE, **settings})
         kind(config).save_pretrained(folder)
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(PACKAGED / file, folder)

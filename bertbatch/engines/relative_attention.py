@@ -1,4 +1,4 @@
-"""Attention whose scores also depend on the distance of query and key, for packed sequences.
+"""Attention whose scores also depend on how far a key is from its query, for packed sequences.
 
 These models have attention of their own, which is replaced. What is projected of distances is the
 same for every batch, so that is done once.
