@@ -27,8 +27,6 @@ def content_of(rows: list[list[int]]) -> Content:
 
 
 def joined_content(pieces: list[Content]) -> Content:
-    if not pieces:
-        return content_of([])
     lengths = np.concatenate([np.diff(piece.offsets) for piece in pieces])
     spans = [piece.spans for piece in pieces if piece.spans is not None]
     return Content(
@@ -39,7 +37,7 @@ def joined_content(pieces: list[Content]) -> Content:
 
 
 def portions(texts: list[str], most: int) -> Iterator[list[str]]:
-    """Consecutive texts of at most so many characters, or one that is longer."""
+    """Consecutive texts of at most so many characters, or one that is longer; of none, none."""
     some: list[str] = []
     size = 0
     for text in texts:
@@ -48,5 +46,5 @@ def portions(texts: list[str], most: int) -> Iterator[list[str]]:
             some, size = [], 0
         some.append(text)
         size += len(text)
-    if some:
+    if some or not texts:
         yield some

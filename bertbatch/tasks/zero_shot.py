@@ -24,7 +24,7 @@ class ZeroShot:
     def __init__(self, spec: ModelSpec):
         self.shape = (len(spec.labels),)
         asked, labels = spec.asked, spec.asked.candidate_labels
-        self._entailment = asked.entailment
+        self._entailment, self._labels = asked.entailment, len(labels)
         self._alone = asked.multi_label or len(labels) == 1
         activation = "sigmoid" if self._alone else "softmax"
         inner = replace(spec, labels=labels, asked=replace(asked, activation=activation))
@@ -33,12 +33,12 @@ class ZeroShot:
 
     def columns(self, answers: Answers) -> list[pa.Array]:
         assert answers.parts
-        counts = answers.parts.counts
+        rows = len(answers.parts.counts)
         entailment = answers.values[:, self._entailment]
         if self._alone:  # softmax of two logits is the sigmoid of their difference
             contradiction = -1 if self._entailment == 0 else 0
             entailment = entailment - answers.values[:, contradiction]
-        return self._scores.columns(Answers(entailment.reshape(len(counts), -1)))
+        return self._scores.columns(Answers(entailment.reshape(rows, self._labels)))
 
     def labelled(self, columns: list[pa.Array]) -> tuple[np.ndarray, pa.Array]:
         return self._scores.labelled(columns)
