@@ -211,7 +211,10 @@ def _entailment(settings: Model, config: dict[str, Any], count: int, where: str)
     """The class of a text from which a hypothesis follows. Raises JobError if there is none."""
     labels, template = settings.candidate_labels, settings.hypothesis_template
     if not labels:
-        raise JobError("model.candidate_labels: zero_shot needs the labels to choose from")
+        raise JobError(
+            "model.candidate_labels: zero_shot needs the labels to choose from; name "
+            "them, such as by --candidate-labels a,b"
+        )
     if len(set(labels)) < len(labels):
         raise JobError("model.candidate_labels names a label twice; leave one out")
     try:
