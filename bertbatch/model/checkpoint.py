@@ -105,6 +105,10 @@ def check_folder(folder: Path, config: dict[str, Any], where: str) -> None:
             f"{where}: its weights are quantized ({method}: quantization_config in config.json), "
             "which bertbatch does not read; name the original checkpoint"
         )
+
+
+def check_tokenizer(folder: Path, where: str) -> None:
+    """Raises JobError if a folder has no tokenizer, or one that needs a library."""
     if any((folder / name).is_file() for name in VOCABULARIES):
         _check_sentencepiece(folder, where)
         return

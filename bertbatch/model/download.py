@@ -42,7 +42,7 @@ def download(
     store, path = stores.connect(url, options)
     try:
         files = retry(partial(_files, store, path, patterns))
-        if not {"config.json", MODULES} & set(files):
+        if not {"config.json", MODULES, "adapter_config.json"} & set(files):
             raise JobError(f"{where}: there is no config.json; name the folder of a model")
         found = digest(sorted((name, f.size, f.stamp) for name, f in files.items()))[:VERSION]
         if version is not None and found != version:

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bertbatch.errors import JobError
+from bertbatch.model.adapter import model_files
 from bertbatch.model.checkpoint import (
     absent_tensors,
     as_job_errors,
-    encoder_folder,
-    read_json,
-    weights_hash,
 )
 from bertbatch.model.locate import locate
 from bertbatch.model.spec import ModelSpec
@@ -45,9 +43,9 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
     transformers.utils.logging.disable_progress_bar()
     root, _ = locate(spec.name, spec.revision, spec.storage_options)
     where = f"model.name {spec.name}"
-    folder = encoder_folder(root, where)
-    config = read_json(folder / "config.json", where)
-    if weights_hash(root, config, where) != spec.weights:
+    files = model_files(root, where)
+    folder = files.encoder
+    if files.hash(where) != spec.weights:
         raise JobError(
             f"{where}: {folder} on this node holds a different model than on the driver; copy "
             "the same folder to every node"
@@ -55,25 +53,33 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
     with as_job_errors(where, f"the model in {folder} cannot be loaded", folder):
         model, info = getattr(transformers, CLASSES[spec.asked.gives]).from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype=torch.float32 if files.adapter else getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are checked below
-            attn_implementation=attention or _plain_attention(config),
+            attn_implementation=attention or _plain_attention(files.config),
+            **({"num_labels": len(spec.labels)} if files.adapter and spec.labels else {}),
         )
     missing = info["missing_keys"]
     if spec.modules:  # vectors are made of hidden states
         missing = [name for name in missing if not name.startswith("pooler.")]
+    others = info["mismatched_keys"]
+    if files.adapter:  # it has what its head needs
+        own = files.adapter.tensors
+        missing = [name for name in missing if name not in own]
+        others = [given for given in others if given[0] not in own]
     _check_tensors(
         missing,
-        info["mismatched_keys"],
+        others,
         info["unexpected_keys"],
         # The encoder's own names have no prefix.
         [*(n for n, _ in model.named_children() if spec.modules), model.base_model_prefix],
         where,
     )
+    if files.adapter:
+        model = files.adapter.apply(model, where).to(getattr(torch, dtype))
     if spec.modules:
         from bertbatch.model.embedder import Embedder
 

@@ -10,7 +10,14 @@ from bertbatch.storage.stores import public
 
 PACKAGED = Path(__file__).parent / "packaged"
 OF_MODULES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-WANTED = (*WEIGHT_FILES, "*.safetensors", "config.json", *TOKENIZER_FILES, *OF_MODULES)
+WANTED = (
+    *WEIGHT_FILES,
+    "*.safetensors",
+    "config.json",
+    *TOKENIZER_FILES,
+    *OF_MODULES,
+    "adapter_config.json",
+)
 
 
 def locate(

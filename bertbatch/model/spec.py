@@ -12,6 +12,7 @@ from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.job.model import Model
+from bertbatch.model.adapter import model_files
 from bertbatch.model.asked import Asked, asked_of, gives_of
 from bertbatch.model.checkpoint import (
     TOKENIZER_FILES,
@@ -19,11 +20,10 @@ from bertbatch.model.checkpoint import (
     check_folder,
     check_head,
     check_sizes,
-    encoder_folder,
+    check_tokenizer,
     hash_files,
     read_json,
     tensor_shapes,
-    weights_hash,
     whole_number,
 )
 from bertbatch.model.locate import locate
@@ -110,14 +110,15 @@ def check_model(settings: Model) -> ModelSpec:
 
 
 def _checked(settings: Model, root: Path, revision: str | None, where: str) -> ModelSpec:
-    folder = encoder_folder(root, where)
-    config = read_json(folder / "config.json", where)
+    files = model_files(root, where)
+    folder, config, adapter = files.encoder, files.config, files.adapter
     gives = gives_of(settings, config, (root / "modules.json").is_file(), where)
     if (why := UNREADABLE.get(str(config.get("model_type")))) is not None:
         raise JobError(
             f"{where}: {why} ({config['model_type']}); name a model that reads text alone"
         )
     check_folder(folder, config, where)
+    check_tokenizer(files.tokenizer, where)
     shapes = tensor_shapes(folder, where)
     tables = [shape[0] for name, shape in shapes.items() if name.endswith(WORDS) and shape]
     check_sizes(config, shapes, where)
@@ -127,7 +128,8 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         count = modules.dimensions
         labels: tuple[str, ...] = ()
     else:
-        count = check_head(config, shapes, gives, where)
+        head = {**shapes, **adapter.tensors} if adapter else shapes
+        count = check_head(config, head, gives, where)
         labels = _labels(settings, config, count, where)
     most = whole_number(config, where, "max_position_embeddings")
     # A negative id means that there is none.
@@ -141,7 +143,7 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         )
     length = settings.max_length or (modules and modules.max_length)
     if modules and not length:  # as sentence-transformers has it
-        length = min(filter(None, [most, _tokenizer_limit(folder, where)]), default=None)
+        length = min(filter(None, [most, _tokenizer_limit(files.tokenizer, where)]), default=None)
     layers = whole_number(config, where, "num_hidden_layers", "n_layers") or 0
     return ModelSpec(
         # A relative folder means the driver's: workers have another working directory.
@@ -150,10 +152,10 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         asked=asked_of(settings, config, count, gives, where),
         labels=labels,
         threshold=settings.threshold,
-        max_length=length or most or _tokenizer_limit(folder, where) or 512,
+        max_length=length or most or _tokenizer_limit(files.tokenizer, where) or 512,
         pad_id=pad or 0,
-        weights=weights_hash(root, config, where),
-        tokenizer=tokenizer_hash(folder),
+        weights=files.hash(where),
+        tokenizer=tokenizer_hash(files.tokenizer),
         quantization=settings.dtype if settings.dtype in ("int8", "fp8") else None,
         layers=layers,
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from bertbatch.errors import JobError
-from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors, encoder_folder
+from bertbatch.model.adapter import model_files
+from bertbatch.model.checkpoint import WITHOUT_VOCABULARY, as_job_errors
 from bertbatch.model.content import Content, content_of, joined_content, portions
 from bertbatch.model.locate import locate
 from bertbatch.model.spans import Spans, spans_of
@@ -45,7 +46,7 @@ class Tokenizer:
 
         root, _ = locate(spec.name, spec.revision, spec.storage_options)
         self.where = where = f"model.name {spec.name}"
-        folder = encoder_folder(root, where)
+        folder = model_files(root, where).tokenizer
         if tokenizer_hash(folder) != spec.tokenizer:
             raise JobError(
                 f"{where}: {folder} on this node has a different tokenizer than on the driver; "

@@ -38,6 +38,8 @@ OUTSIDE = {
         "job.yaml",
         "config.json",
         "modules.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
         "model.safetensors",
         "_SUCCESS.json",
         "my-job.yaml",
