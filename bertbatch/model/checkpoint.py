@@ -141,10 +141,15 @@ def list_modules(folder: Path, where: str) -> list[tuple[str, str]]:
     found = []
     for module in read_json(path, where, list):
         kind, below = (module.get(key) if isinstance(module, dict) else 0 for key in MODULE)
-        if not isinstance(kind, str) or not isinstance(below, str) or Path(below).name != below:
+        if not isinstance(kind, str) or not isinstance(below, str) or not is_name(below):
             raise JobError(f"{where}: {path} is not a list of modules, each with type and path")
         found.append((kind.rpartition(".")[2], below))
     return found
+
+
+def is_name(path: str) -> bool:
+    """Whether a path names a file or folder in this one, or, if it is empty, this one."""
+    return Path(path).name == path and path != ".."
 
 
 def encoder_folder(folder: Path, where: str) -> Path:
@@ -196,7 +201,7 @@ def tensor_shapes(folder: Path, where: str) -> dict[str, list[int]]:
         if not isinstance(files_of, dict) or not all(isinstance(n, str) for n in files_of.values()):
             raise JobError(f"{where}: {index} has no weight_map of file names")
         names = set(files_of.values())
-        if any(Path(name).name != name for name in names):
+        if not all(map(is_name, names)):
             raise JobError(f"{where}: {index} names weights outside of the model's folder")
         files = [folder / name for name in sorted(names)]
     elif not files[0].is_file():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bertbatch.errors import JobError
+from bertbatch.model.checkpoint import is_name
 from bertbatch.storage import stores
 from bertbatch.storage.retry import retry
 from bertbatch.storage.stores import FileInfo, Store, public
@@ -72,6 +73,8 @@ def _files(store: Store, folder: str, patterns: Sequence[str]) -> dict[str, File
     if MODULES in names:  # an embedding model's layers have folders of their own
         modules = json.loads(store.read(f"{folder}/{MODULES}"))
         for below in {module["path"] for module in modules} - {""}:
+            if not is_name(below):
+                raise ValueError(f"{below!r} is no folder of the model's")
             names += [f"{below}/{name}" for name in _names(store, f"{folder}/{below}", patterns)]
     return {name: store.info(f"{folder}/{name}") for name in names}
 

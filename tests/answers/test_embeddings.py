@@ -201,7 +201,10 @@ def test_modules_that_are_not_known_are_named(tmp_path, kind, place):
         check_model(Model(name=str(folder)))
 
 
-@pytest.mark.parametrize("modules", [{}, [1], [{"type": "Transformer", "path": "../other"}], ""])
+@pytest.mark.parametrize(
+    "modules",
+    [{}, [1], [{"type": "Transformer", "path": "../other"}], [{"type": "x", "path": ".."}], ""],
+)
 def test_a_damaged_list_of_modules_is_named(tmp_path, modules):
     folder = embedder(tmp_path)
     (folder / "modules.json").write_text(json.dumps(modules))

@@ -1,5 +1,6 @@
 """A model at a URL is copied to a machine once, and is the same for the whole job."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from bertbatch.job.model import Model
 from bertbatch.model import download
 from bertbatch.model.locate import locate
 from bertbatch.model.spec import check_model
+from tests.helpers.embedders import embedder
 from tests.helpers.jobs import make_job
 from tests.helpers.reference import one_at_a_time
 from tests.helpers.sources import write_parquet
@@ -145,3 +147,24 @@ def test_options_are_in_no_record(there, tmp_path):
         del os.environ["MODEL_KEY"]
     stored = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert not any(b"hunter2" in path.read_bytes() for path in stored)
+
+
+def test_an_embedding_model_is_copied_with_its_layers(tmp_path, cache):
+    folder = embedder(tmp_path / "local", layers="dn")
+    url = f"file://{folder}"
+    write_parquet(tmp_path / "in.parquet", make_texts(20))
+    result = run(make_job(url, tmp_path / "in.parquet", tmp_path / "out"))
+    assert len(result.to_pandas()["embedding"][0]) == 24
+    (copy,) = copies(cache)
+    assert (copy / "2_Dense" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc", "a/b", ".."])
+def test_layers_outside_of_the_folder_are_not_copied(tmp_path, cache, path):
+    folder = embedder(tmp_path / "local", layers="d")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(JobError, match=r"modules\.json is not a list of modules: .* is no folder"):
+        locate(f"file://{folder}", None)
+    assert not copies(cache)
