@@ -13,6 +13,7 @@ from bertbatch.model.checkpoint import (
     as_job_errors,
     encoder_folder,
     hash_files,
+    hash_modules,
     read_json,
     safetensors_shapes,
     weights_hash,
@@ -85,7 +86,8 @@ class ModelFiles:
         if self.adapter is None:
             return weights_hash(self.root, self.config, where)
         own = hash_files([self.root / CONFIG, self.root / WEIGHTS])
-        return digest([weights_hash(self.base, self.config, where), own])
+        parts = [weights_hash(self.base, self.config, where), own]
+        return digest([*parts, *hash_modules(self.root, where)])
 
 
 def model_files(root: Path, where: str) -> ModelFiles:

@@ -219,7 +219,7 @@ def _entailment(settings: Model, config: dict[str, Any], count: int, where: str)
         raise JobError("model.candidate_labels names a label twice; leave one out")
     try:
         made = {template.format(label) for label in labels}
-    except (LookupError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise JobError(
             f"model.hypothesis_template {template!r}: {error!r}; write a label as {{}}"
         ) from error

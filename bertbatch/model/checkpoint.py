@@ -164,10 +164,16 @@ def weights_hash(folder: Path, config: dict[str, Any], where: str) -> str:
     behaviour = {key: value for key, value in config.items() if key not in ignored}
     encoder = encoder_folder(folder, where)
     parts: list[Any] = [hash_files(sorted(encoder.glob("*.safetensors"))), behaviour]
+    return digest(parts + hash_modules(folder, where))
+
+
+def hash_modules(folder: Path, where: str) -> list[list[str]]:
+    """Over what follows an encoder in a folder of sentence-transformers."""
+    parts = []
     for kind, below in list_modules(folder, where)[1:]:
         files = [*sorted((folder / below).glob("*.safetensors")), folder / below / "config.json"]
         parts.append([kind, hash_files(path for path in files if below and path.is_file())])
-    return digest(parts)
+    return parts
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -79,7 +79,9 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
         where,
     )
     if files.adapter:
-        model = files.adapter.apply(model, where).to(getattr(torch, dtype))
+        model = files.adapter.apply(model, where)
+        for weight in model.parameters():  # frequencies of rotations stay in float32
+            weight.data = weight.data.to(getattr(torch, dtype))
     if spec.modules:
         from bertbatch.model.embedder import Embedder
 

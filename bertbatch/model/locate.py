@@ -9,7 +9,7 @@ from bertbatch.model.download import download
 from bertbatch.storage.stores import public
 
 PACKAGED = Path(__file__).parent / "packaged"
-OF_MODULES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+OF_MODULES = ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json")
 WANTED = (
     *WEIGHT_FILES,
     "*.safetensors",

@@ -23,6 +23,11 @@ OLD_KEYS = {
 # Classes of torch.nn.
 ACTIVATIONS = {"Tanh": "tanh", "Identity": "none", "ReLU": "relu", "GELU": "gelu"}
 SIZES = ("hidden_size", "dim", "d_model", "n_embd")  # of the encoder's hidden states
+# Of the encoder: the first that is there counts.
+SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 PLAIN = ("sentence_embedding", None)  # what a module may read and write
 
 
@@ -68,8 +73,9 @@ def _read(folder: Path, size: int, where: str) -> Modules | None:
     if not modules:
         return None
     encoder, pooling, *others = modules if len(modules) > 1 else [*modules, ("", "")]
-    settings = folder / encoder[1] / "sentence_bert_config.json"
-    asked = read_json(settings, where) if settings.is_file() else {}
+    settings = (folder / encoder[1] / name for name in SETTINGS)
+    found = next((path for path in settings if path.is_file()), None)
+    asked = read_json(found, where) if found else {}
     if encoder[0] != "Transformer" or pooling[0] != "Pooling":
         raise JobError(
             f"{where}: modules.json names {', '.join(name for name, _ in modules)}, and only "
@@ -77,7 +83,7 @@ def _read(folder: Path, size: int, where: str) -> Modules | None:
         )
     if asked.get("do_lower_case"):
         raise JobError(
-            f"{where}: sentence_bert_config.json asks for texts in lower case (do_lower_case), "
+            f"{where}: {found.name if found else ''} asks for texts in lower case (do_lower_case), "
             "which bertbatch does not do; use a model whose tokenizer does it"
         )
     how = read_json(folder / pooling[1] / "config.json", where)

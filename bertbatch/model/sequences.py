@@ -123,6 +123,9 @@ def _spans(
     special = source < 0
     place = np.where(special, 0, source)
 
+    apart = np.zeros(len(source), bool)
+    apart[1:] = ~special[1:] & ~special[:-1] & (source[1:] != source[:-1] + 1)
+
     def gather(values: np.ndarray) -> np.ndarray:
         found = values[place] if len(values) else np.zeros(len(place), values.dtype)
         found[special] = 0
@@ -136,4 +139,5 @@ def _spans(
         ends=gather(whole.ends),
         special=special,
         continues=gather(whole.continues),
+        apart=apart,
     )

@@ -16,7 +16,7 @@ class Spans:
     texts: n strings. offsets: int64 [n + 1], where each text's tokens begin and end. starts and
     ends: int32 [total], characters of the text, from `starts` up to `ends`. special: bool
     [total], tokens that stand for no part of the text. continues: bool [total], tokens that go on
-    with the word of the token before.
+    with the word of the token before. apart: bool [total], tokens before which others are left out.
     """
 
     texts: list[str]
@@ -25,6 +25,7 @@ class Spans:
     ends: np.ndarray
     special: np.ndarray
     continues: np.ndarray
+    apart: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Spans":
         """Those of some texts (indices, or bool for each), in this order."""
@@ -37,6 +38,7 @@ class Spans:
             self.ends[at],
             self.special[at],
             self.continues[at],
+            self.apart[at],
         )
 
 
@@ -76,7 +78,8 @@ def spans_of(
         else:
             goes_on = _without_blank(text, bounds[here][:, 0])
         continues[here] = goes_on & (np.array(encoding.ids) != (-1 if unknown is None else unknown))
-    return Spans(list(texts), offsets, bounds[:, 0], bounds[:, 1], special, continues)
+    apart = np.zeros(total, bool)
+    return Spans(list(texts), offsets, bounds[:, 0], bounds[:, 1], special, continues, apart)
 
 
 def join_spans(pieces: Sequence[Spans]) -> Spans:
@@ -89,6 +92,7 @@ def join_spans(pieces: Sequence[Spans]) -> Spans:
         np.concatenate([piece.ends for piece in pieces]),
         np.concatenate([piece.special for piece in pieces]),
         np.concatenate([piece.continues for piece in pieces]),
+        np.concatenate([piece.apart for piece in pieces]),
     )
 
 

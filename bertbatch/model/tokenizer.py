@@ -146,7 +146,7 @@ class Tokenizer:
             if by_words and self._compared:
                 return Content(*by_words)
             if by_words:
-                self._compared = True
+                self._compared = len(texts) >= COMPARED_ROWS
                 plain = self._plain_content(texts[:COMPARED_ROWS])
                 if np.array_equal(by_words[0][: len(plain.ids)], plain.ids):
                     return Content(*by_words)

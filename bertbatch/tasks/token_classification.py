@@ -47,7 +47,7 @@ class TokenClassification:
         scores = activated(answers.values[kept], "softmax")
         row = np.repeat(np.arange(len(answers)), np.diff(spans.offsets))[kept]
         starts, ends = spans.starts[kept], spans.ends[kept]
-        first = _firsts(row)
+        first = _firsts(row) | spans.apart[kept]
         if self._aggregation != "simple":  # words instead of tokens
             begins = np.flatnonzero(first | ~spans.continues[kept])
             scores = _of_words(scores, begins, self._aggregation)

@@ -14,8 +14,10 @@ from bertbatch import JobError, run
 from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
 from bertbatch.job.model import Model
+from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
 from bertbatch.output.folder import open_output
+from tests.helpers.architectures import save
 from tests.helpers.embedders import plain
 from tests.helpers.jobs import make_job
 from tests.helpers.outputs import predictions
@@ -148,3 +150,34 @@ def test_without_peft_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("bertbatch.model.adapter.find_spec", lambda name: None)
     with pytest.raises(JobError, match=r"pip install 'bertbatch\[peft\]', or merge it"):
         check_model(Model(name=str(folder)))
+
+
+def test_modules_beside_an_adapter_are_part_of_the_model(tmp_path):
+    folder = adapted(tmp_path, "FEATURE_EXTRACTION")
+    modules = [
+        {"type": "sentence_transformers.models.Transformer", "path": ""},
+        {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    rows = scored(folder, tmp_path)
+    for row, hidden in zip(rows, theirs(folder, "FEATURE_EXTRACTION"), strict=True):
+        np.testing.assert_allclose(row["embedding"], hidden[0], atol=1e-4)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
+    with pytest.raises(JobError, match=r"model.weights"):
+        scored(folder, tmp_path)
+
+
+def test_rotations_of_an_adapted_model_stay_exact(tmp_path):
+    """In half precision they would be wrong by radians at the end of a long text."""
+    base = tmp_path / "base"
+    save("modernbert", base)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["Wqkv"])
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    changed_model = load(check_model(Model(name=str(tmp_path / "adapter"))), "cpu", "bfloat16")
+    kinds = {name: buffer.dtype for name, buffer in changed_model.named_buffers() if "freq" in name}
+    assert kinds
+    assert set(kinds.values()) == {torch.float32}
+    assert {weight.dtype for weight in changed_model.parameters()} == {torch.bfloat16}

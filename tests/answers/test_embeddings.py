@@ -256,3 +256,16 @@ def test_an_encoder_with_more_layers_than_its_config_says_is_refused(tmp_path):
     write_parquet(tmp_path / "in.parquet", TEXTS)
     with pytest.raises(JobError, match=r"checkpoint has encoder\.layer\.1"):
         run(make_job(str(folder), tmp_path / "in.parquet", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+def test_the_encoders_settings_may_have_another_name(tmp_path, kind):
+    folder = embedder(tmp_path)
+    (folder / "sentence_bert_config.json").unlink()
+    settings = folder / f"sentence_{kind}_config.json"
+    settings.write_text(json.dumps({"max_seq_length": 20, "do_lower_case": False}))
+    assert check_model(Model(name=str(folder))).max_length == 20
+    np.testing.assert_allclose(vectors(scored(folder, tmp_path)), theirs(folder), atol=2e-5)
+    settings.write_text(json.dumps({"max_seq_length": 20, "do_lower_case": True}))
+    with pytest.raises(JobError, match=f"sentence_{kind}_config.json asks for texts in lower case"):
+        check_model(Model(name=str(folder)))

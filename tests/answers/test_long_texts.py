@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from bertbatch import JobError, run
 from bertbatch.checks.rescore import rescore
@@ -189,6 +190,24 @@ def test_entities_of_head_and_tail_are_where_they_say(tmp_path):
     for text, row in zip(texts, rows, strict=True):
         assert all(e["text"] == text[e["start"] : e["end"]] for e in row)
     assert rows[2][-1]["end"] > len(texts[2]) - 20
+
+
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
+@pytest.mark.parametrize("tokenizer", ["wordpiece", "bytes", "unigram"])
+def test_no_entity_reaches_over_what_is_cut_out(tmp_path, tokenizer, strategy):
+    """Where each token is of the same class, the beginning is one entity and the end another."""
+    model = save_tagger(tmp_path / "model", tokenizer)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights["classifier.bias"][2] = 1000  # I-PER
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    texts = ["Anna-Müller-New-York-" * 20, "Anna Müller moved to New York. " * 20, "a"]
+    keys = {"model.long_text": "head_tail", "model.aggregation": strategy}
+    rows = scored(model, tmp_path, texts, **keys)["entities"].to_pylist()
+    assert [len(row) for row in rows] == [2, 2, 1]
+    for text, (head, tail) in zip(texts, rows[:2], strict=False):
+        assert head["start"] == 0
+        assert head["end"] < tail["start"] - len(text) // 2
+        assert tail["end"] >= len(text) - 1
 
 
 def test_a_tokenizer_in_python(tmp_path):

@@ -131,6 +131,8 @@ def test_other_candidates_are_another_output(tmp_path):
         ({"hypothesis_template": "no label"}, "has no {} for a label"),
         ({"hypothesis_template": "{x}"}, "write a label as {}"),
         ({"hypothesis_template": "{} {"}, "write a label as {}"),
+        ({"hypothesis_template": "{.label}"}, "write a label as {}"),
+        ({"hypothesis_template": "{[label]}"}, "write a label as {}"),
         ({"labels": ["x", "y", "z"]}, r"\(x, y, z\) none is entailment; name them by model.labels"),
         ({"long_text": "windows"}, "long_text: zero_shot does not use it"),
         ({"multi_label": True, "min_score": 0.5}, "use model.threshold"),
