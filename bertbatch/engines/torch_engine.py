@@ -156,13 +156,13 @@ class TorchEngine:
             )
 
     def _pack(self) -> None:
+        self._layout: Callable[..., Any] = packing.by_length
         self._changed = True
         one_token = self._spec.asked.gives == "classes"
         self._packing = packing.Packing(self._model, one_token, self._spec.max_length)
         self._encoder = self._packing.encoder
         self._pad_id = packing.position_padding(self._model, self._spec.pad_id)
         self._offset = self._model.config.model_type in OFFSET_POSITIONS
-        self._layout: Callable[..., Any] = packing.by_length
         if self.device == "cuda":
             self._pack_for_gpu()
             return

@@ -73,7 +73,7 @@ def test_entities_are_those_of_transformers(tmp_path, tokenizer, strategy):
         ("bert", "openvino", "inline", "padded"),
         ("deberta-v2", "torch", "inline", "packed"),
         ("rembert", "torch", "inline", "padded"),
-        ("rembert", "openvino", "ray", "padded"),
+        ("distilbert", "openvino", "ray", "padded"),
     ],
 )
 def test_architectures_engines_and_runners(tmp_path, kind, engine, runner, batching):
