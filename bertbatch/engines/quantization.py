@@ -65,7 +65,7 @@ def check_answers(got: np.ndarray, wanted: np.ndarray, problem_type: str) -> Non
     off = np.abs(now - then)
     if not (off.mean() <= MEAN_OFF and off.max() <= MOST_OFF):
         raise ValueError(
-            f"on {len(off)} answers its answers are off by {off.mean():.2g} on average "
+            f"on {len(off)} answers it is off by {off.mean():.2g} on average "
             f"and {off.max():.2g} at most, where {MEAN_OFF:g} and {MOST_OFF:g} are allowed"
         )
     if problem_type in ONE_LABEL:

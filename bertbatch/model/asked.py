@@ -223,7 +223,7 @@ def _entailment(settings: Model, config: dict[str, Any], count: int, where: str)
         raise JobError(
             f"model.hypothesis_template {template!r}: {error!r}; write a label as {{}}"
         ) from error
-    if len(made) < len(labels):
+    if len(made) < len(labels) or template in made:
         raise JobError(f"model.hypothesis_template {template!r} has no {{}} for a label")
     named = settings.labels or [str(x) for _, x in sorted(_classes(config))]
     found = [i for i, name in enumerate(named) if name.lower().startswith("entail")]

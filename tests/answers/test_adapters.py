@@ -10,17 +10,14 @@ import pytest
 import torch
 import transformers
 
-from bertbatch import JobError, run
-from bertbatch.checks.rescore import rescore
-from bertbatch.checks.verify import verify
+from bertbatch import JobError
 from bertbatch.job.model import Model
 from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
-from bertbatch.output.folder import open_output
 from tests.helpers.architectures import save
 from tests.helpers.embedders import plain
 from tests.helpers.jobs import make_job
-from tests.helpers.outputs import predictions
+from tests.helpers.outputs import predictions, run_and_rescore
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_model, make_texts
 
@@ -67,10 +64,7 @@ def scored(folder: Path, tmp_path: Path, **keys):
     write_parquet(tmp_path / "in.parquet", TEXTS)
     keys = {"model.max_length": 60, **keys}
     job = make_job(str(folder), tmp_path / "in.parquet", tmp_path / "out", **keys)
-    run(job)
-    verdict = verify(open_output(str(tmp_path / "out")))
-    rescore(job, str(tmp_path / "out"), len(TEXTS), verdict)
-    assert not verdict.problems
+    run_and_rescore(job, len(TEXTS))
     return predictions(tmp_path / "out").to_pylist()
 
 

@@ -10,13 +10,12 @@ import transformers
 
 from bertbatch import JobError, run
 from bertbatch.attention.inspect import inspect_text
-from bertbatch.checks.rescore import rescore
-from bertbatch.checks.verify import verify
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.output.folder import open_output
 from tests.helpers.embedders import plain
 from tests.helpers.jobs import make_job
+from tests.helpers.outputs import run_and_rescore
 from tests.helpers.sources import write_parquet
 from tests.helpers.taggers import TEXTS, TOKENIZERS, more_texts, save_tagger
 from tests.helpers.tiny import make_model, make_texts
@@ -30,10 +29,7 @@ def scored(model, tmp_path, texts=ALL_TEXTS, **keys):
     write_parquet(tmp_path / "in.parquet", texts)
     keys = {"model.max_length": 64, **keys}
     job = make_job(model, tmp_path / "in.parquet", tmp_path / "out", **keys)
-    table = run(job).to_pandas()
-    verdict = verify(open_output(str(tmp_path / "out")))
-    rescore(job, str(tmp_path / "out"), len(texts), verdict)
-    assert not verdict.problems
+    table = run_and_rescore(job, len(texts)).to_pandas()
     assert len(table) == len(texts)
     return [list(row) for row in table["entities"]]
 

@@ -12,15 +12,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bertbatch import JobError, run
-from bertbatch.checks.rescore import rescore
-from bertbatch.checks.verify import verify
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
-from bertbatch.output.folder import open_output
 from tests.helpers.classifiers import JAPANESE, save_japanese
 from tests.helpers.embedders import embedder
 from tests.helpers.jobs import make_job
-from tests.helpers.outputs import predictions
+from tests.helpers.outputs import predictions, run_and_rescore
 from tests.helpers.sources import write_parquet
 from tests.helpers.taggers import save_tagger
 from tests.helpers.tiny import make_model, make_texts
@@ -41,11 +38,7 @@ def scored(model, tmp_path, texts=TEXTS, **keys):
     write_parquet(tmp_path / "in.parquet", texts)
     keys = {"model.long_text": "windows", "model.max_length": LENGTH, **keys}
     job = make_job(str(model), tmp_path / "in.parquet", tmp_path / "out", **keys)
-    run(job)
-    verdict = verify(open_output(str(tmp_path / "out")))
-    rescore(job, str(tmp_path / "out"), len(texts), verdict)
-    assert not verdict.problems
-    assert verdict.rescored == len(texts)
+    run_and_rescore(job, len(texts))
     return predictions(tmp_path / "out")
 
 

@@ -18,6 +18,7 @@ from bertbatch.model.spec import check_model
 from bertbatch.output.folder import open_output
 from bertbatch.output.part import FOOTER_KEY, encode_part
 from tests.helpers.jobs import make_job
+from tests.helpers.outputs import run_and_rescore
 from tests.helpers.reference import raw_logits
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_model, make_texts
@@ -43,11 +44,7 @@ def scored(model, tmp_path, texts=TEXTS, **keys):
     write_parquet(source, texts)
     keys = {f"model.{key}": value for key, value in keys.items()}
     job = make_job(model, source, tmp_path / "out", **keys)
-    result = run(job)
-    verdict = verify(open_output(str(tmp_path / "out")))
-    rescore(job, str(tmp_path / "out"), len(texts), verdict)
-    assert verdict.rescored == len(texts)
-    assert not verdict.problems
+    result = run_and_rescore(job, len(texts))
     return result.to_pandas()
 
 

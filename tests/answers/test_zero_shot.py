@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 import transformers
 
-from bertbatch import JobError, run
-from bertbatch.checks.rescore import rescore
-from bertbatch.checks.verify import verify
+from bertbatch import JobError
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
-from bertbatch.output.folder import open_output
 from tests.helpers.classifiers import JAPANESE, save_japanese
 from tests.helpers.jobs import make_job
-from tests.helpers.outputs import predictions
+from tests.helpers.outputs import predictions, run_and_rescore
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_model, make_texts
 
@@ -32,11 +29,7 @@ def scored(model, tmp_path, texts=TEXTS, **keys):
     keys = {"task": "zero_shot", "candidate_labels": LABELS, **keys}
     keys = {key if "." in key else f"model.{key}": value for key, value in keys.items()}
     job = make_job(str(model), tmp_path / "in.parquet", tmp_path / "out", **keys)
-    run(job)
-    verdict = verify(open_output(str(tmp_path / "out")))
-    rescore(job, str(tmp_path / "out"), len(texts), verdict)
-    assert not verdict.problems
-    assert verdict.rescored
+    run_and_rescore(job, len(texts))
     return predictions(tmp_path / "out").to_pylist()
 
 
@@ -129,6 +122,7 @@ def test_other_candidates_are_another_output(tmp_path):
         ({"candidate_labels": []}, "needs the labels to choose from"),
         ({"candidate_labels": ["a", "a"]}, "names a label twice"),
         ({"hypothesis_template": "no label"}, "has no {} for a label"),
+        ({"hypothesis_template": "no label", "candidate_labels": ["a"]}, "has no {} for a label"),
         ({"hypothesis_template": "{x}"}, "write a label as {}"),
         ({"hypothesis_template": "{} {"}, "write a label as {}"),
         ({"hypothesis_template": "{.label}"}, "write a label as {}"),

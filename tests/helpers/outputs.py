@@ -7,8 +7,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from bertbatch import Job, run
+from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
 from bertbatch.output.folder import open_output
+from bertbatch.runtime.result import Result
 
 
 def answers(out: Path) -> pd.DataFrame:
@@ -27,6 +30,16 @@ def sound(out: Path, **known: int) -> None:
     assert verdict.problems == []
     for name, value in known.items():
         assert getattr(verdict, name) == value, name
+
+
+def run_and_rescore(job: Job, rows: int) -> Result:
+    """Runs a job, whose output is found to be whole, and its answers to be those of the model."""
+    result = run(job)
+    verdict = verify(open_output(job.output.path))
+    rescore(job, job.output.path, rows, verdict)
+    assert verdict.problems == []
+    assert verdict.rescored
+    return result
 
 
 def same_answers(got: pd.DataFrame, expected: pd.DataFrame) -> None:
