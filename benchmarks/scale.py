@@ -31,6 +31,7 @@ from bertbatch.attention.aggregates import ALL, LABEL, Group, aggregate, length_
 from bertbatch.engines.scoring import Statistics
 from bertbatch.inputs.rows import quarantine
 from bertbatch.model.spec import check_model
+from bertbatch.model.tokens import Answers
 from bertbatch.output import commit
 from bertbatch.output.contract import make_contract
 from bertbatch.runtime.preflight import Preflight, check_job
@@ -289,7 +290,7 @@ def commit_all(job: Job, aggregates: pa.Table | None = None) -> None:
         attention = job.attention.model_copy(update={"per_row": False})
         job = job.model_copy(update={"attention": attention})
     preflight = check_job(job)
-    preflight.output.write_contract(make_contract(job, preflight.spec, preflight.schema))
+    preflight.output.write_contract(make_contract(job, preflight.specs, preflight.schema))
     with ThreadPoolExecutor(8) as pool:
         for added in preflight.planner(store_entries=True).extend(preflight.listing.sources):
             for _ in pool.map(lambda unit: _commit(preflight, unit, aggregates), added):
@@ -302,7 +303,7 @@ def _commit(preflight: Preflight, unit: Unit, aggregates: pa.Table | None) -> No
     columns = [
         pa.array([span.source.id] * count).dictionary_encode(),
         pa.array(np.arange(span.cut.first_row, span.cut.first_row + count)),
-        *task_of(preflight.spec).columns(np.zeros((count, 2), np.float32)),
+        *task_of(preflight.specs[""]).columns(Answers(np.zeros((count, 2), np.float32))),
         pa.array(np.full(count, 13, np.int32)),
         pa.array([False] * count),
         pa.array(np.zeros(count, np.float32)),

@@ -18,8 +18,9 @@ from bertbatch import Job
 from bertbatch.output.contract import make_contract
 from bertbatch.plan.unit_size import cut_size
 from bertbatch.runtime.preflight import check_job
-from bertbatch.runtime.stages import commit, make_probe, read_and_tokenize
-from bertbatch.runtime.worker import ModelWorker
+from bertbatch.runtime.probes import make_probes
+from bertbatch.runtime.stages import commit, read_and_tokenize
+from bertbatch.runtime.worker import ModelWorkers
 from tests.helpers.seaweed import BUCKET, seaweed
 
 COLUMNS = (
@@ -50,13 +51,13 @@ def stages(report: Report, scratch: Path, fraction: float) -> None:
         )
         job = Job.build({"input": source, "output": target, "model": {"dtype": "float32"}})
         preflight = check_job(job)
-        preflight.output.write_contract(make_contract(job, preflight.spec, preflight.schema))
+        preflight.output.write_contract(make_contract(job, preflight.specs, preflight.schema))
         planner = preflight.planner(store_entries=True)
         planner.size = cut_size(job.runtime, 1 << 30)  # as of a large input
         units = [unit for added in planner.extend(preflight.listing.sources) for unit in added]
         context = preflight.context()
-        worker = ModelWorker(context.spec, job.model, "cpu", 1, {}, False)
-        worker.settle(make_probe(context))
+        worker = ModelWorkers(context, "cpu", 1)
+        worker.settle(make_probes(context), {})
         for number, unit in enumerate(units[: max(int(4 * fraction), 2)]):
             requests.clear()
             times = [time.perf_counter()]
@@ -75,7 +76,7 @@ def stages(report: Report, scratch: Path, fraction: float) -> None:
             part = preflight.output.store.info(preflight.output.at(unit.part)).size
             moved = [_bytes(value) for value in (prepared.tokens, prepared.passthrough, scored)]
             megabytes = [size / 1e6 for size in (unit.bytes, *moved, part)]
-            values = (len(prepared.tokens.ids), *np.diff(times), *megabytes)
+            values = (len(prepared.tokens[""].ids), *np.diff(times), *megabytes)
             for name, value in zip(found, values, strict=True):
                 found[name].append(float(value))
     count = len(found["tokens"])

@@ -169,11 +169,9 @@ def _ours(folder: str, texts: list[str], **keys: Any) -> Score:
 
     def once() -> Any:
         plain = spec.asked.plain
-        tokens, parts = (
-            (tokenizer.encode(texts), None) if plain else encode_rows(tokenizer, spec.asked, texts)
-        )
+        tokens = tokenizer.encode(texts) if plain else encode_rows(tokenizer, spec.asked, texts)
         answers = score(engine, tokens, 0, len(tokens.lengths)).answers
-        return task.columns(replace(answers, spans=tokens.spans, parts=parts))
+        return task.columns(replace(answers, spans=tokens.spans, parts=tokens.parts))
 
     return once
 

@@ -69,7 +69,10 @@ def score(
     ] = None,
     text_pair: Annotated[str | None, typer.Option(help="the column with the second text")] = None,
     carry: Annotated[str | None, typer.Option(help="columns to copy: a,b or a:new_name")] = None,
-    model: Annotated[str | None, typer.Option(help="packaged name, folder, URL or Hub id")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="packaged name, folder, URL or Hub id (repeatable: several models)"),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="auto, single_label, …; default: auto")] = None,
     long_text: Annotated[
         str | None, typer.Option(help="truncate, windows or head_tail; default: truncate")
@@ -99,7 +102,7 @@ def score(
         },
         "output": {"path": output},
         "model": {
-            **{"name": model, "task": task, "max_length": max_length, "long_text": long_text},
+            **{"task": task, "max_length": max_length, "long_text": long_text},
             "candidate_labels": candidate_labels,
         },
         "runtime": {"runner": runner, "unit_rows": unit_rows},
@@ -107,6 +110,10 @@ def score(
     data: dict[str, Any] = {
         s: {k: v for k, v in keys.items() if v is not None} for s, keys in given.items()
     }
+    if model and len(model) > 1:
+        data["models"] = [{"name": one} for one in model]
+    elif model:
+        data["model"]["name"] = model[0]
     if attention:
         data["attention"] = {}
     return _run(lambda: Job.build(data, "command line", set), log, verbose)
@@ -240,6 +247,9 @@ def attention(
     across_models: Annotated[
         bool, typer.Option("--across-models", help="also compare outputs of different weights")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="which of several models: what its columns begin with")
+    ] = None,
 ) -> None:
     """Write the corpus's statistics of every head as one table, or compare two corpora."""
 
@@ -258,11 +268,11 @@ def attention(
     path = to or Path("attention.parquet" if other is None else "comparison.parquet")
     check_outside(path, [output, *([against] if against else [])])
     if other is None:
-        corpus = read_corpus(this)
+        corpus = read_corpus(this, model)
         show_corpus(corpus)
         table = corpus.tidy()
     else:
-        table = compare_outputs(this, other, across_models)
+        table = compare_outputs(this, other, across_models, model)
         show_comparison(table)
     write_table(table, path)
 

@@ -111,6 +111,8 @@ def kind(shape: dict[str, Any]) -> str:
         return " or ".join(kind(one) for one in shape["anyOf"] if one.get("type") != "null")
     if choices := shape.get("enum", [shape["const"]] if "const" in shape else []):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if "$ref" in shape:
+        return "mapping"
     if shape["type"] == "array":
         inner = kind(shape["items"])
         return f"list of {inner}" if inner.startswith("`") else f"list of {inner}s"
@@ -130,10 +132,11 @@ def default(shape: dict[str, Any]) -> str:
 
 
 def example_lines() -> dict[str, str]:
-    """The line of each key in `jobs/every-key.yaml`."""
+    """The line of each key in `jobs/every-key.yaml`; `#` before one that excludes another."""
     lines: dict[str, str] = {}
     path: list[tuple[int, str]] = []
     for line in (ROOT / "jobs" / "every-key.yaml").read_text().splitlines():
+        line = re.sub("^#(?=[a-z])", "", line)
         key = line.strip().partition(":")[0]
         indent = len(line) - len(line.lstrip())
         path = [(depth, name) for depth, name in path if depth < indent] + [(indent, key)]

@@ -7,12 +7,13 @@ Groups are margins, not products: all rows, each label, each range of lengths, e
 carried column.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bertbatch.engines.scoring import Statistics
 from bertbatch.errors import JobError
@@ -87,6 +88,30 @@ def aggregate(
                 }
             )
     return pa.Table.from_pylist(rows, aggregates_schema(statistics.values.shape[2]))
+
+
+def of_models(tables: Mapping[str, pa.Table]) -> pa.Table:
+    """The aggregates of several models as one table, whose column `model` says whose they are.
+
+    Those of the only model stay as they are.
+    """
+    if list(tables) == [""]:
+        return tables[""]
+    return pa.concat_tables(_named(model, table) for model, table in tables.items())
+
+
+def of_model(table: pa.Table, model: str) -> pa.Table:
+    """One model's aggregates of a unit."""
+    return table.filter(pc.equal(table["model"], model)) if model else table
+
+
+def _named(model: str, table: pa.Table) -> pa.Table:
+    """With a column for the model, and lists of any length: another model has other heads."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_fixed_size_list(field.type):
+            lists = pa.list_(field.type.value_type)
+            table = table.set_column(i, field.name, table[i].cast(lists))
+    return table.append_column("model", pa.array([model] * table.num_rows, pa.string()))
 
 
 def aggregates_schema(heads: int) -> pa.Schema:

@@ -15,20 +15,25 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.attention.aggregates import LENGTH
-from bertbatch.attention.corpus import Corpus, attention_contract, read_corpus
+from bertbatch.attention.corpus import Corpus, attention_contract, read_corpus, which_model
 from bertbatch.errors import JobError
+from bertbatch.output.contract import stored_heads, stored_models
 from bertbatch.output.folder import Output
 
 FALSE_DISCOVERIES = 0.01
 
 
-def compare_outputs(this: Output, other: Output, across_models: bool) -> pa.Table:
+def compare_outputs(
+    this: Output, other: Output, across_models: bool, model: str | None = None
+) -> pa.Table:
     """One row for each statistic, layer and head, the largest effect first.
+
+    `model`: whose statistics, where an output is of several models.
 
     A difference is positive if `this` has the larger mean. Raises JobError if the two cannot be
     compared: different models (unless `across_models`), tokenizers or settings.
     """
-    mine, theirs = (_contract(output) for output in (this, other))
+    mine, theirs = (_contract(output, model) for output in (this, other))
     differing = [
         f"  {key}: {mine[key]!r} there, {theirs[key]!r} in the other"
         for key in mine
@@ -45,7 +50,7 @@ def compare_outputs(this: Output, other: Output, across_models: bool) -> pa.Tabl
             f"{this.path} and {other.path} cannot be compared:\n{listed}\n"
             f"statistics of differently made runs differ whatever the texts are{hint}"
         )
-    return compare(read_corpus(this), read_corpus(other))
+    return compare(read_corpus(this, model), read_corpus(other, model))
 
 
 def compare(this: Corpus, other: Corpus) -> pa.Table:
@@ -137,14 +142,15 @@ def _ratio(difference: np.ndarray, spread: np.ndarray) -> np.ndarray:
     return np.where(spread > 0, difference / safe, certain)
 
 
-def _contract(output: Output) -> dict[str, Any]:
+def _contract(output: Output, name: str | None) -> dict[str, Any]:
     """What must be equal for two outputs to be compared."""
     contract = attention_contract(output)
-    model, attention = contract["model"], contract["attention"]
+    name = which_model(output, contract, name)
+    model, found = stored_models(contract)[name], stored_heads(contract, name)
     return {
         **{f"model.{key}": model[key] for key in ("weights", "tokenizer", "quantization")},
         "model.max_length": model["max_length"],
-        "attention.queries": attention["queries"],
-        "layers": attention["layers"],
-        "heads": attention["heads"],
+        "attention.queries": contract["attention"]["queries"],
+        "layers": found["layers"],
+        "heads": found["heads"],
     }

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.attention.aggregates import ALL, BINS, LENGTH, SUMS, WEIGHTS
+from bertbatch.attention.aggregates import ALL, BINS, LENGTH, SUMS, WEIGHTS, of_model
 from bertbatch.errors import JobError
+from bertbatch.output.contract import stored_heads, stored_models
 from bertbatch.output.folder import Output
 from bertbatch.output.records import reading
 
@@ -113,13 +114,19 @@ class Corpus:
         return self.keys[key]
 
 
-def read_corpus(output: Output) -> Corpus:
-    """Merges the aggregates of every committed unit. Raises JobError if there are none."""
-    attention = attention_contract(output)["attention"]
-    corpus = Corpus(attention["layers"], attention["heads"], attention["statistics"])
+def read_corpus(output: Output, model: str | None = None) -> Corpus:
+    """Merges the aggregates of every committed unit.
+
+    `model`: whose, by what its columns begin with, if there are several. Raises JobError if there
+    are none.
+    """
+    contract = attention_contract(output)
+    model = which_model(output, contract, model)
+    found = stored_heads(contract, model)
+    corpus = Corpus(found["layers"], found["heads"], found["statistics"])
     for aggregates in _stored(output, sorted(output.committed().values())):
         with reading(f"{output.path}: a file of statistics"):
-            corpus.add(aggregates)
+            corpus.add(of_model(aggregates, model))
     if not corpus.keys:
         raise JobError(f"{output.path} has no committed statistics yet; run its job first")
     return corpus
@@ -134,6 +141,19 @@ def attention_contract(output: Output) -> dict[str, Any]:
             "with --attention, or with a section `attention` in the job file"
         )
     return contract
+
+
+def which_model(output: Output, contract: dict[str, Any], model: str | None) -> str:
+    """The model that is meant. Raises JobError if there are several, or no such one."""
+    models = stored_models(contract)
+    if model is None and "" in models:
+        return ""
+    if model in models and model:
+        return model
+    if "" in models:
+        raise JobError(f"{output.path} was scored with one model; leave '{model}' out")
+    there = f"{output.path} was scored with the models {', '.join(models)}"
+    raise JobError(f"{there}; name one" if model is None else f"{there}, and not with '{model}'")
 
 
 def _stored(output: Output, parts: Sequence[str]) -> Iterator[pa.Table]:

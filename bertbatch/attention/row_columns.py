@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from bertbatch.engines.scoring import Scored, Statistics
 from bertbatch.errors import JobError
+from bertbatch.job.models import column_of
 from bertbatch.job.schema import Attention
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Parts, places
@@ -110,13 +111,16 @@ def of_rows(statistics: Statistics, parts: Parts) -> Statistics:
     )
 
 
-def attention_array(table: "pa.Table | pd.DataFrame", statistic: str) -> np.ndarray:
+def attention_array(
+    table: "pa.Table | pd.DataFrame", statistic: str, model: str = ""
+) -> np.ndarray:
     """A statistic of every row as float32 [rows, layers, heads]; NaN where it is null.
 
+    `model`: what the model's columns begin with, if there are several models.
     `table` must be a pyarrow table: pandas loses the field's metadata, which has the shape. Raises
     JobError if it is not, or has no such column.
     """
-    name = f"attn_{statistic}"
+    name = column_of(model, f"attn_{statistic}")
     if not isinstance(table, pa.Table) or name not in table.column_names:
         raise JobError(f"no column {name} in a pyarrow table; was attention.statistics set?")
     field = table.schema.field(name)

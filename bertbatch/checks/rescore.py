@@ -10,6 +10,7 @@ import pyarrow as pa
 from bertbatch.checks.verify import Verdict
 from bertbatch.engines import batching
 from bertbatch.errors import JobError, SourceError
+from bertbatch.job.models import column_of
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokens import Answers
@@ -17,12 +18,16 @@ from bertbatch.output.folder import open_output
 from bertbatch.runtime import stages
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
+from bertbatch.runtime.kinds import kind_of
+from bertbatch.runtime.passthrough import Prepared
 from bertbatch.runtime.preflight import Preflight, check_job
-from bertbatch.runtime.stages import Prepared
-from bertbatch.runtime.worker import ModelWorker, kind_of
+from bertbatch.runtime.probes import make_probes
+from bertbatch.runtime.worker import ModelWorkers
 from bertbatch.tasks.entities import different_entities
 from bertbatch.tasks.task import apart, by_name, numbers, task_of
 from bertbatch.units import Unit
+
+Columns = dict[str, pa.ChunkedArray]
 
 CLOSE = 0.02  # scores, and the lead of a label below which it may differ: docs/design.md
 
@@ -42,9 +47,8 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
     context = preflight.context()  # without statistics, which answers do not depend on
     plain = context.job.model_copy(update={"attention": None})
     context = replace(context, job=plain, large=False)
-    worker = ModelWorker.of(context, "cpu", available_cores())
-    worker.settle(stages.make_probe(context))
-    task = task_of(context.spec)
+    workers = ModelWorkers(context, "cpu", available_cores())
+    workers.settle(make_probes(context), {})
     each = -(-count // max(len(chosen), 1))
     for unit in chosen:
         _, part = preflight.output.part(unit.part)
@@ -64,15 +68,11 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
             there = part.slice(index, 1)
             place = (there["source"][0].as_py(), there["row"][0].as_py())
             i = at[place]
-            answers = _answers(worker, prepared, i, i + 1)
             verdict.rescored += 1
-            now = by_name(task, answers)
-            if answers.spans:
-                what = different_entities(there["entities"], now["entities"], answers, CLOSE)
-            else:
-                what = _difference(there, now) or _label(there, answers, context.spec)
-            if what:
-                verdict.problems.append(f"{unit.part}: row {place[1]} of {place[0]}: {what}")
+            for model, answers in _answers(workers, prepared, i, i + 1).items():
+                if what := _wrong(_columns(there, model), answers, context.specs[model]):
+                    where = f"{unit.part}: row {place[1]} of {place[0]}"
+                    verdict.problems.append(f"{where}: {model and f'{model}: '}{what}")
     if not verdict.problems:
         _compare_bits(preflight, context, chosen, verdict)
 
@@ -89,32 +89,42 @@ def _compare_bits(
     unit = next((u for u in units if not (u.retry or preflight.job.attention)), None)
     if threads is None or unit is None:
         return
-    worker = ModelWorker.of(context, "cpu", threads)
-    worker.settle(stages.make_probe(context))
+    workers = ModelWorkers(context, "cpu", threads)
+    workers.settle(make_probes(context), {})
     (prepared,) = stages.read_and_tokenize(context, [unit])
     _, part = preflight.output.part(unit.part)
     if part.num_rows != len(prepared.passthrough.row):
         return  # some rows went to quarantine, perhaps after others were scored without them
-    answers = _answers(worker, prepared, 0, part.num_rows)
-    now, there = by_name(task_of(context.spec), answers), _columns(part)
+    equal = np.ones(part.num_rows, bool)
+    for model, answers in _answers(workers, prepared, 0, part.num_rows).items():
+        equal &= _equal(_columns(part, model), answers, context.specs[model])
+    verdict.same_bits = int(equal.sum()), len(equal)
+
+
+def _equal(there: Columns, answers: Answers, spec: ModelSpec) -> np.ndarray:
+    """Whether the numbers of each row are equal to the bit, bool [rows]."""
+    now = by_name(task_of(spec), answers)
     if answers.spans:
         lists = zip(now["entities"].to_pylist(), there["entities"].to_pylist(), strict=True)
-        equal = np.array([[ours == theirs] for ours, theirs in lists])
-    else:
-        again, then = numbers(now), numbers(there)
-        equal = np.hstack([then[name] == again[name] for name in again])
-    verdict.same_bits = int(equal.all(axis=1).sum()), len(equal)
+        return np.array([ours == theirs for ours, theirs in lists])
+    again, then = numbers(now), numbers(there)
+    return np.asarray(np.hstack([then[name] == again[name] for name in again]).all(axis=1))
 
 
-def _answers(worker: ModelWorker, prepared: Prepared, first: int, stop: int) -> Answers:
-    """The answers to some rows, with what else a task may need of them."""
-    spans, parts = prepared.passthrough.spans, prepared.passthrough.parts
-    rows = np.arange(first, stop)
-    if parts:
-        first, stop = int(parts.offsets[first]), int(parts.offsets[stop])
-    answers = worker.score(prepared.tokens, first, stop).answers
-    spans = spans and spans.take(np.arange(first, stop))
-    return replace(answers, spans=spans, parts=parts and parts.take(rows))
+def _answers(
+    workers: ModelWorkers, prepared: Prepared, first: int, stop: int
+) -> dict[str, Answers]:
+    """Each model's answers to some rows, with what else a task may need of them."""
+    found = {}
+    for model, scored in workers.score(prepared.tokens, first, stop).items():
+        facts = prepared.passthrough.texts[model]
+        of = np.arange(*prepared.tokens[model].sequences(first, stop))
+        found[model] = replace(
+            scored.answers,
+            spans=facts.spans and facts.spans.take(of),
+            parts=facts.parts and facts.parts.take(np.arange(first, stop)),
+        )
+    return found
 
 
 def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
@@ -130,14 +140,25 @@ def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
         if record.get("worker_deaths"):
             return None  # ranges may have been split
         kinds |= set(chosen.get("kinds", {}))
-    mine = {kind_of("cpu", threads): threads for threads in range(1, available_cores() + 1)}
-    verdict.other_kinds = sorted(kinds - set(mine))
-    return mine.get(*kinds) if len(kinds) == 1 else None
+    mine = {
+        threads: {kind_of("cpu", threads, model) for model in preflight.specs}
+        for threads in range(1, available_cores() + 1)
+    }
+    verdict.other_kinds = sorted(kinds.difference(*mine.values()))
+    return next((threads for threads, those in mine.items() if those == kinds), None)
 
 
-def _difference(there: pa.Table, now: dict[str, pa.Array]) -> str | None:
+def _wrong(there: Columns, answers: Answers, spec: ModelSpec) -> str | None:
+    """What is wrong with a row's stored answer."""
+    now = by_name(task_of(spec), answers)
+    if answers.spans:
+        return different_entities(there["entities"], now["entities"], answers, CLOSE)
+    return _difference(there, now) or _label(there, answers, spec)
+
+
+def _difference(there: Columns, now: dict[str, pa.Array]) -> str | None:
     """What is wrong with a row's stored scores, beside those of now."""
-    stored = numbers(_columns(there))
+    stored = numbers(there)
     for name, new in numbers(now).items():
         if name == "logits":
             continue  # the scores follow from them, and rounding shows less there
@@ -153,9 +174,9 @@ def _few(numbers: np.ndarray) -> str:
     return f"{row[:SHOWN].tolist()}{'' if len(row) <= SHOWN else ' …'}"
 
 
-def _label(there: pa.Table, answers: Answers, spec: ModelSpec) -> str | None:
+def _label(there: Columns, answers: Answers, spec: ModelSpec) -> str | None:
     """What is wrong with a row's stored label, unless another one is as likely."""
-    if "label" not in there.column_names:
+    if "label" not in there:
         return None
     asked = replace(spec.asked, top_k=None, min_score=None, logits=False)
     task = task_of(replace(spec, asked=asked))
@@ -174,5 +195,11 @@ def _label(there: pa.Table, answers: Answers, spec: ModelSpec) -> str | None:
     )
 
 
-def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return dict(zip(table.column_names, table.columns, strict=True))
+def _columns(table: pa.Table, model: str) -> Columns:
+    """A model's columns, by the names that they would have if it were the only one."""
+    begin = column_of(model, "")
+    return {
+        name.removeprefix(begin): table[name]
+        for name in table.column_names
+        if name.startswith(begin)
+    }

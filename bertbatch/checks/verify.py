@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertbatch.attention.aggregates import ALL
+from bertbatch.job.models import column_of
 from bertbatch.output.contract import stored_schema
 from bertbatch.output.folder import Output
 from bertbatch.output.lease import Lease
@@ -210,7 +211,7 @@ def _check_aggregates(table: pa.Table, aggregates: pa.Table) -> Iterator[str]:
     """A unit's aggregates over all rows are those of its rows, where these are there."""
     everything = aggregates.filter(pc.equal(aggregates["group"], ALL))
     for cell in everything.to_pylist():
-        name = f"attn_{cell['statistic']}"
+        name = column_of(cell.get("model", ""), f"attn_{cell['statistic']}")
         if name not in table.column_names:
             continue
         column = table[name].combine_chunks().drop_null()

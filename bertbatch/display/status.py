@@ -64,9 +64,16 @@ def _runs(records: list[dict[str, Any]]) -> Table:
             f"{rows:,}",
             f"{record['rows_per_second']:,.1f}",
             f"{quarantined / rows:.1%}" if rows else "",
-            f"{run['truncated'] / scored:.1%}" if scored else "",
+            _shares(run["truncated"], scored) if scored else "",
             ", ".join(f"{label} {share:.1%}" for label, share in shares[:LABELS]),
             "; ".join(record.get("alarms", [])),
         )
         table.add_row(*map(Text, cells))
     return table
+
+
+def _shares(counts: int | dict[str, int], rows: int) -> str:
+    """The share of the rows, for each model if there are several."""
+    if isinstance(counts, int):
+        return f"{counts / rows:.1%}"
+    return ", ".join(f"{model} {count / rows:.1%}" for model, count in counts.items())

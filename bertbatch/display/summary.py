@@ -29,9 +29,11 @@ def show_summary(result: Result) -> None:
         shares = run.label_shares
         for label, count in run.labels.most_common(LINES):
             row(f"  {label}", f"{count:,} ({shares[label]:.1%})")
-        if run.unlabelled:
-            row("no label", f"{run.unlabelled:,} ({run.unlabelled / run.rows_scored:.1%})")
-        row("truncated", f"{run.truncated:,} ({run.truncated / run.rows_scored:.1%})")
+        for what, counts in (("no label", run.unlabelled), ("truncated", run.truncated)):
+            for model, count in counts.items():
+                if count or what == "truncated":
+                    share = f"{count:,} ({count / run.rows_scored:.1%})"
+                    row(what, f"{share} for {model}" if model else share)
         if run.computed_tokens:
             row("padding", f"{run.padding:.1%} of the computed tokens")
         row(

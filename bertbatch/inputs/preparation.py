@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.job.text_template import parsed
 
 # Elements whose content is no text.

@@ -16,7 +16,8 @@ from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader, Rows, check_columns
 from bertbatch.inputs.listing import decoded, partitions
 from bertbatch.inputs.preparation import prepared, put_together
-from bertbatch.job.schema import Input, Job
+from bertbatch.job.input import Input
+from bertbatch.job.schema import Job
 from bertbatch.storage import stores
 from bertbatch.units import RetryRows, Source, Unit
 

@@ -18,12 +18,13 @@ def carried(spec: str) -> tuple[str, str]:
 def check_carried(specs: Sequence[str], taken: Sequence[str] = OUTPUT_COLUMNS) -> None:
     """Raises ValueError for a name that is missing, taken, or there twice."""
     seen: set[str] = set()
+    folded_taken = {name.casefold() for name in taken}
     for spec in specs:
         old, new = carried(spec)
         if not old or not new:
             raise ValueError(f"'{spec}' must be 'column' or 'column:new_name'")
         folded = new.casefold()  # DuckDB and Spark do not tell Label from label
-        if folded in taken or folded.startswith("attn_"):
+        if folded in folded_taken or folded.startswith("attn_"):
             raise ValueError(
                 f"'{new}' is an output column; carry it under another name: '{old}:{new}_in'"
             )

@@ -11,150 +11,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bertbatch.errors import JobError
-from bertbatch.job.carry import carried, check_carried
+from bertbatch.job.input import Input
 from bertbatch.job.messages import explain
 from bertbatch.job.model import Model
+from bertbatch.job.models import NamedModel, check_names, with_common_keys
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
 from bertbatch.job.safe_yaml import read_yaml
-from bertbatch.job.text_template import columns_of
-from bertbatch.job.types import (
-    CommaList,
-    CountOrAuto,
-    Format,
-    MibOrAuto,
-    Section,
-    StorageOptions,
-    split_commas,
-)
+from bertbatch.job.types import CommaList, CountOrAuto, MibOrAuto, Section, StorageOptions
 from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
-
-
-class Csv(Section):
-    delimiter: str = Field(",", description="the one ASCII character between fields")
-    quote: str = Field('"', description="the one ASCII character around quoted fields")
-    header: bool = Field(True, description="whether the first line names the columns")
-    encoding: Literal["utf-8", "cp932", "euc-jp", "latin-1", "cp1252"] = Field(
-        "utf-8", description="how the file's text is encoded"
-    )
-
-    @field_validator("delimiter", "quote")
-    @classmethod
-    def one_ascii_character(cls, value: str) -> str:
-        if len(value) != 1 or not value.isascii() or value in "\r\n":
-            raise ValueError("must be one ASCII character, and no line end")
-        return value
-
-    @model_validator(mode="after")
-    def distinguishable(self) -> "Csv":
-        if self.delimiter == self.quote:
-            raise ValueError("delimiter and quote are the same character")
-        for character in (self.delimiter, self.quote):
-            # Only such bytes are also the second byte of a cp932 character.
-            if self.encoding == "cp932" and ord(character) >= 0x40:
-                raise ValueError(f"'{character}' can be half a character in cp932; use another")
-        return self
-
-
-class Input(Section):
-    path: str | list[str] = Field(description="a file, a folder, a glob, or a list of them")
-    format: Format = Field("auto", description="the input's format; auto goes by the files' names")
-    text: str = Field("text", description="the column that holds the text to score")
-    text_pair: str | None = Field(
-        None, description="the column with the pair text, for models that score pairs"
-    )
-    template: str | None = Field(
-        None, description="the text from several columns, instead of `text`; null ones are empty"
-    )
-    normalize: Annotated[
-        list[Literal["nfkc", "html", "whitespace"]], BeforeValidator(split_commas)
-    ] = Field(
-        [],
-        description="what is done to each text, in this order: nfkc (Unicode's compatible "
-        "characters become one), html (only the text of HTML), whitespace (single spaces)",
-    )
-    prefix: str = Field("", description="what is put before each text, but not before `text_pair`")
-    carry: CommaList = Field(
-        [], description="columns to copy to the output, each 'column' or 'column:new_name'"
-    )
-    csv: Csv = Field(Csv(), description="the dialect of CSV input")
-    limit: int | None = Field(None, ge=1, description="score only the first N rows")
-    min_age: float = Field(
-        0,
-        ge=0,
-        description="seconds; younger files are left out, since they may still be being written",
-    )
-    on_changed_source: Literal["fail", "keep"] = Field(
-        "fail", description="what to do when a file changed after it was scored"
-    )
-    on_removed_source: Literal["keep", "fail"] = Field(
-        "keep", description="what to do when a file that was planned is gone"
-    )
-    storage_options: StorageOptions = Field({})
-
-    @property
-    def paths(self) -> list[str]:
-        """What `path` names, one or several."""
-        return [self.path] if isinstance(self.path, str) else self.path
-
-    @property
-    def texts(self) -> dict[str, list[str]]:
-        """The columns of each text, by its key in the job."""
-        pair = {"text_pair": [self.text_pair]} if self.text_pair is not None else {}
-        if self.template is not None:
-            return {"template": columns_of(self.template), **pair}
-        return {"text": [self.text], **pair}
-
-    @property
-    def text_columns(self) -> list[str]:
-        """The columns of all texts, each once."""
-        return list(dict.fromkeys(column for columns in self.texts.values() for column in columns))
-
-    @property
-    def prepares(self) -> dict[str, Any]:
-        """How texts are made, where that is not a column's own text."""
-        given = {key: getattr(self, key) for key in ("template", "normalize", "prefix")}
-        return {key: value for key, value in given.items() if value}
-
-    @property
-    def carried(self) -> dict[str, str]:
-        """The input's column of each carried output column, by the output's name."""
-        return {new: old for old, new in map(carried, self.carry)}
-
-    @field_validator("path")
-    @classmethod
-    def not_empty(cls, value: str | list[str]) -> str | list[str]:
-        if not value or (isinstance(value, list) and "" in value):
-            raise ValueError("must name at least one file, folder or glob")
-        return value
-
-    @field_validator("template")
-    @classmethod
-    def names_columns(cls, value: str | None) -> str | None:
-        if value is not None:
-            columns_of(value)
-        return value
-
-    @model_validator(mode="after")
-    def one_text(self) -> "Input":
-        if self.template is not None and self.text != type(self).model_fields["text"].default:
-            raise ValueError("input.template and input.text both say what the text is; keep one")
-        return self
-
-    @field_validator("carry")
-    @classmethod
-    def no_clash(cls, value: list[str]) -> list[str]:
-        check_carried(value)
-        return value
 
 
 class Output(Section):
@@ -250,7 +118,14 @@ class Job(Section):
 
     input: Input = Field(description="what is read")
     output: Output = Field(description="where predictions go")
-    model: Model = Field(Model(), description="what scores the text")
+    model: Model = Field(
+        Model(), description="what scores the text; beside `models`, what these have in common"
+    )
+    models: list[NamedModel] = Field(
+        [],
+        description="several models for each text: each has the keys of `model`, and `as`, which "
+        "the names of its columns begin with; default: the last part of its name",
+    )
     attention: Attention | None = Field(
         None, description="statistics of every attention head; `attention: {}` for the usual ones"
     )
@@ -266,6 +141,21 @@ class Job(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="the name that {run} in paths means; the time, to the second",
     )
+
+    @property
+    def each_model(self) -> dict[str, Model]:
+        """The models by what their columns begin with: "" for that of `model`."""
+        return {model.column: model for model in self.models} or {"": self.model}
+
+    @model_validator(mode="before")
+    @classmethod
+    def keys_in_common(cls, data: Any) -> Any:
+        return with_common_keys(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def names_differ(self) -> "Job":
+        check_names(self.models)
+        return self
 
     @field_validator("date", mode="before")
     @classmethod
@@ -284,7 +174,8 @@ class Job(Section):
 
     @model_validator(mode="after")
     def engine_has_statistics(self) -> "Job":
-        if self.attention and self.model.engine == "openvino":
+        engines = [model.engine for model in self.each_model.values()]
+        if self.attention and "openvino" in engines:
             raise ValueError(
                 "attention: model.engine openvino gives no statistics; use torch or auto"
             )

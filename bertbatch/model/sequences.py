@@ -23,18 +23,13 @@ HEAD = 0.25
 OVERLAP = 0.25  # of the room, that neighbouring windows share unless the job says how much
 
 
-def encode_rows(
-    tokenizer: Tokenizer, asked: Asked, texts: list[str]
-) -> tuple[Tokens, Parts | None]:
-    """The sequences of rows, and which are each row's; None if each is one.
-
-    Raises JobError if a window or a hypothesis leaves no room.
-    """
+def encode_rows(tokenizer: Tokenizer, asked: Asked, texts: list[str]) -> Tokens:
+    """The sequences of rows. Raises JobError if a window or a hypothesis leaves no room."""
     if asked.long_text == "head_tail":
-        return _head_and_tail(tokenizer, texts), None
+        return _head_and_tail(tokenizer, texts)
     make = _hypotheses if asked.task == "zero_shot" else _windows
     tokens, offsets = make(tokenizer, asked, texts)
-    return tokens, Parts(offsets, tokens.lengths)
+    return replace(tokens, parts=Parts(offsets, tokens.lengths))
 
 
 def check_room(tokenizer: Tokenizer, asked: Asked) -> None:

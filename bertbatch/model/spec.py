@@ -82,6 +82,16 @@ class ModelSpec:
         return self.asked.problem_type
 
     @property
+    def encoding(self) -> tuple[Any, ...]:
+        """What a text's tokens follow from: models where this is equal share them."""
+        asked = self.asked
+        return (
+            *(self.tokenizer, self.max_length, self.pad_id, asked.gives == "tokens"),
+            *(asked.long_text, asked.stride, asked.task == "zero_shot"),
+            *(asked.candidate_labels, asked.hypothesis_template),
+        )
+
+    @property
     def _has_threshold(self) -> bool:
         return self.asked.task == "multi_label" or self.asked.multi_label
 

@@ -34,7 +34,7 @@ HUGE = (1 << 16, 1 << 18, 1 << 20)
 UNKNOWN_SHARE = 0.15  # of the tokens: above it, a vocabulary does not fit the texts
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # models of a job
 def get_tokenizer(spec: ModelSpec) -> "Tokenizer":
     """This process's tokenizer for a model. Raises JobError if it cannot be loaded."""
     return Tokenizer(spec)

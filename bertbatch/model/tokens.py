@@ -27,7 +27,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of n texts, special tokens included; `spans`: where they are, if that is needed.
+    """Token ids of n sequences, special tokens included; `spans`: where they are, if needed.
+
+    `parts`: which sequences are one row's, None if each is a row.
 
     ids: int32 [total], offsets: int64 [n + 1], truncated: bool [n], unknown: int32 [n]
     counts unknown tokens, content: int32 [n] counts tokens that are not special.
@@ -47,10 +49,22 @@ class Tokens:
     first_duplicate: np.ndarray
     sampled: np.ndarray
     spans: "Spans | None" = None
+    parts: "Parts | None" = None
 
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+    @property
+    def row(self) -> np.ndarray:
+        """The row of each sequence, int64 [n]."""
+        return self.parts.row if self.parts else np.arange(len(self.offsets) - 1)
+
+    def sequences(self, first: int, stop: int) -> tuple[int, int]:
+        """The sequences of the rows from `first` to `stop`."""
+        if self.parts is None:
+            return first, stop
+        return int(self.parts.offsets[first]), int(self.parts.offsets[stop])
 
     def take(self, rows: np.ndarray, with_statistics: bool = False) -> Batch:
         """Some rows as a batch, in this order."""

@@ -25,29 +25,37 @@ FORMAT_VERSION = 1
 # rows share batches only where that leaves their answers alone, and padding and token types are
 # the tokenizer's.
 RULES = {"hive": 1, "answers": 1}
-CONTRACT_SHAPE = {  # what the program relies on
-    "format_version": count,
-    "model": {
-        "weights": text,
-        "tokenizer": text,
-        "quantization": (None, text),
-        "max_length": count,
-    },
-    "schema": text,
-    "attention?": (
-        None,
-        {"layers": small, "heads": small, "statistics": {"*": number}, "queries": text},
-    ),
+_MODEL = {
+    "weights": text,
+    "tokenizer": text,
+    "quantization": (None, text),
+    "max_length": count,
 }
+_HEADS = {"layers": small, "heads": small, "statistics": {"*": number}}
+# What the program relies on, of outputs of one model and of several.
+CONTRACT_SHAPE = (
+    {
+        "format_version": count,
+        "model": _MODEL,
+        "schema": text,
+        "attention?": (None, {**_HEADS, "queries": text}),
+    },
+    {
+        "format_version": count,
+        "models": {"*": _MODEL},
+        "schema": text,
+        "attention?": (None, {"models": {"*": _HEADS}, "queries": text}),
+    },
+)
 
 
 def make_contract(
-    job: Job, spec: ModelSpec, schema: pa.Schema, rules: Mapping[str, int] = RULES
+    job: Job, specs: Mapping[str, ModelSpec], schema: pa.Schema, rules: Mapping[str, int] = RULES
 ) -> dict[str, Any]:
     """The contract of an output that a job begins."""
     return {
         "format_version": FORMAT_VERSION,
-        "model": {"name": spec.name, **spec.answers},
+        **_of_models({m: {"name": spec.name, **spec.answers} for m, spec in specs.items()}),
         "input": {
             **{key: getattr(job.input, key) for key in ("text", "text_pair")},
             **job.input.prepares,
@@ -55,24 +63,44 @@ def make_contract(
             "limit": job.input.limit,
             "csv": job.input.csv.model_dump(),
         },
-        "attention": _attention(job, spec),
+        "attention": _attention(job, specs),
         "rules": dict(rules),
         "columns": {field.name: str(field.type) for field in schema},
         "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
     }
 
 
-def _attention(job: Job, spec: ModelSpec) -> dict[str, Any] | None:
+def _of_models(each: dict[str, Any]) -> dict[str, Any]:
+    """What is said of each model, as it is stored."""
+    return {"models": each} if "" not in each else {"model": each[""]}
+
+
+def _attention(job: Job, specs: Mapping[str, ModelSpec]) -> dict[str, Any] | None:
     """What an output's statistics have in common; `statistics` end at these largest values."""
     if job.attention is None:
         return None
     statistics = make_statistics(job.attention.statistics)
-    return {
-        **job.attention.model_dump(),
-        "statistics": {s.name: s.most(spec.max_length) for s in statistics},
-        "layers": spec.layers,
-        "heads": spec.heads,
+    each = {
+        model: {
+            "statistics": {s.name: s.most(spec.max_length) for s in statistics},
+            "layers": spec.layers,
+            "heads": spec.heads,
+        }
+        for model, spec in specs.items()
     }
+    return {**job.attention.model_dump(), **each.get("", {"models": each})}
+
+
+def stored_models(contract: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a contract says of each model, by what its columns begin with."""
+    return dict(contract["models"]) if "models" in contract else {"": contract["model"]}
+
+
+def stored_heads(contract: dict[str, Any], model: str) -> dict[str, Any]:
+    """The layers, heads and statistics of a model, whose output has statistics."""
+    attention = contract["attention"]
+    found: dict[str, Any] = attention["models"][model] if model else attention
+    return found
 
 
 def encode_contract(contract: dict[str, Any]) -> bytes:
@@ -95,13 +123,17 @@ def stored_schema(contract: dict[str, Any]) -> pa.Schema:
 
 def stored_fingerprint(contract: dict[str, Any]) -> str:
     """The scoring fingerprint of the parts of an output with this contract."""
-    answers = {key: value for key, value in contract["model"].items() if key != "name"}
-    return digest([contract["format_version"], answers])
+    each = {
+        model: {key: value for key, value in said.items() if key != "name"}
+        for model, said in stored_models(contract).items()
+    }
+    return digest([contract["format_version"], each.get("", each)])
 
 
-def scoring_fingerprint(spec: ModelSpec) -> str:
-    """A hash over everything about the model that changes answers."""
-    return digest([FORMAT_VERSION, spec.answers])
+def scoring_fingerprint(specs: Mapping[str, ModelSpec]) -> str:
+    """A hash over everything about the models that changes answers."""
+    each = {model: spec.answers for model, spec in specs.items()}
+    return digest([FORMAT_VERSION, each.get("", each)])
 
 
 def rules_of(contract: dict[str, Any] | None, path: str) -> dict[str, int]:
@@ -121,7 +153,8 @@ def rules_of(contract: dict[str, Any] | None, path: str) -> dict[str, int]:
 def compare(existing: dict[str, Any], wanted: dict[str, Any], path: str) -> None:
     """Raises JobError naming what differs between an output's contract and the job."""
     old, new = _flat(existing), _flat(wanted)
-    ignored = ("schema", "model.name")  # the columns tell the schema; a model may be renamed
+    # The columns tell the schema; a model may be renamed.
+    ignored = {"schema", "model.name", *(f"models.{m}.name" for m in stored_models(wanted))}
     differences = [
         f"  {key}: {old.get(key)!r} in the output, {new.get(key)!r} in the job"
         for key in sorted(old.keys() | new.keys())

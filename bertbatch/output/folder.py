@@ -47,7 +47,8 @@ RUN_SHAPE = {  # what the program relies on
     "began?": text,
     "alarms?": [text],
     "this_run": {
-        **dict.fromkeys(("rows_scored", "rows_quarantined", "truncated"), count),
+        **dict.fromkeys(("rows_scored", "rows_quarantined"), count),
+        "truncated": (count, {"*": count}),
         "labels": {"*": count},
     },
     "chosen?": {

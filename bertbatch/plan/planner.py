@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.plan.log import ENTRY_BYTES, ENTRY_SOURCES, Entry, PlanLog
 from bertbatch.units import Cut, Source, Span, Unit
 

@@ -17,7 +17,7 @@ class Context:
     """What every stage needs to know of the run; sent to each worker once."""
 
     job: Job
-    spec: ModelSpec
+    specs: Mapping[str, ModelSpec]  # by what their columns begin with
     output: Output
     format: str
     schema: pa.Schema  # of the output

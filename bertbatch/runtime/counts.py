@@ -2,6 +2,9 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
+
+BY_MODEL = ("truncated", "unknown", "content", "unlabelled")
 
 
 @dataclass
@@ -9,8 +12,9 @@ class Counts:
     """What can be counted of scored and quarantined rows.
 
     `real_tokens` and `computed_tokens`: of the forward passes, without and with padding.
-    `unknown` and `content`: tokens outside the vocabulary, and all that are not special.
-    `unlabelled`: scored rows without a label, if the task has labels.
+    By model are counted `truncated` rows; `unknown` and `content`, tokens outside the vocabulary
+    and all that are not special; and `unlabelled`, scored rows without a label, if the task has
+    labels.
     """
 
     rows_scored: int = 0
@@ -18,10 +22,10 @@ class Counts:
     tokens: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
-    truncated: int = 0
-    unknown: int = 0
-    content: int = 0
-    unlabelled: int = 0
+    truncated: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    content: Counter[str] = field(default_factory=Counter)
+    unlabelled: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -34,9 +38,19 @@ class Counts:
         """The share of the computed tokens that is padding."""
         return 1 - self.real_tokens / self.computed_tokens if self.computed_tokens else 0.0
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """As it is stored: what is counted by model as a number, if there is one model."""
+        only = BY_MODEL if set(getattr(self, BY_MODEL[0])) <= {""} else ()
+        return {**vars(self), **{name: getattr(self, name)[""] for name in only}}
+
     def add(self, other: "Counts") -> None:
         for name in Counts.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)
+            else:
+                setattr(self, name, mine + theirs)
 
 
 @dataclass

@@ -61,7 +61,7 @@ def judge(preflight: Preflight, run: Totals, ending: Ending) -> Judgement:
         "rows_per_second": round(run.rows / scoring, 2) if scoring else 0.0,
         "run": ending.run,
         "plan": digest(sorted(units))[:20],
-        "scoring_fingerprint": scoring_fingerprint(preflight.spec),
+        "scoring_fingerprint": scoring_fingerprint(preflight.specs),
         "sources": len(preflight.plan.sources),
     }
     _check_accounts(preflight, run, done, quarantined)

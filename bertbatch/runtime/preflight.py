@@ -1,10 +1,11 @@
-"""What is known of a job before it starts: model, input, output checked together.
+"""What is known of a job before it starts: models, input, output checked together.
 
 Nothing is written here, and neither torch nor Ray is imported.
 """
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,10 +36,9 @@ from bertbatch.plan.revisions import Revisions
 from bertbatch.plan.unit_size import cut_size
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
-from bertbatch.runtime.stages import output_schema
+from bertbatch.runtime.output_schema import model_fields, output_schema
 from bertbatch.runtime.work import ReadTask
 from bertbatch.storage import stores
-from bertbatch.tasks.task import task_of
 from bertbatch.units import Source, Unit
 
 log = logging.getLogger("bertbatch")
@@ -55,7 +55,7 @@ class Preflight:
     """Everything that is known of a job before it starts."""
 
     job: Job
-    spec: ModelSpec
+    specs: dict[str, ModelSpec]  # by what their columns begin with
     listing: Listing
     reader: Reader
     output: Output
@@ -93,7 +93,7 @@ class Preflight:
                     known[kind] = choice
         return Context(
             job=job,
-            spec=self.spec,
+            specs=self.specs,
             output=self.output,
             format=self.listing.format,
             schema=self.schema,
@@ -170,27 +170,29 @@ def check_job(job: Job) -> Preflight:
         raise JobError(
             "input.path memory:// exists in one process only; use runtime.runner: inline"
         )
-    spec = check_model(job.model)
-    job = _with_prompt(job, spec)
-    _check_task(job, spec)
-    _check_engine(job)
+    specs = {model: check_model(settings) for model, settings in job.each_model.items()}
+    job = _with_prompt(job, specs)
+    for spec in specs.values():
+        _check_task(job, spec)
+    _check_columns(job, specs)
+    _check_engines(job)
     reader = reader_of("parquet" if listing.format == "auto" else listing.format)
     contract = output.contract()
     rules = rules_of(contract, output.path)
     urls = {source.id: source.url for source in listing.sources}
-    plan = PlanLog(output.store, output.path, scoring_fingerprint(spec), urls)
+    plan = PlanLog(output.store, output.path, scoring_fingerprint(specs), urls)
     if contract is None:
-        schema = output_schema(spec, _probe(job, listing, reader), job.attention)
+        schema = output_schema(specs, _probe(job, listing, reader), job.attention)
     else:
         schema = stored_schema(contract)
-        compare(contract, make_contract(job, spec, schema, rules), output.path)
+        compare(contract, make_contract(job, specs, schema, rules), output.path)
         plan.refresh()
     _check_group(job, schema)
     committed = output.committed() if contract else {}
     _tell_of_raw(job, listing, rules)
     return Preflight(
         job=job,
-        spec=spec,
+        specs=specs,
         listing=listing,
         reader=reader,
         output=output,
@@ -216,17 +218,36 @@ def _check_task(job: Job, spec: ModelSpec) -> None:
             "attention: zero_shot scores each text once for each label, so that a text has no "
             "statistics of its own; leave attention out, or score with another task"
         )
+
+
+def _check_columns(job: Job, specs: dict[str, ModelSpec]) -> None:
+    """Raises JobError if two columns of the output have one name."""
+    made = [field.name for field in model_fields(specs, job.attention)]
+    twice = [name for name, count in Counter(map(str.casefold, made)).items() if count > 1]
+    if twice:
+        raise JobError(f"models: two have a column '{twice[0]}'; give one another name by `as`")
     try:
-        check_carried(job.input.carry, [field.name for field in task_of(spec).fields])
+        check_carried(job.input.carry, made)
     except ValueError as error:
         raise JobError(f"input.carry: {error}") from error
 
 
-def _with_prompt(job: Job, spec: ModelSpec) -> Job:
-    """The job with the prompt that an embedding model has by default, unless it has a prefix."""
-    prompt = spec.modules.prompt if spec.modules else None
-    if prompt is None or "prefix" in job.input.model_fields_set:
+def _with_prompt(job: Job, specs: dict[str, ModelSpec]) -> Job:
+    """The job with the prompt that an embedding model has by default, unless it has a prefix.
+
+    Raises JobError if several models have not the same one.
+    """
+    prompts = {spec.modules.prompt if spec.modules else None for spec in specs.values()}
+    if prompts == {None} or "prefix" in job.input.model_fields_set:
         return job
+    if len(prompts) > 1:
+        each = ", ".join(repr(prompt) for prompt in prompts if prompt is not None)
+        raise JobError(
+            f"models: some begin each text with a prompt of their own ({each}), and all of a job "
+            "score the same text; set input.prefix, or score with these models in other jobs"
+        )
+    (prompt,) = prompts
+    assert prompt is not None
     log.info("each text begins with the model's own prompt %r; input.prefix sets another", prompt)
     return job.model_copy(update={"input": job.input.model_copy(update={"prefix": prompt})})
 
@@ -249,12 +270,13 @@ def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
                 return
 
 
-def _check_engine(job: Job) -> None:
+def _check_engines(job: Job) -> None:
     """Raises JobError for what no model worker could have: each would say so, once it runs."""
-    check_settings(job.model, job.runtime.device)
     here = job.runtime.runner == "inline" or not os.environ.get("RAY_ADDRESS")
-    if here:
-        check_installed(job.model.engine)
+    for model in job.each_model.values():
+        check_settings(model, job.runtime.device)
+        if here:
+            check_installed(model.engine)
 
 
 def _check_group(job: Job, schema: pa.Schema) -> None:

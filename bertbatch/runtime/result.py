@@ -103,13 +103,15 @@ def load_attention(
     group: str = ALL,
     value: Any = "",
     storage_options: dict[str, Any] | None = None,
+    model: str | None = None,
 ) -> "pd.DataFrame":
     """An output's corpus statistics, indexed by layer, head (from 1) and statistic.
 
     `group` and `value` choose whose: ("all", ""), ("label", "positive"), ("length", "33-64")
-    or ("column", …). Raises JobError if the output has no such statistics.
+    or ("column", …); `model` is what its columns begin with, if there are several. Raises JobError
+    if the output has no such statistics.
     """
-    tidy = read_corpus(open_output(output, storage_options)).tidy()
+    tidy = read_corpus(open_output(output, storage_options), model).tidy()
     try:  # a column's values are kept as text, a number's or a day's as Arrow has it
         value = value if isinstance(value, str) else pa.scalar(value).cast(pa.string()).as_py()
     except (pa.ArrowException, TypeError) as error:

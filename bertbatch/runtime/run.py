@@ -109,7 +109,7 @@ class _Run:
         with self._signal.handled():
             try:
                 contract = make_contract(
-                    preflight.job, preflight.spec, preflight.schema, preflight.rules
+                    preflight.job, preflight.specs, preflight.schema, preflight.rules
                 )
                 if not preflight.output.write_contract(contract):
                     log.warning(
@@ -149,7 +149,9 @@ class _Run:
     def _refresh(self) -> bool:
         """Checks the job as it is now; whether there is anything to do."""
         self._preflight = preflight = check_job(self._job)
-        self._warnings = TextWarnings(preflight.job, preflight.spec)
+        self._warnings = [
+            TextWarnings(preflight.job, model, spec) for model, spec in preflight.specs.items()
+        ]
         self._begun = not preflight.is_new
         self._planner = preflight.planner(store_entries=True)
         changes = find_changes(preflight)
@@ -167,10 +169,9 @@ class _Run:
         preflight = self._preflight
         for reason, count in preflight.listing.left_out.items():
             log.info("left out %s: %s", counted(count, "file"), reason)
-        if preflight.spec.quantization:
+        for dtype in {spec.quantization for spec in preflight.specs.values()} - {None}:
             log.warning(
-                "model.dtype %s changes answers: some labels will not be those of float32",
-                preflight.spec.quantization,
+                "model.dtype %s changes answers: some labels will not be those of float32", dtype
             )
         if self._job.attention:
             log.info(
@@ -271,7 +272,8 @@ class _Run:
         if rows >= ENOUGH_ROWS and not self._too_many_quarantined:
             bad = totals.rows_quarantined - totals.quarantined_again
             self._too_many_quarantined = bad / rows > self._job.limits.max_quarantined
-        self._warnings.look(totals)
+        for warnings in self._warnings:
+            warnings.look(totals)
 
     def _should_stop(self) -> bool:
         return bool(self._signal.number) or self._too_many_quarantined or self._lease.lost
@@ -309,7 +311,7 @@ class _Run:
                 "date": str(self._job.date),
                 "began": self._began_at.isoformat(timespec="seconds"),
                 "chosen": self._chosen,
-                "this_run": vars(self._totals),
+                "this_run": self._totals.record,
                 "failed_sources": {id_: [marks[id_], why] for id_, why in failed.items()},
                 "failed_units": outcome.failed_units,
                 "worker_deaths": outcome.worker_deaths,

@@ -90,8 +90,9 @@ def submit(
 def check_paths(job: Job) -> None:
     """Raises JobError for paths that mean nothing, or something else, on another machine."""
     named = [("input.path", path) for path in job.input.paths] + [("output.path", job.output.path)]
-    if Path(job.model.name).is_dir() and job.model.name.replace("_", "-") not in packaged():
-        named.append(("model.name", job.model.name))
+    for model in job.each_model.values():
+        if Path(model.name).is_dir() and model.name.replace("_", "-") not in packaged():
+            named.append(("model.name", model.name))
     if job.alarms.against is not None:
         named.append(("alarms.against", job.alarms.against))
     for key, path in named:
@@ -109,7 +110,8 @@ def runtime_env(submission: Submission, job: Job, folder: Path) -> dict[str, Any
     if submission.package:
         env["py_modules"] = [str(Path(bertbatch.__file__).parent)]
         # Ray skips what .gitignore names; weights that the job does not use need not travel.
-        unused = [name for name in packaged() if name != job.model.name.replace("_", "-")]
+        used = {model.name.replace("_", "-") for model in job.each_model.values()}
+        unused = [name for name in packaged() if name not in used]
         env["excludes"] = [
             "__pycache__",
             *(f"model/packaged/{name.replace('-', '_')}" for name in unused),

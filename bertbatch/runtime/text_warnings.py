@@ -14,25 +14,27 @@ TRUNCATED_SHARE = 0.05  # of the rows: above it, cutting them off is a choice to
 
 
 class TextWarnings:
-    """Looks at what is counted so far."""
+    """Looks at what is counted so far of one model's texts."""
 
-    def __init__(self, job: Job, spec: ModelSpec):
+    def __init__(self, job: Job, model: str, spec: ModelSpec):
+        self._model = model
         self._name = spec.name
         self._max_length = spec.max_length
-        self._chosen = "long_text" in job.model.model_fields_set
+        self._chosen = "long_text" in job.each_model[model].model_fields_set
         self._pair = job.input.text_pair is not None
         self._unknown_told = self._truncated_told = False
 
     def look(self, counts: Counts) -> None:
         """Logs a warning if there is one that was not given yet."""
-        if counts.content >= ENOUGH_ROWS and not self._unknown_told:
-            share = counts.unknown / counts.content
+        content = counts.content[self._model]
+        if content >= ENOUGH_ROWS and not self._unknown_told:
+            share = counts.unknown[self._model] / content
             if share > UNKNOWN_SHARE:
                 self._unknown_told = True
                 log.warning("%s", unknown_words(share, self._name))
         if counts.rows_scored < ENOUGH_ROWS or self._truncated_told or self._chosen:
             return
-        share = counts.truncated / counts.rows_scored
+        share = counts.truncated[self._model] / counts.rows_scored
         if share > TRUNCATED_SHARE:
             self._truncated_told = True
             what = (
@@ -41,8 +43,9 @@ class TextWarnings:
                 else "model.long_text: windows scores all of them, truncate says that this is meant"
             )
             log.warning(
-                "%.0f %% of the texts so far are longer than %d tokens, and what follows is not "
+                "%s%.0f %% of the texts so far are longer than %d tokens, and what follows is not "
                 "scored; %s",
+                self._model and f"{self._model}: ",
                 100 * share,
                 self._max_length,
                 what,

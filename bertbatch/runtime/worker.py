@@ -1,10 +1,8 @@
 """A model worker: one loaded engine, the same in every runner."""
 
-import logging
 from collections.abc import Callable, Mapping
-from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bertbatch.engines import scoring
 from bertbatch.engines.batching import Batching
@@ -20,20 +18,11 @@ from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Tokens
 from bertbatch.output.contract import RULES
 from bertbatch.runtime.context import Context
-from bertbatch.runtime.executors.cpus import processor
+from bertbatch.runtime.kinds import BATCHES, kernels_missing, kind_of, times_slower
 
 if TYPE_CHECKING:
     from bertbatch.engines.attention_stats import AttentionStats
 
-log = logging.getLogger("bertbatch")
-
-BATCHES = {
-    Batching.PACKED: "any rows, without padding",
-    Batching.PADDED: "padded rows",
-    Batching.EQUAL: "rows of equal length",
-    Batching.SINGLE: "one row",
-}
-MUCH_SLOWER = 1.5  # times, than float32: then the log says so
 # That score on a worker. On a GPU the first batch of the next rows is started before the last
 # answer of these is fetched; a CPU computes where a batch is started.
 THREADS = {"cuda": 2, "cpu": 1}
@@ -46,8 +35,8 @@ class ModelWorker:
     the first unit that is, too.
 
     `known` is what earlier runs on this output, or other workers, found out and chose, by kind
-    of worker: then that holds; `rules` are the output's. Raises JobError if the model cannot
-    be had.
+    of worker: then that holds; `rules` are the output's; `model` is what its columns begin with.
+    Raises JobError if the model cannot be had.
     """
 
     def __init__(
@@ -61,6 +50,7 @@ class ModelWorker:
         attention: Attention | None = None,
         rules: Mapping[str, int] = RULES,
         expected_tokens: int = 0,
+        model: str = "",
     ):
         self._spec = spec
         self._allowed = rules.get("answers", 0)
@@ -68,20 +58,20 @@ class ModelWorker:
         self._device = device
         self._large = large
         self._expected_tokens = expected_tokens
-        self.kind = kind_of(device, threads)
+        self.kind = kind_of(device, threads, model)
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
         self._statistics = make_attention_stats(spec, attention, threads) if attention else None
         self._turn = Lock()  # to start batches
         self._rate = 0.0  # tokens/s, roughly; measured where it decides how large units are
-        self._slower = _times_slower(device, settings.dtype)
+        self._slower = times_slower(device, settings.dtype)
         self._load(known.get(self.kind, {}))
 
     @classmethod
-    def of(cls, context: Context, device: str, threads: int) -> "ModelWorker":
-        """A worker for a run. Raises JobError if the model cannot be loaded."""
+    def of(cls, context: Context, model: str, device: str, threads: int) -> "ModelWorker":
+        """A worker for one of a run's models. Raises JobError if it cannot be loaded."""
         return cls(
-            spec=context.spec,
-            settings=context.job.model,
+            spec=context.specs[model],
+            settings=context.job.each_model[model],
             device=device,
             threads=threads,
             known=context.known,
@@ -89,6 +79,7 @@ class ModelWorker:
             attention=context.job.attention,
             rules=context.rules,
             expected_tokens=context.expected_tokens,
+            model=model,
         )
 
     def _load(self, before: Mapping[str, Any]) -> None:
@@ -147,6 +138,7 @@ class ModelWorker:
                 self._engine, self._rates = calibrate(
                     self._engine, self._spec, self._options, tokens, self._probe
                 )
+        first, stop = tokens.sequences(first, stop)
         return scoring.score(self._engine, tokens, first, stop, go_on, self._turn)
 
     def describe(self) -> dict[str, Any]:
@@ -161,7 +153,7 @@ class ModelWorker:
             "reason": self._engine.reason,
             "operators": self._engine.operators,
             "slower": self._slower,
-            "kernels_missing": _kernels_missing(self._device),
+            "kernels_missing": kernels_missing(self._device),
             "measured": self._rates,
             "rate": self._rate,
         }
@@ -178,68 +170,48 @@ class ModelWorker:
         return int(batching is not Batching.PADDED or probe.padding.left or probe.types_matter)
 
 
+class ModelWorkers:
+    """A worker for each of a run's models, in one process: all of them score the same rows.
+
+    Raises JobError if a model cannot be loaded.
+    """
+
+    def __init__(self, context: Context, device: str, threads: int):
+        self._each = {
+            model: ModelWorker.of(context, model, device, threads) for model in context.specs
+        }
+        self.kinds = tuple(worker.kind for worker in self._each.values())
+
+    def settle(
+        self, probes: Mapping[str, Probe], known: Mapping[str, Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """As `ModelWorker.settle`; `known` by kind of worker."""
+        return [
+            worker.settle(probes[model], known.get(worker.kind))
+            for model, worker in self._each.items()
+        ]
+
+    def score(
+        self,
+        tokens: Mapping[str, Tokens],
+        first: int,
+        stop: int,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> dict[str, Scored]:
+        """Scores rows of a tokenized unit, one model after the other; on as many `THREADS`."""
+        return {
+            model: worker.score(tokens[model], first, stop, go_on)
+            for model, worker in self._each.items()
+        }
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What was chosen for each."""
+        return [worker.describe() for worker in self._each.values()]
+
+
 def _same_engine(before: Mapping[str, Any], engine: Engine) -> bool:
     """Whether what was found out is there, and of this engine."""
     return all(key in before for key in FOUND) and before["engine"] == engine.name
-
-
-def kind_of(device: str, threads: int) -> str:
-    """The kind of a worker, by which records keep what it chose.
-
-    That is its processor, with the kernels for it that are there, and its threads.
-    """
-    return f"{_device_name(device)}, {threads} threads"
-
-
-def find_device() -> Literal["cuda", "cpu"]:
-    """What torch finds in this process: "cuda" or "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def record_choice(kinds: dict[str, dict[str, Any]], description: dict[str, Any]) -> dict[str, Any]:
-    """Adds what a worker says of itself to what is known of each kind of worker, and logs it."""
-    choice = dict(description)
-    kind = choice.pop("kind")
-    if kind not in kinds:
-        _tell(kind, choice)
-    measured = choice["measured"]
-    unmeasured = not kinds.get(kind, {}).get("measured")
-    if measured and unmeasured:
-        log.info(
-            "measured on %s: %s; using %s %s, %d tokens per batch",
-            kind,
-            ", ".join(f"{what}: {rate:g} tokens/s" for what, rate in measured.items()),
-            choice["engine"],
-            choice["dtype"],
-            choice["tokens_per_batch"],
-        )
-    if measured or unmeasured:
-        kinds[kind] = choice
-    return kinds
-
-
-def _tell(kind: str, choice: dict[str, Any]) -> None:
-    """Logs why a kind of worker is slower than it could be."""
-    if choice["reason"]:
-        log.info(
-            "batches are of %s, which is slower: %s", BATCHES[choice["batching"]], choice["reason"]
-        )
-    if choice["kernels_missing"]:
-        log.info(
-            "no kernels for %s are built here, which is slower: install a C++ compiler, then "
-            "bertbatch again",
-            kind,
-        )
-    if choice["slower"] > MUCH_SLOWER:
-        log.warning(
-            "model.dtype %s is about %.0f times slower than float32 on %s, and less exact; auto "
-            "takes float32 there",
-            choice["dtype"],
-            choice["slower"],
-            kind,
-        )
 
 
 def make_attention_stats(spec: ModelSpec, attention: Attention, threads: int) -> "AttentionStats":
@@ -250,32 +222,3 @@ def make_attention_stats(spec: ModelSpec, attention: Attention, threads: int) ->
     statistics = make_statistics(attention.statistics)
     classes = token_classes(get_tokenizer(spec).python, statistics)
     return AttentionStats(statistics, classes, attention.queries, threads)
-
-
-def _times_slower(device: str, dtype: str) -> float:
-    """How many times slower than float32 what the job asks for is here; 1 if that is no matter."""
-    from bertbatch.engines.precision import times_slower
-
-    return times_slower(device, dtype)
-
-
-def _kernels_missing(device: str) -> bool:
-    """Whether the kernels for this CPU were not built."""
-    from bertbatch.native.kernels import missing
-
-    return device == "cpu" and missing()
-
-
-@cache
-def _device_name(device: str) -> str:
-    import torch
-
-    from bertbatch.native.build import version
-    from bertbatch.native.kernels import find_kernels
-
-    if device == "cuda":
-        return str(torch.cuda.get_device_name())
-    amx = " AMX" if torch.cpu._is_amx_tile_supported() else ""
-    kernels = find_kernels()
-    own = f" kernels {kernels.level} {version()[:8]}" if kernels else ""
-    return f"{processor()} {torch.backends.cpu.get_cpu_capability()}{amx}{own}"

@@ -23,7 +23,7 @@ from bertbatch.model.tokens import Batch, Tokens
 from bertbatch.runtime.executors.inline import InlineExecutor
 from bertbatch.runtime.executors.ray import RayExecutor
 from bertbatch.runtime.stages import read_and_tokenize
-from bertbatch.runtime.worker import ModelWorker
+from bertbatch.runtime.worker import ModelWorkers
 from bertbatch.units import Cut, Span, Unit
 from tests.helpers.classifiers import LENGTHS, PACKED, PADDED, save, some_ids
 from tests.helpers.jobs import make_job
@@ -155,7 +155,7 @@ def test_ids_that_the_model_has_not_stay_with_their_rows(tiny_model, files, bad,
     unit = Unit("u", tuple(Span(source, Cut(0, 20, 0, 1, 100)) for source in sources))
     schema = pa.schema([pa.field("id", pa.int64())])
     context: Any = SimpleNamespace(
-        job=job, spec=check_model(job.model), format="parquet", schema=schema, rules={}
+        job=job, specs={"": check_model(job.model)}, format="parquet", schema=schema, rules={}
     )
     with pytest.MonkeyPatch.context() as patch:
         mistake(patch, {TEXTS[row]: id_ for row, id_ in bad.items()})
@@ -163,8 +163,9 @@ def test_ids_that_the_model_has_not_stay_with_their_rows(tiny_model, files, bad,
     kept = [row for row in range(60) if row not in bad]
     assert prepared.passthrough.carried["id"].to_pylist() == kept
     assert (20 * prepared.passthrough.source + prepared.passthrough.row).tolist() == kept
-    assert prepared.sequences == len(kept) == len(prepared.tokens.lengths)
-    assert ((prepared.tokens.ids >= 0) & (prepared.tokens.ids < 84)).all()
+    tokens = prepared.tokens[""]
+    assert prepared.rows == len(kept) == len(tokens.lengths)
+    assert ((tokens.ids >= 0) & (tokens.ids < 84)).all()
     wanted = {
         row: f"the tokenizer gives the token id {id_}, the model has 84 tokens"
         for row, id_ in bad.items()
@@ -212,8 +213,8 @@ def test_without_other_processes_a_lost_gpu_ends_the_run(monkeypatch):
     def lose(*_: Any) -> Any:
         raise DeviceLost("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(ModelWorker, "score", lose)
+    monkeypatch.setattr(ModelWorkers, "score", lose)
     executor: Any = object.__new__(InlineExecutor)
-    executor._worker = object.__new__(ModelWorker)
+    executor._workers = object.__new__(ModelWorkers)
     with pytest.raises(RunError, match=r"device-side assert.*runtime\.runner: ray"):
         executor._score(None, 0, 1)

@@ -13,7 +13,7 @@ from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.inputs.rows import carried_schema, is_text, read_units
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.output.contract import RULES
 from bertbatch.output.part import FOOTER_KEY, encode_part, encode_side
 from bertbatch.storage.stores import connect

@@ -22,7 +22,7 @@ from bertbatch.inputs.formats import int96
 from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.inputs.rows import carried_schema, read_units
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.output.contract import RULES
 from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit

@@ -16,7 +16,7 @@ from bertbatch.inputs.formats import byte_stream
 from bertbatch.inputs.formats import csv as csv_reader
 from bertbatch.inputs.formats.csv import CsvReader
 from bertbatch.inputs.formats.reader import CutSize
-from bertbatch.job.schema import Csv
+from bertbatch.job.input import Csv
 from bertbatch.storage.stores import Store
 from tests.helpers.csv_module import closed
 from tests.helpers.csv_reading import BIG, read, settings_of, stored

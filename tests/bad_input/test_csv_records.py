@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bertbatch.inputs.formats import csv_records
-from bertbatch.job.schema import Csv
+from bertbatch.job.input import Csv
 from tests.helpers.csv_module import closed, expected
 
 HOSTILE = st.text(st.sampled_from(list('""""",,,\r\r\n\n\na b日€\0\ufeff')), max_size=60)

@@ -24,7 +24,7 @@ from bertbatch.inputs.formats.content import what_it_is
 from bertbatch.inputs.formats.csv import CsvReader
 from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.units import Source
 
 BIG = CutSize(1 << 30, 1 << 30, 1 << 30)

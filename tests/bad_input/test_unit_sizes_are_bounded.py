@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bertbatch.inputs.formats import parquet_cuts
 from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.units import Source
 from tests.helpers.jobs import make_job

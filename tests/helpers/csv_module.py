@@ -3,7 +3,7 @@
 import csv
 import io
 
-from bertbatch.job.schema import Csv
+from bertbatch.job.input import Csv
 
 ORDINARY = "nothing-of-note"  # has no character of any dialect
 

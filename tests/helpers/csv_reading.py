@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from bertbatch.inputs.formats.csv import CsvReader
 from bertbatch.inputs.formats.reader import CutSize, Rows
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.units import Cut, Source
 
 BIG = CutSize(1 << 30, 1 << 30, 1 << 30)

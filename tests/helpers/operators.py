@@ -6,7 +6,7 @@ import pytest
 
 from bertbatch.engines import int8, linear_operators, native_layers
 from bertbatch.native import kernels as native
-from bertbatch.runtime import worker
+from bertbatch.runtime import kinds
 
 
 def remove(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,4 +20,4 @@ def remove(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if linear_operators.NATIVE in names:
         for module in (int8, linear_operators, native_layers, native):
             monkeypatch.setattr(module, "find_kernels", lambda level=None: None)
-        monkeypatch.setattr(worker, "_device_name", worker._device_name.__wrapped__)
+        monkeypatch.setattr(kinds, "_device_name", kinds._device_name.__wrapped__)

@@ -16,7 +16,7 @@ TIMES = "SLEEPING_STAGES_TIMES"  # the file that gets a line for each read: when
 
 
 @ray.remote(num_cpus=SHARE)
-def make_probe(context: Any) -> None:
+def make_probes(context: Any) -> None:
     """Nothing is tried."""
 
 
@@ -38,18 +38,18 @@ class Scorer:
     def __init__(self, context: Any, device: str, threads: int):
         self._turn = Lock()
 
-    def loaded(self) -> tuple[str, str]:
-        return ray.get_runtime_context().get_node_id(), "sleeper"
+    def loaded(self) -> tuple[str, tuple[str, ...]]:
+        return ray.get_runtime_context().get_node_id(), ("sleeper",)
 
-    def settle(self, probe: Any, known: Any) -> dict[str, Any]:
-        return self._describe()
+    def settle(self, probes: Any, known: Any) -> list[dict[str, Any]]:
+        return [self._describe()]
 
     def _describe(self) -> dict[str, Any]:
         plain = {"measured": {}, "reason": "", "slower": 1.0, "kernels_missing": False}
         return {"kind": "sleeper", "device": "cuda", **plain}
 
     @ray.method(num_returns=2)
-    def score(self, tokens: Any, first: int, stop: int) -> tuple[dict[str, Any], None]:
+    def score(self, tokens: Any, first: int, stop: int) -> tuple[list[dict[str, Any]], None]:
         with self._turn:
             time.sleep(SCORE)
-        return self._describe(), None
+        return [self._describe()], None

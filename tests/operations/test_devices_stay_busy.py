@@ -69,7 +69,7 @@ def test_as_many_units_are_read_as_cores_are_free(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(sleeping_stages.TIMES, str(tmp_path / "times"))
-    for name in ("make_probe", "read", "commit", "Scorer"):
+    for name in ("make_probes", "read", "commit", "Scorer"):
         monkeypatch.setattr(ray_stages, name, getattr(sleeping_stages, name))
     node = {"num_cpus": 16, "num_gpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)

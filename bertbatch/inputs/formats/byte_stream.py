@@ -15,7 +15,7 @@ import pyarrow as pa
 from bertbatch.errors import SourceError, first_line
 from bertbatch.inputs.formats.content import HEAD, advice, what_it_is
 from bertbatch.inputs.formats.parallel import THREADS, ahead
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.storage import stores
 from bertbatch.units import Source
 

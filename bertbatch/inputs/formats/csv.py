@@ -18,7 +18,7 @@ from bertbatch.inputs.formats import csv_records
 from bertbatch.inputs.formats.byte_stream import ByteStream, compression, open_stream
 from bertbatch.inputs.formats.csv_records import Fields, Ints, OpenQuote
 from bertbatch.inputs.formats.reader import CutSize, Rows, check_columns
-from bertbatch.job.schema import Csv, Input
+from bertbatch.job.input import Csv, Input
 from bertbatch.units import Cut, Source
 
 log = logging.getLogger("bertbatch")

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertbatch.inputs.formats.parallel import THREADS, ahead
-from bertbatch.job.schema import Csv
+from bertbatch.job.input import Csv
 
 PIECE = 1 << 20  # fits a core's cache together with its position arrays
 BOM = b"\xef\xbb\xbf"

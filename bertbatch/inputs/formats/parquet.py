@@ -23,7 +23,7 @@ from bertbatch.inputs.formats.parquet_cuts import (
     is_of,
 )
 from bertbatch.inputs.formats.reader import CutSize, Rows, check_columns
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.storage import stores
 from bertbatch.units import Cut, Source
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bertbatch.inputs.formats.reader import CutSize
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.units import Cut
 
 MOST = 64 << 20  # decoded bytes that a cut may hold without being measured

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
-from bertbatch.job.schema import Input
+from bertbatch.job.input import Input
 from bertbatch.registry import FORMATS
 from bertbatch.units import Cut, Source
 

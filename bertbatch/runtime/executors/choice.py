@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from bertbatch.job.schema import Job
 from bertbatch.output.records import number
-from bertbatch.runtime.executors.cpus import available_cores, has_amx, processor
+from bertbatch.runtime.executors.cpus import available_cores, has_amx
+from bertbatch.runtime.kinds import threads_of
 
 if TYPE_CHECKING:
     from bertbatch.runtime.preflight import Preflight
@@ -69,14 +70,16 @@ def in_memory(job: Job) -> bool:
 
 def scoring_seconds(preflight: "Preflight") -> float:
     """How long one process would take to score what is left, roughly, and rather too long."""
-    job, spec = preflight.job, preflight.spec
+    job, specs = preflight.job, preflight.specs
     tokens = _bytes_left(preflight) / BYTES_PER_TOKEN
     if job.input.limit is not None:
-        tokens = min(tokens, float(job.input.limit * spec.max_length))
+        longest = max(spec.max_length for spec in specs.values())
+        tokens = min(tokens, float(job.input.limit * longest))
     if job.runtime.device != "cpu" and visible_gpus():
         return tokens * _work(preflight) / GPU_RATE
     cores = min(available_cores(), MOST_CORES)
-    fast = job.model.dtype in ("auto", "bfloat16") and has_amx()
+    dtypes = {model.dtype for model in job.each_model.values()}
+    fast = dtypes <= {"auto", "bfloat16"} and has_amx()
     rate = (AMX_RATE if fast else CORE_RATE) / _work(preflight)
     return tokens / cores / (_last_rate(preflight) or rate)
 
@@ -92,12 +95,16 @@ def _bytes_left(preflight: "Preflight") -> float:
 
 
 def _work(preflight: "Preflight") -> float:
-    """Floating-point operations for a token."""
-    return 2.0 * preflight.spec.parameters * (WITH_STATISTICS if preflight.job.attention else 1.0)
+    """Floating-point operations for a token, of all models."""
+    parameters = sum(spec.parameters for spec in preflight.specs.values())
+    return 2.0 * parameters * (WITH_STATISTICS if preflight.job.attention else 1.0)
 
 
 def _last_rate(preflight: "Preflight") -> float | None:
-    """Tokens/s of one core in the last run on this output, if it was on such a processor."""
+    """Tokens/s of one core in the last run on this output, if it was on such a processor.
+
+    A token counts once, however many models read it.
+    """
     for record in preflight.earlier[-1:]:
         chosen = record.get("chosen", {})
         figures: tuple[Any, ...] = (
@@ -108,17 +115,10 @@ def _last_rate(preflight: "Preflight") -> float | None:
         if not all(number(figure) and figure > 0 for figure in figures):
             return None
         tokens, seconds, workers = map(float, figures)
-        threads = [_threads(kind) for kind in chosen.get("kinds", {})]
-        if len(threads) == 1 and threads[0] and seconds >= ENOUGH_SECONDS:
-            return tokens / seconds / (workers * threads[0])
+        threads = {threads_of(kind) for kind in chosen.get("kinds", {})}
+        if len(threads) == 1 and all(threads) and seconds >= ENOUGH_SECONDS:
+            return tokens / seconds / (workers * threads.pop()) / len(preflight.specs)
     return None
-
-
-def _threads(kind: str) -> int:
-    """The threads of a worker of this kind; 0 if its processor is another than here."""
-    name, _, rest = kind.rpartition(", ")
-    count: Any = rest.partition(" ")[0]
-    return int(count) if name.startswith(processor()) and count.isdigit() else 0
 
 
 def visible_gpus() -> int:

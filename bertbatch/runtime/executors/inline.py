@@ -6,7 +6,7 @@ isolates it. `runtime.runner: auto` has it in a child process, and goes on with 
 """
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
@@ -18,7 +18,9 @@ from bertbatch.runtime import stages
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.executors.executor import IN_ONE_PROCESS, told
-from bertbatch.runtime.worker import THREADS, ModelWorker, find_device, record_choice
+from bertbatch.runtime.kinds import find_device, record_choices
+from bertbatch.runtime.probes import make_probes
+from bertbatch.runtime.worker import THREADS, ModelWorkers
 from bertbatch.units import Unit
 
 
@@ -53,8 +55,8 @@ class InlineExecutor:
         self._reader, self._committer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._scorer = ThreadPoolExecutor(THREADS[device])
         with self._gpu():
-            self._worker = ModelWorker.of(context, device, available_cores())
-            self.kinds = record_choice({}, self._worker.settle(stages.make_probe(context)))
+            self._workers = ModelWorkers(context, device, available_cores())
+            self.kinds = record_choices({}, self._workers.settle(make_probes(context), {}))
 
     def adapt(self) -> None:
         """There is only this process."""
@@ -70,15 +72,15 @@ class InlineExecutor:
 
     def _read(self, units: Sequence[Unit]) -> list[tuple[Any, Any, int]]:
         prepared = stages.read_and_tokenize(self._context, units)
-        return [(_Held(unit.tokens), _Held(unit.passthrough), unit.sequences) for unit in prepared]
+        return [(_Held(unit.tokens), _Held(unit.passthrough), unit.rows) for unit in prepared]
 
     def score(self, worker: int, tokens: Any, first: int, stop: int) -> Hashable:
         return self._begin(self._scorer, self._score, tokens.value, first, stop)
 
-    def _score(self, tokens: Tokens, first: int, stop: int) -> _Held:
+    def _score(self, tokens: Mapping[str, Tokens], first: int, stop: int) -> _Held:
         with self._gpu():
-            scored = self._worker.score(tokens, first, stop, self._check_stopped)
-        record_choice(self.kinds, self._worker.describe())
+            scored = self._workers.score(tokens, first, stop, self._check_stopped)
+        record_choices(self.kinds, self._workers.describe())
         return _Held(scored)
 
     def _gpu(self) -> AbstractContextManager[None]:

@@ -24,7 +24,8 @@ from bertbatch.runtime.executors.executor import DataLost, NodeGone, Readers, Wo
 from bertbatch.runtime.executors.ray_loading import Loading
 from bertbatch.runtime.executors.ray_scratch import Scratch
 from bertbatch.runtime.executors.ray_start import start_ray
-from bertbatch.runtime.worker import THREADS, record_choice
+from bertbatch.runtime.kinds import record_choices
+from bertbatch.runtime.worker import THREADS
 from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")
@@ -64,7 +65,7 @@ class RayExecutor:
             self._size_workers()
             self._context_ref = ray.put(context)
             self.kinds: dict[str, dict[str, Any]] = {}
-            self._loading = Loading(ray_stages.make_probe.remote(self._context_ref), self.kinds)
+            self._loading = Loading(ray_stages.make_probes.remote(self._context_ref), self.kinds)
             self._loads_failed = 0
             all_, self.workers = self.workers, 1 if self._few_cores() else self.workers
             self._add_actors()
@@ -169,7 +170,7 @@ class RayExecutor:
                 continue
             if self._look(worker, FIRST_LOADS):
                 break
-        (chosen,) = self.kinds.values()
+        chosen = next(iter(self.kinds.values()))
         if self._device == "cuda" and chosen["device"] != "cuda":
             log.warning(
                 "Ray has GPUs, but torch finds none where a model worker runs: it scores on its "
@@ -194,7 +195,7 @@ class RayExecutor:
             return False
         if chosen is None:
             return False
-        record_choice(self.kinds, chosen)
+        record_choices(self.kinds, chosen)
         self._loads_failed = 0
         return True
 
@@ -227,12 +228,12 @@ class RayExecutor:
     def result(self, handle: Any) -> Any:
         """What reading, scoring or committing gave, data as references."""
         value = self._value(handle.done.result, handle.worker)
-        if isinstance(value, list):  # rows to score of each unit that was read
+        if handle.worker is not None:  # what the worker that scored has chosen
+            record_choices(self.kinds, value)
+            return handle.data[0]
+        if handle.data:  # rows to score of each unit that was read
             pairs = zip(handle.data[::2], handle.data[1::2], value, strict=True)
             return list(pairs)
-        if isinstance(value, dict):  # what the worker that scored has chosen
-            record_choice(self.kinds, value)
-            return handle.data[0]
         return value
 
     def _get(self, ref: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 ASK_SECONDS = 0.1  # between questions to Ray which workers are done
+Kinds = tuple[str, ...]  # of one worker, one for each model
 Get = Callable[[Any], Any]  # a reference's value, or what its work raised
 
 
@@ -19,12 +20,12 @@ Get = Callable[[Any], Any]  # a reference's value, or what its work raised
 class Loading:
     """`kinds` is what is known of each kind; it is read each time."""
 
-    probe: Any  # a reference
+    probes: Any  # a reference
     kinds: dict[str, dict[str, Any]]
     nodes: dict[int, str] = field(default_factory=dict)  # of workers that have loaded
     _loading: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # actor, reference
-    _waiting: dict[int, tuple[Any, str]] = field(default_factory=dict)  # actor, kind
-    _settling: dict[int, tuple[Any, str]] = field(default_factory=dict)  # reference, kind
+    _waiting: dict[int, tuple[Any, Kinds]] = field(default_factory=dict)  # actor, kinds
+    _settling: dict[int, tuple[Any, Kinds]] = field(default_factory=dict)  # reference, kinds
     _finished: set[Any] = field(default_factory=set)  # references, when last asked
     _ask_again: float = 0.0
 
@@ -46,28 +47,30 @@ class Loading:
         self._finished.update(done)
         return under_way[done[0]] if done else None
 
-    def look(self, worker: int, get: Get) -> dict[str, Any] | None:
+    def look(self, worker: int, get: Get) -> list[dict[str, Any]] | None:
         """What a worker has chosen, once it is ready. Raises what its start raised."""
         if worker in self._loading:
             actor, ref = self._loading[worker]
             if not self._done(ref):
                 return None
-            self.nodes[worker], kind = get(ref)
+            self.nodes[worker], kinds = get(ref)
             del self._loading[worker]
-            self._waiting[worker] = actor, kind
+            self._waiting[worker] = actor, kinds
         self._let_settle()
         if worker not in self._settling or not self._done(self._settling[worker][0]):
             return None
         ref, _ = self._settling.pop(worker)
-        chosen: dict[str, Any] = get(ref)
+        chosen: list[dict[str, Any]] = get(ref)
         return chosen
 
     def _let_settle(self) -> None:
-        """Settles all that can be: those of a known kind, or the first of a new one."""
-        for worker, (actor, kind) in list(self._waiting.items()):
-            if kind in self.kinds or all(kind != other for _, other in self._settling.values()):
-                ref = actor.settle.remote(self.probe, self.kinds.get(kind))
-                self._settling[worker] = ref, kind
+        """Settles all that can be: those of known kinds, or the first of new ones."""
+        for worker, (actor, kinds) in list(self._waiting.items()):
+            known = {kind: self.kinds[kind] for kind in kinds if kind in self.kinds}
+            begun = any(kinds == others for _, others in self._settling.values())
+            if len(known) == len(kinds) or not begun:
+                ref = actor.settle.remote(self.probes, known)
+                self._settling[worker] = ref, kinds
                 del self._waiting[worker]
 
     def _done(self, ref: Any) -> bool:

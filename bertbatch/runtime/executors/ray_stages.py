@@ -8,10 +8,11 @@ import ray
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
 from bertbatch.model.tokens import Tokens
-from bertbatch.runtime import stages
+from bertbatch.runtime import probes, stages
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Record
-from bertbatch.runtime.worker import ModelWorker, find_device
+from bertbatch.runtime.kinds import find_device
+from bertbatch.runtime.worker import ModelWorkers
 from bertbatch.units import Unit
 
 # A worker's share of a core, as Ray counts them: the rest is room for readers and commits,
@@ -21,34 +22,38 @@ TASK_SHARE = 0.25
 
 
 class Scorer:
-    """One model worker: loads its model once, for the whole run."""
+    """One model worker: loads its models once, for the whole run."""
 
     def __init__(self, context: Context, device: str, threads: int):
         if device == "cuda" and context.job.runtime.device == "auto":
             device = find_device()
-        self._worker = ModelWorker.of(context, device, threads)
+        self._workers = ModelWorkers(context, device, threads)
 
-    def loaded(self) -> tuple[str, str]:
-        """Its node, and its kind of worker."""
-        return ray.get_runtime_context().get_node_id(), self._worker.kind
+    def loaded(self) -> tuple[str, tuple[str, ...]]:
+        """Its node, and its kinds of worker, one for each model."""
+        return ray.get_runtime_context().get_node_id(), self._workers.kinds
 
-    def settle(self, probe: Probe, known: dict[str, Any] | None) -> dict[str, Any]:
+    def settle(
+        self, probe: dict[str, Probe], known: dict[str, dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """What was chosen."""
-        return self._worker.settle(probe, known)
+        return self._workers.settle(probe, known)
 
     @ray.method(num_returns=2)
-    def score(self, tokens: Tokens, first: int, stop: int) -> tuple[dict[str, Any], Scored]:
-        scored = self._worker.score(tokens, first, stop)
-        return self._worker.describe(), scored
+    def score(
+        self, tokens: dict[str, Tokens], first: int, stop: int
+    ) -> tuple[list[dict[str, Any]], dict[str, Scored]]:
+        scored = self._workers.score(tokens, first, stop)
+        return self._workers.describe(), scored
 
 
 @ray.remote(num_cpus=TASK_SHARE, max_retries=2)
-def make_probe(context: Context) -> Probe:
-    """Loads the tokenizer in a process that a reader will use, while the models load.
+def make_probes(context: Context) -> dict[str, Probe]:
+    """Loads the tokenizers in a process that a reader will use, while the models load.
 
     A broken one is known before the first write.
     """
-    return stages.make_probe(context)
+    return probes.make_probes(context)
 
 
 # Spread, because Ray would fill the driver's node first; a unit's tokens are about a megabyte, so
@@ -59,11 +64,15 @@ def read(context: Context, units: list[Unit]) -> Any:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     prepared = stages.read_and_tokenize(context, units)
     pairs = [part for unit in prepared for part in (unit.tokens, unit.passthrough)]
-    return [unit.sequences for unit in prepared], *pairs
+    return [unit.rows for unit in prepared], *pairs
 
 
 @ray.remote(num_cpus=TASK_SHARE, max_retries=2)
 def commit(
-    context: Context, unit: Unit, poison: list[tuple[int, str]], passthrough: Any, *pieces: Scored
+    context: Context,
+    unit: Unit,
+    poison: list[tuple[int, str]],
+    passthrough: Any,
+    *pieces: dict[str, Scored],
 ) -> Record:
     return stages.commit(context, unit, passthrough, poison, pieces)

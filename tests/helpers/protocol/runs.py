@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertbatch.job.schema import Input, Runtime
+from bertbatch.job.input import Input
+from bertbatch.job.schema import Runtime
 from bertbatch.output import commit
 from bertbatch.output.folder import Output
 from bertbatch.plan.log import PlanLog

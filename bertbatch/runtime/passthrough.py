@@ -1,0 +1,53 @@
+"""A unit that was read, until its commit: what goes to the models, what goes past them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from bertbatch.model.spans import Spans
+from bertbatch.model.tokens import Parts, Tokens
+from bertbatch.units import Unit
+
+
+@dataclass
+class TextFacts:
+    """What the commit needs to know of one model's tokens.
+
+    Arrays have an entry for each row to score. `parts`: which sequences of tokens are each row's,
+    None if each is one; `spans` are of the sequences, and `row` int64 is the row of each.
+    """
+
+    n_tokens: np.ndarray
+    truncated: np.ndarray
+    unknown: np.ndarray
+    content: np.ndarray
+    row: np.ndarray
+    spans: Spans | None = None
+    parts: Parts | None = None
+
+
+@dataclass
+class Passthrough:
+    """What of a unit need not pass the models, and goes from the reader to the commit.
+
+    Arrays and `carried` have an entry for each row to score, `bad` one for each other row. `texts`
+    has an entry for each model; models with equal tokenizers share one.
+    """
+
+    source: np.ndarray  # int32, index into the unit's spans
+    row: np.ndarray  # int64, number in the source
+    carried: pa.Table
+    bad: pa.Table
+    texts: Mapping[str, TextFacts]
+
+
+@dataclass
+class Prepared:
+    """A unit ready to be scored: its rows to score, each model's tokens."""
+
+    unit: Unit
+    rows: int
+    tokens: Mapping[str, Tokens]
+    passthrough: Passthrough
