@@ -95,17 +95,28 @@ def load_engine(spec: ModelSpec, options: EngineOptions) -> Engine:
     """
     name = options.settings.engine
     check_settings(options.settings, options.device)
-    check_installed(name)
+    check_installed(name, spec.onnx)
     implementation: type[Engine] = ENGINES[next(iter(ENGINES)) if name == "auto" else name].load()
     return implementation(spec, options)
 
 
-def check_installed(engine: str) -> None:
-    """Raises JobError if what an engine needs is not installed; auto needs nothing."""
+def settings_for(spec: ModelSpec, settings: Model) -> Model:
+    """The settings, with the engine that a graph in ONNX needs."""
+    return settings.model_copy(update={"engine": "openvino"}) if spec.onnx else settings
+
+
+def check_installed(engine: str, graph: bool = False) -> None:
+    """Raises JobError if what an engine needs is not installed; auto needs nothing.
+
+    `graph`: the model is one in ONNX, which needs this engine.
+    """
     if engine != "auto" and not ENGINES[engine].installed:
+        extra = f"install 'bertbatch[{ENGINES[engine].extra}]'"
         raise JobError(
-            f"model.engine {engine} is not installed on this machine; install "
-            f"'bertbatch[{ENGINES[engine].extra}]', or leave model.engine at auto"
+            f"a model.onnx needs {engine}, which is not installed on this machine; {extra}"
+            if graph
+            else f"model.engine {engine} is not installed on this machine; {extra}, or leave "
+            "model.engine at auto"
         )
 
 

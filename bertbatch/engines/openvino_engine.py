@@ -1,6 +1,6 @@
 """The forward pass in OpenVINO.
 
-The transformers model is converted in memory. Batches are padded.
+The transformers model is converted in memory; a graph in ONNX is read. Batches are padded.
 """
 
 import sys
@@ -14,6 +14,7 @@ import torch
 from bertbatch.engines.batching import Batching, real_places
 from bertbatch.engines.engine import EngineOptions, Running
 from bertbatch.engines.model_inputs import ModelInputs
+from bertbatch.engines.onnx_model import OnnxModel
 from bertbatch.engines.precision import fast_dtype
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.row_independence import choose_batching, single_text_answers
@@ -45,8 +46,12 @@ class OpenVinoEngine:
         self.per_token = spec.asked.gives == "tokens"
         self._threads = options.threads
         self._spec = spec
-        self._model: Any = load(spec, "cpu", "float32", "eager")
-        self._inputs = ModelInputs(self._model)
+        if spec.onnx:
+            self._model: Any = OnnxModel(spec)
+            self._inputs = self._model.inputs
+        else:
+            self._model = load(spec, "cpu", "float32", "eager")
+            self._inputs = ModelInputs.of(self._model)
 
     def settle(self, probe: Probe, known: Mapping[str, Any] | None = None) -> None:
         self._inputs.padding = probe.padding
@@ -70,19 +75,13 @@ class OpenVinoEngine:
         self.batching = batching
 
     def _compile(self, probe: Probe) -> None:
-        """Converts the model, traced with two equal rows of the probe."""
+        """Compiles the model."""
         import openvino
 
-        tokens = probe.tokens
-        middle = np.argsort(tokens.lengths, kind="stable")[len(tokens.lengths) // 2]
-        example = self._inputs.padded(tokens.take(np.array([middle, middle])), always_mask=True)
-        self._names = list(example)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer warns about shapes that will change
-            graph = openvino.convert_model(
-                self._model,
-                example_input={name: torch.from_numpy(array) for name, array in example.items()},
-            )
+        if self._spec.onnx:
+            graph, self._names = self._model.graph, self._model.names
+        else:
+            graph, self._names = self._converted(probe)
         compiled = openvino.Core().compile_model(
             graph,
             "CPU",
@@ -95,6 +94,21 @@ class OpenVinoEngine:
         )
         self._request: Any = compiled.create_infer_request()
         self._model = None
+
+    def _converted(self, probe: Probe) -> tuple[Any, list[str]]:
+        """The model as OpenVINO's, traced with two equal rows of the probe, and its arguments."""
+        import openvino
+
+        tokens = probe.tokens
+        middle = np.argsort(tokens.lengths, kind="stable")[len(tokens.lengths) // 2]
+        example = self._inputs.padded(tokens.take(np.array([middle, middle])), always_mask=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer warns about shapes that will change
+            graph = openvino.convert_model(
+                self._model,
+                example_input={name: torch.from_numpy(array) for name, array in example.items()},
+            )
+        return graph, list(example)
 
     def start(self, batch: Batch) -> Running:
         arguments = self._inputs.padded(batch, always_mask=True)

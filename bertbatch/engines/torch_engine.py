@@ -137,7 +137,7 @@ class TorchEngine:
             raise JobError(f"model.dtype fp8: {why}; use auto")
         with device_errors():
             self._model = load(self._spec, self.device, exact)
-        self._inputs = ModelInputs(self._model, self._padding)
+        self._inputs = ModelInputs.of(self._model, self._padding)
         self._changed = False
 
     def _on_rejected(self, batching: Batching, why: str) -> None:

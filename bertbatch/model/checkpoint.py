@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from bertbatch.errors import JobError
+from bertbatch.model.onnx import onnx_files, onnx_graph
 from bertbatch.units import digest
 from bertbatch.wording import shorten
 
@@ -163,7 +164,9 @@ def weights_hash(folder: Path, config: dict[str, Any], where: str) -> str:
     ignored = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
     behaviour = {key: value for key, value in config.items() if key not in ignored}
     encoder = encoder_folder(folder, where)
-    parts: list[Any] = [hash_files(sorted(encoder.glob("*.safetensors"))), behaviour]
+    files = sorted(encoder.glob("*.safetensors"))
+    graph = None if files else onnx_graph(encoder)
+    parts: list[Any] = [hash_files(onnx_files(graph) if graph else files), behaviour]
     return digest(parts + hash_modules(folder, where))
 
 
@@ -253,15 +256,20 @@ def check_head(config: dict[str, Any], shapes: dict[str, list[int]], gives: str,
     absent = [name for name in wanted if name not in shapes]
     if absent:
         raise JobError(absent_tensors(absent, where))
-    named = config.get("id2label") or {}
-    if not isinstance(named, dict):
-        raise JobError(f"{where}: id2label in config.json is not an object of classes")
-    count = len(named) or whole_number(config, where, "num_labels") or 2
+    count = class_count(config, where)
     if wanted and shapes[wanted[-1]][0] != count:
         raise JobError(
             f"{where}: {wanted[-1]} has {shapes[wanted[-1]][0]} classes, config.json has {count}"
         )
     return count
+
+
+def class_count(config: dict[str, Any], where: str) -> int:
+    """The number of classes that config.json tells, by default as in transformers."""
+    named = config.get("id2label") or {}
+    if not isinstance(named, dict):
+        raise JobError(f"{where}: id2label in config.json is not an object of classes")
+    return len(named) or whole_number(config, where, "num_labels") or 2
 
 
 def check_sizes(config: dict[str, Any], shapes: dict[str, list[int]], where: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import is_name
+from bertbatch.model.onnx import BELOW, GRAPHS, WEIGHTS
 from bertbatch.storage import stores
 from bertbatch.storage.retry import retry
 from bertbatch.storage.stores import FileInfo, Store, public
@@ -70,6 +71,9 @@ def cache() -> Path:
 
 def _files(store: Store, folder: str, patterns: Sequence[str]) -> dict[str, FileInfo]:
     names = _names(store, folder, patterns)
+    if not any(name.endswith(WEIGHTS) for name in names):
+        names += _names(store, folder, GRAPHS)
+        names += [f"{BELOW}/{name}" for name in _names(store, f"{folder}/{BELOW}", GRAPHS)]
     if MODULES in names:  # an embedding model's layers have folders of their own
         modules = json.loads(store.read(f"{folder}/{MODULES}"))
         for below in {module["path"] for module in modules} - {""}:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bertbatch.errors import JobError
-from bertbatch.model.adapter import model_files
+from bertbatch.model.adapter import ModelFiles, model_files
 from bertbatch.model.checkpoint import (
     absent_tensors,
     as_job_errors,
@@ -41,15 +41,11 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    root, _ = locate(spec.name, spec.revision, spec.storage_options)
     where = f"model.name {spec.name}"
-    files = model_files(root, where)
-    folder = files.encoder
-    if files.hash(where) != spec.weights:
-        raise JobError(
-            f"{where}: {folder} on this node holds a different model than on the driver; copy "
-            "the same folder to every node"
-        )
+    if spec.onnx:
+        raise JobError(f"{where}: it has model.onnx and no model.safetensors, which this needs")
+    files = checked_files(spec, where)
+    root, folder = files.root, files.encoder
     with as_job_errors(where, f"the model in {folder} cannot be loaded", folder):
         model, info = getattr(transformers, CLASSES[spec.asked.gives]).from_pretrained(
             folder,
@@ -88,6 +84,18 @@ def load(spec: ModelSpec, device: str, dtype: str, attention: str | None = None)
         with as_job_errors(where, f"the layers after the model in {root} cannot be loaded"):
             model = Embedder(model, root, spec.modules)
     return model.to(device).eval()
+
+
+def checked_files(spec: ModelSpec, where: str) -> ModelFiles:
+    """The files of a model on this node. Raises JobError if they differ from the checked ones."""
+    root, _ = locate(spec.name, spec.revision, spec.storage_options)
+    files = model_files(root, where)
+    if files.hash(where) != spec.weights:
+        raise JobError(
+            f"{where}: {files.encoder} on this node holds a different model than on the driver; "
+            "copy the same folder to every node"
+        )
+    return files
 
 
 def _plain_attention(config: dict[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import TOKENIZER_FILES, WEIGHT_FILES
 from bertbatch.model.download import download
+from bertbatch.model.onnx import BELOW, GRAPHS, WEIGHTS
 from bertbatch.storage.stores import public
 
 PACKAGED = Path(__file__).parent / "packaged"
@@ -53,6 +54,9 @@ def locate(
         # Below the folder are the layers of an embedding model.
         wanted = [*WANTED, *(f"[0-9]_*/{name}" for name in WANTED)]
         path = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        if not any(path.rglob(f"*{WEIGHTS}")):
+            wanted += [*GRAPHS, *(f"{BELOW}/{name}" for name in GRAPHS)]
+            path = Path(snapshot_download(name, revision=path.name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise JobError(

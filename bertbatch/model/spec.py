@@ -21,12 +21,14 @@ from bertbatch.model.checkpoint import (
     check_head,
     check_sizes,
     check_tokenizer,
+    class_count,
     hash_files,
     read_json,
     tensor_shapes,
     whole_number,
 )
 from bertbatch.model.locate import locate
+from bertbatch.model.onnx import check_onnx, onnx_graph
 from bertbatch.model.sentence_transformers import Modules, modules_of
 from bertbatch.storage.stores import expand, public
 
@@ -46,6 +48,7 @@ UNREADABLE = {
     "tapas": "it reads tables",
 }
 
+FLOAT = 4  # bytes of a parameter in a graph, roughly
 WORDS = "word_embeddings.weight"  # how BERT-like models name the embedding table
 
 
@@ -69,6 +72,7 @@ class ModelSpec:
     vocabulary: int | None  # rows of its embedding table, if one tensor has its name
     parameters: int  # that a token is multiplied with, roughly
     modules: Modules | None  # after the encoder, of an embedding model
+    onnx: bool = False  # whether it is a graph, and has no safetensors
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -129,7 +133,10 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         )
     check_folder(folder, config, where)
     check_tokenizer(files.tokenizer, where)
-    shapes = tensor_shapes(folder, where)
+    graph = onnx_graph(folder)
+    if graph:
+        check_onnx(settings, gives, where)
+    shapes = {} if graph else tensor_shapes(folder, where)
     tables = [shape[0] for name, shape in shapes.items() if name.endswith(WORDS) and shape]
     check_sizes(config, shapes, where)
     modules = None
@@ -139,7 +146,7 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         labels: tuple[str, ...] = ()
     else:
         head = {**shapes, **adapter.tensors} if adapter else shapes
-        count = check_head(config, head, gives, where)
+        count = class_count(config, where) if graph else check_head(config, head, gives, where)
         labels = _labels(settings, config, count, where)
     most = whole_number(config, where, "max_position_embeddings")
     # A negative id means that there is none.
@@ -171,8 +178,9 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
         reach=_reach(config, layers, where),
         vocabulary=tables[0] if len(tables) == 1 else None,
-        parameters=_multiplied(shapes, layers),
+        parameters=graph.stat().st_size // FLOAT if graph else _multiplied(shapes, layers),
         modules=modules,
+        onnx=graph is not None,
         storage_options=expand(settings.storage_options),  # a worker may have another environment
     )
 

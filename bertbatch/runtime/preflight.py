@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertbatch.engines.engine import check_installed, check_settings
+from bertbatch.engines.engine import check_installed, check_settings, settings_for
 from bertbatch.errors import JobError, SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader, check_columns, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
@@ -175,7 +175,7 @@ def check_job(job: Job) -> Preflight:
     for spec in specs.values():
         _check_task(job, spec)
     _check_columns(job, specs)
-    _check_engines(job)
+    _check_engines(job, specs)
     reader = reader_of("parquet" if listing.format == "auto" else listing.format)
     contract = output.contract()
     rules = rules_of(contract, output.path)
@@ -212,6 +212,11 @@ def _check_task(job: Job, spec: ModelSpec) -> None:
         raise JobError(
             f"input.text_pair: model.{what} reads single texts; leave it out, or put columns "
             "together by input.template"
+        )
+    if job.attention is not None and spec.onnx:
+        raise JobError(
+            f"attention: {spec.name} has model.onnx and no model.safetensors, and OpenVINO, which "
+            "runs it, gives no statistics; leave attention out, or name a folder with the weights"
         )
     if job.attention is not None and task == "zero_shot":
         raise JobError(
@@ -270,13 +275,14 @@ def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
                 return
 
 
-def _check_engines(job: Job) -> None:
+def _check_engines(job: Job, specs: dict[str, ModelSpec]) -> None:
     """Raises JobError for what no model worker could have: each would say so, once it runs."""
     here = job.runtime.runner == "inline" or not os.environ.get("RAY_ADDRESS")
-    for model in job.each_model.values():
-        check_settings(model, job.runtime.device)
+    for model, spec in specs.items():
+        settings = settings_for(spec, job.each_model[model])
+        check_settings(settings, job.runtime.device)
         if here:
-            check_installed(model.engine)
+            check_installed(settings.engine, spec.onnx)
 
 
 def _check_group(job: Job, schema: pa.Schema) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bertbatch.engines import scoring
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.calibration import ENOUGH_TOKENS, calibrate, rough_rate
-from bertbatch.engines.engine import Engine, EngineOptions, load_engine
+from bertbatch.engines.engine import Engine, EngineOptions, load_engine, settings_for
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.scoring import Scored
 from bertbatch.errors import JobError
@@ -59,6 +59,7 @@ class ModelWorker:
         self._large = large
         self._expected_tokens = expected_tokens
         self.kind = kind_of(device, threads, model)
+        settings = settings_for(spec, settings)
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
         self._statistics = make_attention_stats(spec, attention, threads) if attention else None
         self._turn = Lock()  # to start batches

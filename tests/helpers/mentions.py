@@ -41,6 +41,8 @@ OUTSIDE = {
         "adapter_config.json",
         "adapter_model.safetensors",
         "model.safetensors",
+        "model.onnx",
+        "onnx/model.onnx",
         "_SUCCESS.json",
         "my-job.yaml",
     ),
