@@ -44,7 +44,7 @@ test-processors: .venv/test  ## run the engine tests under lower instruction set
 	touch $@
 
 test-kernels: .venv/kernels  ## test the Triton kernels without a GPU: their arithmetic, and that they compile (minutes)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/attention/test_fused_arithmetic.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/attention/test_fused_arithmetic.py tests/attention/test_relative_kernel.py
 	$(BIN)/python -m pytest tests/attention/test_fused_compiled.py
 
 test-sweeps: .venv/test  ## test every architecture and thousands of damaged model folders (half an hour)

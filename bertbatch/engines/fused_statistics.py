@@ -13,26 +13,13 @@ from torch import Tensor
 from triton import next_power_of_2
 
 from bertbatch.engines import fused_kernels as kernels
+from bertbatch.engines.fused_blocks import SIZES, Launch, alike, blocks_of
 from bertbatch.engines.one_pass import OnePass
 from bertbatch.engines.packing import to_device
 from bertbatch.engines.tiled_attention import LN_2
 from bertbatch.model.token_kinds import TokenClasses
 from bertbatch.model.tokens import Batch
 from bertbatch.statistics.statistic import Statistic
-
-# Of heads: a matrix product takes no smaller one, and of larger ones registers spill.
-SIZES = (16, 32, 64)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a kernel runs: tokens of a block, keys at a time, warps, stages of its pipeline."""
-
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-    precision: str
 
 
 def launch(size: int, dtype: torch.dtype, capability: tuple[int, int]) -> Launch:
@@ -64,7 +51,6 @@ class FusedStatistics:
         counted = sums.counted(batch)
         counts = sums.counts(batch, counted)
         return FusedLayout(
-            starts=np.cumsum(lengths) - lengths,
             lengths=lengths,
             pair_starts=batch.pair_starts,
             over_keys=sums.over_keys,
@@ -82,7 +68,6 @@ class FusedStatistics:
 class FusedLayout:
     """The layout of one batch, for one forward pass."""
 
-    starts: np.ndarray
     lengths: np.ndarray
     pair_starts: np.ndarray
     over_keys: bool
@@ -110,7 +95,7 @@ class FusedLayout:
             raise ValueError(f"there is no kernel for heads of {size}")
         if reach is not None or bias is not None:
             raise ValueError("there is no kernel for attention to near tokens, or by distances")
-        query, key, value = _alike(query, key, value)
+        query, key, value = alike(query, key, value)
         if not self._plan:  # in the first layer
             self.kinds = self.kinds.to(value.dtype)
             self._plan = self._blocks(query, size)
@@ -150,22 +135,8 @@ class FusedLayout:
         on_gpu = query.device.type == "cuda"
         capability = torch.cuda.get_device_capability() if on_gpu else (9, 0)
         how = launch(size, query.dtype, capability)
-        each = -(-self.lengths // how.rows)
-        ends = np.append(0, np.cumsum(each))
-        first = (np.arange(ends[-1]) - np.repeat(ends[:-1], each)) * how.rows
-        of_sequence = (self.starts, self.lengths, self.pair_starts)
-        start, length, second = (np.repeat(x, each) for x in of_sequence)
-        blocks = np.stack([start, length, first, second], 1).astype(np.int32)
-        return how, to_device(blocks, self.device), to_device(ends.astype(np.int32), self.device)
+        blocks, ends = blocks_of(self.lengths, self.pair_starts, how.rows)
+        return how, to_device(blocks, self.device), to_device(ends, self.device)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         return torch.cat(self._layers, 2), self.counts
-
-
-def _alike(*tensors: Tensor) -> list[Tensor]:
-    """Each [tokens, heads, size] with its heads end to end, all with the same stride of tokens."""
-    size = tensors[0].shape[2]
-    strides = {x.stride() for x in tensors}
-    if len(strides) == 1 and next(iter(strides))[1:] == (size, 1):
-        return list(tensors)
-    return [x.contiguous() for x in tensors]

@@ -191,6 +191,13 @@ def variable(lengths: np.ndarray, total: int, device: str) -> Variable | ByLengt
     return Variable(to_device(bounds.astype(np.int32), device), int(np.diff(bounds).max()))
 
 
+def in_one_kernel(lengths: np.ndarray, total: int, device: str) -> Any:
+    """The same for attention by distances, in Triton. Raises ImportError without it."""
+    from bertbatch.engines.fused_relative import RelativeLayout
+
+    return RelativeLayout(lengths, total, device)
+
+
 def packed_inputs(batch: Batch, total: int, pad_id: int, offset: bool) -> np.ndarray:
     """The ids, positions and token types of a packed batch, int64 [3, total].
 

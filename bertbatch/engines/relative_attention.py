@@ -43,6 +43,13 @@ class Disentangled:
     def __init__(self, keys: Tensor | None, queries: Tensor | None):
         self._keys = None if keys is None else keys.flip(1)  # by j − i
         self._queries = queries
+        self._flipped: Tensor | None = None  # queries by j − i
+
+    def tables(self) -> tuple[Tensor | None, Tensor | None, None]:
+        """What `relative_kernel.py` reads, by j − i."""
+        if self._queries is not None and self._flipped is None:
+            self._flipped = self._queries.flip(1)
+        return self._keys, self._flipped, None
 
     def __call__(self, query: Tensor, key: Tensor) -> Tensor:
         """The bias [R, H, S, S] of query (scaled) and key [R, H, S, D]."""
@@ -80,6 +87,10 @@ class Biased:
     def __init__(self, table: Tensor):
         self._table = table
         self._made: dict[int, Tensor] = {}
+
+    def tables(self) -> tuple[None, None, Tensor]:
+        """What `relative_kernel.py` reads, by j − i."""
+        return None, None, self._table
 
     def __call__(self, query: Tensor, key: Tensor) -> Tensor:
         """The bias [1, H, S, S]; lengths are few, since they are rounded."""

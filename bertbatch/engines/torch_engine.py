@@ -187,8 +187,8 @@ class TorchEngine:
         """
         batch, problem_type = self._probe_batch, self._spec.problem_type
         expected = self.start(batch).answer()
-        if self._exact in HALF and not self._packing.relative:
-            self._layout = packing.variable
+        if self._packing.relative or self._exact in HALF:
+            self._layout = packing.in_one_kernel if self._packing.relative else packing.variable
             if why := difference(self, batch, expected, problem_type):
                 log.info("%s: attention runs by groups of lengths: %s", self._spec.name, why)
                 self._layout = packing.by_length

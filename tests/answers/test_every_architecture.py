@@ -1,7 +1,6 @@
 """A row's answer is that of its text alone, whatever the architecture, or the model is refused."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,15 @@ from bertbatch.engines.batching import Batching
 from bertbatch.engines.probe import excess
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
-from tests.helpers.architectures import KINDS, UNREADABLE, one_at_a_time, outcome, save
+from tests.helpers.architectures import (
+    HEAD,
+    KINDS,
+    UNREADABLE,
+    features,
+    one_at_a_time,
+    outcome,
+    save,
+)
 from tests.helpers.jobs import make_job
 from tests.helpers.paths import ROOT
 from tests.helpers.sources import write_parquet
@@ -30,11 +37,11 @@ FAMILIES = [
 ]
 
 
-def documented() -> dict[str, str]:
+def documented() -> dict[str, tuple[str, ...]]:
     """What docs/models.md says of each kind."""
-    table = DOCS.read_text().partition("| batches | `model_type` |")[2].partition("##")[0]
-    rows = re.findall(r"^\| ([a-z_ ]+) \| (.*) \|$", table, re.M)
-    return {kind: way for way, kinds in rows for kind in kinds.split(", ")}
+    table = DOCS.read_text().partition(HEAD)[2].partition("##")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:2] == "| "]
+    return {kind: tuple(row[:-1]) for row in rows for kind in row[-1].split(", ")}
 
 
 def test_every_kind_is_documented():
@@ -51,7 +58,13 @@ def test_every_kind_is_documented():
 )
 def test_a_rows_answer_is_that_of_its_text_alone(kind, tmp_path):
     batching, why = outcome(kind, tmp_path / "model")
-    assert batching == documented()[kind], why
+    assert batching == documented()[kind][0], why
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_kind_can_do_is_as_documented(kind, tmp_path):
+    assert features(kind, tmp_path) == documented()[kind]
 
 
 @pytest.mark.parametrize("kind", sorted(UNREADABLE))

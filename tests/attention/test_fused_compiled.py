@@ -9,8 +9,9 @@ pytest.importorskip("triton", reason="Triton is not installed: make test-kernels
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from bertbatch.engines import fused_kernels
-from bertbatch.engines.fused_statistics import SIZES, launch
+from bertbatch.engines import fused_kernels, fused_relative, relative_kernel
+from bertbatch.engines.fused_blocks import SIZES
+from bertbatch.engines.fused_statistics import launch
 from tests.helpers.gpu_compiler import SHARED_KIB, compile_for
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -27,6 +28,21 @@ def test_a_kernel_fits_a_multiprocessor(size, dtype, capability):
         assert made.shared <= SHARED_KIB[capability] << 10
         assert made.spilled == 0
         assert made.registers <= 255
+
+
+@pytest.mark.parametrize("capability", SHARED_KIB)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("tables", ["keys and queries", "scalars"])
+def test_attention_by_distances_fits_a_multiprocessor(tables, size, dtype, capability):
+    run = fused_relative.launch(size, DTYPES[dtype])
+    added = tables == "scalars"
+    wide = 2 * max(run.rows, run.keys)
+    given = {"KEYED": not added, "QUERIED": not added, "ADDED": added, "WIDE": wide}
+    made = compile_for(relative_kernel.attend, capability, dtype, run, HEADS=12, SIZE=size, **given)
+    assert made.shared <= SHARED_KIB[capability] << 10
+    assert made.spilled == 0
+    assert made.registers <= 255
 
 
 @pytest.mark.parametrize("heads", [2, 12, 16])

@@ -18,6 +18,9 @@ import transformers
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NAMES,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES as TAGGERS,
+)
 
 from bertbatch.engines.batching import Batching
 from bertbatch.engines.engine import EngineOptions, load_engine
@@ -27,12 +30,16 @@ from bertbatch.errors import JobError
 from bertbatch.job.model import Model
 from bertbatch.model.spec import UNREADABLE, check_model
 from bertbatch.model.tokenizer import Tokenizer
-from tests.helpers.tiny import make_model, make_texts
+from tests.helpers.attention_reference import engine_with_statistics
+from tests.helpers.tiny import make_model, make_texts, settled
 
 KINDS = sorted(NAMES)
+CLASSIFIER = "AutoModelForSequenceClassification"
 MAX_LENGTH = 60
 # Of these no tiny configuration was found; at load they are judged as all others are.
 UNTRIED = ("cohere_compass_text", "zamba", "zamba2")
+COLUMNS = ("batches", "statistics", "OpenVINO", "entities", "embeddings")
+HEAD = f"| {' | '.join(COLUMNS)} | `model_type` |"
 LIMIT = 1e-4  # of the largest logit, between a row in a job and the same text alone
 
 # Whatever of these a configuration has is set so.
@@ -96,11 +103,11 @@ def tiny_config(kind: str) -> Any:
     return type(usual)(**{k: v for k, v in keys.items() if k in own or hasattr(usual, k)})
 
 
-def save(kind: str, folder: Path) -> None:
-    """A classifier of a kind beside a tokenizer; weights large enough that each text differs."""
+def save(kind: str, folder: Path, auto: str = CLASSIFIER) -> None:
+    """A model of a kind beside a tokenizer; weights large enough that each text differs."""
     make_model(folder)
     torch.manual_seed(3)
-    model = transformers.AutoModelForSequenceClassification.from_config(tiny_config(kind))
+    model = getattr(transformers, auto).from_config(tiny_config(kind))
     for weight in model.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.2)
@@ -150,17 +157,50 @@ def outcome(kind: str, folder: Path) -> tuple[str, str]:
     return engine.batching.value, engine.reason
 
 
+def features(kind: str, folder: Path) -> tuple[str, ...]:
+    """What COLUMNS say of a kind: how it is batched, or "no"."""
+    batching, why = outcome(kind, folder / "classes")
+    print(f"{kind}: {batching} {why[:200]}", file=sys.stderr, flush=True)
+    if batching in ("refused", "not tried"):
+        return (batching, *["–"] * (len(COLUMNS) - 1))
+    spec = check_model(Model(name=str(folder / "classes"), max_length=MAX_LENGTH))
+    tried = {
+        "statistics": lambda: "yes" if engine_with_statistics(spec) else "no",
+        "OpenVINO": lambda: settled(spec, Model(dtype="float32"), "openvino").batching.value,
+        "entities": lambda: _other(kind, folder / "tokens", "token_classification"),
+        "embeddings": lambda: _other(kind, folder / "vectors", "embedding"),
+    }
+    found = [batching]
+    for what in COLUMNS[1:]:
+        try:
+            found.append(tried[what]())
+        except JobError as error:
+            print(f"  {what}: {str(error)[-160:]}", file=sys.stderr, flush=True)
+            found.append("no")
+    return tuple(found)
+
+
+def _other(kind: str, folder: Path, task: str) -> str:
+    """How a kind is batched for another task than classification."""
+    if task == "token_classification" and kind not in TAGGERS:
+        raise JobError("transformers has no such model")
+    save(kind, folder, "AutoModel" if task == "embedding" else "AutoModelForTokenClassification")
+    spec = check_model(Model(name=str(folder), max_length=MAX_LENGTH, task=task))
+    return str(settled(spec, Model(dtype="float32")).batching.value)
+
+
 def table() -> str:
     """What comes of each kind, as Markdown."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[tuple[str, ...], list[str]] = {}
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
-            batching, why = outcome(kind, Path(folder) / "model")
-        print(f"{kind}: {batching} {why[:200]}", file=sys.stderr, flush=True)
-        kinds.setdefault(batching, []).append(kind)
+            kinds.setdefault(features(kind, Path(folder)), []).append(kind)
     order = (*Batching, "refused", "not tried")
-    lines = [f"| {way} | {', '.join(kinds[way])} |" for way in order if way in kinds]
-    return "\n".join(["| batches | `model_type` |", "|---|---|", *lines])
+    lines = [
+        f"| {' | '.join(row)} | {', '.join(kinds[row])} |"
+        for row in sorted(kinds, key=lambda row: (order.index(row[0]), -len(kinds[row])))
+    ]
+    return "\n".join([HEAD, "|---" * (len(COLUMNS) + 1) + "|", *lines])
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from typing import Any
 # KiB of shared memory that a block may take, by compute capability: CUDA C++ Programming Guide,
 # "Technical specifications per compute capability".
 SHARED_KIB = {80: 163, 89: 99, 90: 227}
-POINTERS = {"kinds", "query", "key", "value", "out"}  # to numbers of the model's type
+# Pointers to numbers of the model's type.
+POINTERS = {"kinds", "query", "key", "value", "out", "keys", "queries", "scalars"}
 OTHERS = {
     **dict.fromkeys(("counted",), "*i8"),
     **dict.fromkeys(("blocks", "ends", "places"), "*i32"),
     **dict.fromkeys(("normalizer", "sums", "factors"), "*fp32"),
-    **{"stride": "i32", "scale": "fp32"},
+    **{"stride": "i32", "distances": "i32", "scale": "fp32"},
 }
 
 
