@@ -60,7 +60,9 @@ class OpenVinoEngine:
         )
         try:
             self._compile(probe)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (JobError, MemoryError):
+            raise
+        except Exception as error:  # OpenVINO's own, of no common kind
             raise JobError(
                 f"model.engine openvino cannot run {self._spec.name}: {first_line(error)}; use "
                 "model.engine: torch"

@@ -63,7 +63,7 @@ def vectors(table: pa.Table) -> np.ndarray:
 def test_vectors_are_those_of_sentence_transformers(tmp_path, kind, pooling, layers):
     folder = embedder(tmp_path, kind, pooling, layers)
     table = scored(folder, tmp_path)
-    np.testing.assert_allclose(vectors(table), theirs(folder), atol=2e-5)
+    np.testing.assert_allclose(vectors(table), theirs(folder), atol=1e-4)
     (record,) = open_output(str(tmp_path / "out")).runs()
     (chosen,) = record["chosen"]["kinds"].values()
     assert chosen["batching"] == ("padded" if kind == "rembert" else "packed")
@@ -95,7 +95,7 @@ def test_the_column_is_a_list_of_fixed_size(tmp_path, kind, dimensions):
     number = pa.float16() if kind == "float16" else pa.float32()
     assert table["embedding"].type == pa.list_(number, dimensions or 32)
     wanted = theirs(folder, truncate_dim=dimensions)
-    np.testing.assert_allclose(vectors(table), wanted, atol=1e-3 if kind == "float16" else 2e-5)
+    np.testing.assert_allclose(vectors(table), wanted, atol=1e-3 if kind == "float16" else 1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["auto", "mean", "cls", "last"])
@@ -111,13 +111,13 @@ def test_a_plain_encoder(tmp_path, pooling):
         with torch.inference_mode():
             hidden = model(**made).last_hidden_state[0].numpy()
         wanted = {"cls": hidden[0], "last": hidden[-1]}.get(pooling, hidden.mean(0))
-        np.testing.assert_allclose(vector, wanted, atol=2e-5)
+        np.testing.assert_allclose(vector, wanted, atol=1e-4)
 
 
 def test_a_classifier_gives_vectors_if_asked(tmp_path):
     save(tmp_path / "model", "bert")
     got = vectors(scored(tmp_path / "model", tmp_path, **{"model.task": "embedding"}))
-    np.testing.assert_allclose(got, theirs(tmp_path / "model"), atol=2e-5)
+    np.testing.assert_allclose(got, theirs(tmp_path / "model"), atol=1e-4)
 
 
 def test_a_default_prompt_is_put_before_each_text(tmp_path, caplog):
@@ -129,12 +129,12 @@ def test_a_default_prompt_is_put_before_each_text(tmp_path, caplog):
     with caplog.at_level("INFO", "bertbatch"):
         table = scored(folder, tmp_path)
     assert "each text begins with the model's own prompt 'q: '" in caplog.text
-    np.testing.assert_allclose(vectors(table), theirs(folder), atol=2e-5)
+    np.testing.assert_allclose(vectors(table), theirs(folder), atol=1e-4)
     assert open_output(str(tmp_path / "out")).contract()["input"]["prefix"] == "q: "
     other = tmp_path / "other"
     other.mkdir()
     table = scored(folder, other, **{"input.prefix": "d: "})
-    np.testing.assert_allclose(vectors(table), theirs(folder, prompt="d: "), atol=2e-5)
+    np.testing.assert_allclose(vectors(table), theirs(folder, prompt="d: "), atol=1e-4)
 
 
 def test_a_number_that_float16_cannot_hold_is_quarantined(tmp_path):
@@ -259,7 +259,7 @@ def test_the_encoders_settings_may_have_another_name(tmp_path, kind):
     settings = folder / f"sentence_{kind}_config.json"
     settings.write_text(json.dumps({"max_seq_length": 20, "do_lower_case": False}))
     assert check_model(Model(name=str(folder))).max_length == 20
-    np.testing.assert_allclose(vectors(scored(folder, tmp_path)), theirs(folder), atol=2e-5)
+    np.testing.assert_allclose(vectors(scored(folder, tmp_path)), theirs(folder), atol=1e-4)
     settings.write_text(json.dumps({"max_seq_length": 20, "do_lower_case": True}))
     with pytest.raises(JobError, match=f"sentence_{kind}_config.json asks for texts in lower case"):
         check_model(Model(name=str(folder)))

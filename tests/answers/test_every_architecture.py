@@ -120,6 +120,13 @@ def test_left_padding_and_token_types_are_the_tokenizers(tmp_path):
     assert chosen["batching"] == "padded"
 
 
+def test_what_openvino_cannot_convert_is_an_error(tmp_path):
+    save("ctrl", tmp_path)
+    spec = check_model(Model(name=str(tmp_path), max_length=60))
+    with pytest.raises(JobError, match=r"openvino cannot run .*; use model.engine: torch"):
+        settled(spec, Model(dtype="float32"), "openvino")
+
+
 def test_a_model_that_changes_by_what_it_has_seen_is_refused(tmp_path):
     """BigBird gives up its sparse attention for good when it meets a short batch."""
     save("big_bird", tmp_path)

@@ -21,6 +21,7 @@ from bertbatch.engines import scoring
 from bertbatch.job.models import column_of
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.output.folder import open_output
+from bertbatch.tasks.task import numbers
 from tests.helpers.classifiers import save_roberta
 from tests.helpers.embedders import embedder
 from tests.helpers.outputs import predictions, quarantine
@@ -80,6 +81,13 @@ def alone(keys: dict[str, Any], source: Path, out: Path, **sections: Any) -> pa.
     return predictions(out)
 
 
+def near(got: pa.ChunkedArray, wanted: pa.ChunkedArray) -> None:
+    """Equal, or numbers that are nearly: workers choose their operators by timing them."""
+    if got.to_pylist() != wanted.to_pylist():
+        (ours,), (theirs,) = (numbers({"scores": column}).values() for column in (got, wanted))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def columns(table: pa.Table, model: str) -> dict[str, list[Any]]:
     begin = column_of(model, "")
     return {
@@ -103,7 +111,7 @@ def test_each_answers_as_alone(runner, models, source, tmp_path):
         found += len(own)
         for name in own:
             assert table.schema.field(f"{model}_{name}").type == wanted.schema.field(name).type
-            assert table[f"{model}_{name}"].to_pylist() == wanted[name].to_pylist(), (model, name)
+            near(table[f"{model}_{name}"], wanted[name])
     assert found == len(names)
     verdict = verify(open_output(str(tmp_path / "out")))
     rescore(job, str(tmp_path / "out"), 40, verdict)

@@ -107,7 +107,9 @@ def save(kind: str, folder: Path, auto: str = CLASSIFIER) -> None:
     """A model of a kind beside a tokenizer; weights large enough that each text differs."""
     make_model(folder)
     torch.manual_seed(3)
-    model = getattr(transformers, auto).from_config(tiny_config(kind))
+    config = tiny_config(kind)
+    config.architectures = config.architectures or []  # which AutoModel may look into
+    model = getattr(transformers, auto).from_config(config)
     for weight in model.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.2)
