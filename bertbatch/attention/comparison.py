@@ -28,12 +28,13 @@ def compare_outputs(
 ) -> pa.Table:
     """One row for each statistic, layer and head, the largest effect first.
 
-    `model`: whose statistics, where an output is of several models.
+    `model`: whose statistics, of an output of several models.
 
     A difference is positive if `this` has the larger mean. Raises JobError if the two cannot be
     compared: different models (unless `across_models`), tokenizers or settings.
     """
-    mine, theirs = (_contract(output, model) for output in (this, other))
+    names = [_of_several(output, model) for output in (this, other)]
+    mine, theirs = (_contract(o, name) for o, name in zip((this, other), names, strict=True))
     differing = [
         f"  {key}: {mine[key]!r} there, {theirs[key]!r} in the other"
         for key in mine
@@ -50,7 +51,12 @@ def compare_outputs(
             f"{this.path} and {other.path} cannot be compared:\n{listed}\n"
             f"statistics of differently made runs differ whatever the texts are{hint}"
         )
-    return compare(read_corpus(this, model), read_corpus(other, model))
+    return compare(read_corpus(this, names[0]), read_corpus(other, names[1]))
+
+
+def _of_several(output: Output, model: str | None) -> str | None:
+    """The model that is meant of an output, if it is of several."""
+    return model if "" not in stored_models(attention_contract(output)) else None
 
 
 def compare(this: Corpus, other: Corpus) -> pa.Table:

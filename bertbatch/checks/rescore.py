@@ -70,7 +70,8 @@ def rescore(job: Job, output: str, count: int, verdict: Verdict) -> None:
             i = at[place]
             verdict.rescored += 1
             for model, answers in _answers(workers, prepared, i, i + 1).items():
-                if what := _wrong(_columns(there, model), answers, context.specs[model]):
+                spec = context.specs[model]
+                if what := _wrong(_columns(there, model, spec), answers, spec):
                     where = f"{unit.part}: row {place[1]} of {place[0]}"
                     verdict.problems.append(f"{where}: {model and f'{model}: '}{what}")
     if not verdict.problems:
@@ -97,7 +98,8 @@ def _compare_bits(
         return  # some rows went to quarantine, perhaps after others were scored without them
     equal = np.ones(part.num_rows, bool)
     for model, answers in _answers(workers, prepared, 0, part.num_rows).items():
-        equal &= _equal(_columns(part, model), answers, context.specs[model])
+        spec = context.specs[model]
+        equal &= _equal(_columns(part, model, spec), answers, spec)
     verdict.same_bits = int(equal.sum()), len(equal)
 
 
@@ -195,11 +197,7 @@ def _label(there: Columns, answers: Answers, spec: ModelSpec) -> str | None:
     )
 
 
-def _columns(table: pa.Table, model: str) -> Columns:
-    """A model's columns, by the names that they would have if it were the only one."""
-    begin = column_of(model, "")
-    return {
-        name.removeprefix(begin): table[name]
-        for name in table.column_names
-        if name.startswith(begin)
-    }
+def _columns(table: pa.Table, model: str, spec: ModelSpec) -> Columns:
+    """A model's answers, by the names that they would have if it were the only one."""
+    names = [field.name for field in task_of(spec).fields]
+    return {name: table[column_of(model, name)] for name in names}

@@ -36,6 +36,20 @@ class OnnxModel:
                 f"{where}: {path} takes {', '.join(self.names)}, and classifiers take "
                 f"{', '.join(INPUTS)}; export it again for text classification"
             )
+        outputs = [name for one in self.graph.outputs for name in sorted(one.names)]
+        if "logits" not in outputs and len(self.graph.outputs) != 1:
+            raise JobError(
+                f"{where}: {path} gives {', '.join(outputs)}, and none is called logits; export it "
+                "again for text classification"
+            )
+        self.output = next((i for i, o in enumerate(self.graph.outputs) if "logits" in o.names), 0)
+        self._vocabulary = spec.vocabulary
+
+    def get_input_embeddings(self) -> Any:
+        """The size of the table of embeddings, as config.json tells it."""
+        if self._vocabulary is None:
+            raise NotImplementedError
+        return SimpleNamespace(num_embeddings=self._vocabulary)
 
     @property
     def inputs(self) -> ModelInputs:
@@ -49,4 +63,4 @@ class OnnxModel:
             for name in self.names
         }
         answer = self._compiled.create_infer_request().infer(given)
-        return SimpleNamespace(logits=torch.from_numpy(np.array(answer[0], np.float32)))
+        return SimpleNamespace(logits=torch.from_numpy(np.array(answer[self.output], np.float32)))

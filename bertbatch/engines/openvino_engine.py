@@ -3,6 +3,7 @@
 The transformers model is converted in memory; a graph in ONNX is read. Batches are padded.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Mapping
@@ -21,7 +22,9 @@ from bertbatch.engines.row_independence import choose_batching, single_text_answ
 from bertbatch.errors import JobError, first_line
 from bertbatch.model.loading import load
 from bertbatch.model.spec import ModelSpec
-from bertbatch.model.tokens import Batch
+from bertbatch.model.tokens import Answers, Batch
+
+log = logging.getLogger("bertbatch")
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 CANDIDATES = (Batching.PADDED, Batching.EQUAL, Batching.SINGLE)
@@ -39,6 +42,7 @@ class OpenVinoEngine:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         torch.set_num_threads(options.threads)
         dtype, budget = options.settings.dtype, options.settings.tokens_per_batch
+        self._auto = dtype == "auto"
         self.dtype = fast_dtype(self.device) if dtype == "auto" else dtype
         self.tokens_per_batch = self.budgets[0] if budget == "auto" else budget
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
@@ -69,9 +73,22 @@ class OpenVinoEngine:
             ) from error
         if known:
             self.batching, self.reason = Batching(known["batching"]), known["reason"]
-            return
-        assert expected is not None
-        self.reason = choose_batching(self, CANDIDATES, probe, expected, self._spec)
+        else:
+            assert expected is not None
+            self._choose(probe, expected)
+        self._model = None
+
+    def _choose(self, probe: Probe, expected: Answers) -> None:
+        """Finds out how to batch, in float32 if it must be, and the job leaves that open."""
+        try:
+            self.reason = choose_batching(self, CANDIDATES, probe, expected, self._spec)
+        except JobError as error:
+            if not self._auto or self.dtype == "float32":
+                raise
+            log.info("%s in %s: %s; float32 instead", self._spec.name, self.dtype, error)
+            self.dtype = "float32"
+            self._compile(probe)
+            self.reason = choose_batching(self, CANDIDATES, probe, expected, self._spec)
 
     def use(self, batching: Batching) -> None:
         self.batching = batching
@@ -95,7 +112,7 @@ class OpenVinoEngine:
             },
         )
         self._request: Any = compiled.create_infer_request()
-        self._model = None
+        self._output = self._model.output if self._spec.onnx else 0
 
     def _converted(self, probe: Probe) -> tuple[Any, list[str]]:
         """The model as OpenVINO's, traced with two equal rows of the probe, and its arguments."""
@@ -118,7 +135,7 @@ class OpenVinoEngine:
         if "token_type_ids" in self._names:
             arguments.setdefault("token_type_ids", np.zeros(ids.shape, np.int64))
         inputs = [arguments[name] for name in self._names]
-        answer = self._request.infer(inputs, share_inputs=True)[0]
+        answer = self._request.infer(inputs, share_inputs=True)[self._output]
         values = np.array(answer, np.float32)
         if self.per_token:
             values = values[real_places(batch.lengths, self._inputs.padding.left)]

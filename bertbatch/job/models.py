@@ -12,7 +12,7 @@ class NamedModel(Model):
     as_: str | None = Field(
         None,
         alias="as",
-        pattern=r"^[^/\\\x00-\x1f]+$",
+        pattern=r"^[^/\\\x00-\x1f\x7f-\x9f]+$",
         description="what the names of the model's columns begin with; default: the last part of "
         "its name",
     )
@@ -46,6 +46,8 @@ def check_names(models: Sequence[NamedModel]) -> None:
     """Raises ValueError if two models have one name, or one has none."""
     seen: set[str] = set()
     for model in models:
+        if "name" not in model.model_fields_set:
+            raise ValueError("models: each needs a name")
         if not model.column:
             raise ValueError(f"models: '{model.name}' has no last part; name it by `as`")
         folded = model.column.casefold()  # DuckDB and Spark do not tell A_label from a_label

@@ -14,7 +14,7 @@ def override(data: Any, change: str) -> None:
     *sections, last = key.strip().split(".")
     for section in sections:
         inner: Any = data.setdefault(section, {}) if isinstance(data, dict) else None
-        if isinstance(data, list) and section.isdigit() and int(section) < len(data):
+        if isinstance(data, list) and section.isdecimal() and int(section) < len(data):
             inner = data[int(section)]
         data = inner
         if not isinstance(data, dict | list):

@@ -208,6 +208,10 @@ class Job(Section):
         data = copy.deepcopy(data)
         for change in changes or []:
             override(data, change)
+            models = data.get("models")
+            if change.startswith("model.") and isinstance(models, list):
+                for one in models:  # which may set the key themselves
+                    override(one, change.removeprefix("model."))
         try:
             return cls.model_validate(data)._filled()
         except ValidationError as error:

@@ -166,7 +166,7 @@ def weights_hash(folder: Path, config: dict[str, Any], where: str) -> str:
     encoder = encoder_folder(folder, where)
     files = sorted(encoder.glob("*.safetensors"))
     graph = None if files else onnx_graph(encoder)
-    parts: list[Any] = [hash_files(onnx_files(graph) if graph else files), behaviour]
+    parts: list[Any] = [hash_files(onnx_files(graph, where) if graph else files), behaviour]
     return digest(parts + hash_modules(folder, where))
 
 

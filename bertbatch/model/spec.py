@@ -28,7 +28,7 @@ from bertbatch.model.checkpoint import (
     whole_number,
 )
 from bertbatch.model.locate import locate
-from bertbatch.model.onnx import check_onnx, onnx_graph
+from bertbatch.model.onnx import check_onnx, onnx_graph, size_of
 from bertbatch.model.sentence_transformers import Modules, modules_of
 from bertbatch.storage.stores import expand, public
 
@@ -65,6 +65,7 @@ class ModelSpec:
     pad_id: int
     weights: str  # SHA-256 of weights and configuration
     tokenizer: str  # SHA-256 of the tokenizer's files
+    tokenizer_classes: tuple[str, str]  # what of config.json may choose the tokenizer's class
     quantization: str | None  # "int8" or "fp8", which change answers; other precisions do not
     layers: int
     heads: int  # of each layer
@@ -90,6 +91,7 @@ class ModelSpec:
         """What a text's tokens follow from: models where this is equal share them."""
         asked = self.asked
         return (
+            *self.tokenizer_classes,
             *(self.tokenizer, self.max_length, self.pad_id, asked.gives == "tokens"),
             *(asked.long_text, asked.stride, asked.task == "zero_shot"),
             *(asked.candidate_labels, asked.hypothesis_template),
@@ -135,7 +137,7 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
     check_tokenizer(files.tokenizer, where)
     graph = onnx_graph(folder)
     if graph:
-        check_onnx(settings, gives, where)
+        check_onnx(settings, gives, adapter is not None, where)
     shapes = {} if graph else tensor_shapes(folder, where)
     tables = [shape[0] for name, shape in shapes.items() if name.endswith(WORDS) and shape]
     check_sizes(config, shapes, where)
@@ -162,6 +164,9 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
     if modules and not length:  # as sentence-transformers has it
         length = min(filter(None, [most, _tokenizer_limit(files.tokenizer, where)]), default=None)
     layers = whole_number(config, where, "num_hidden_layers", "n_layers") or 0
+    vocabulary = tables[0] if len(tables) == 1 else None
+    if graph:  # what it has is not known, and it would take ids beyond that
+        vocabulary = whole_number(config, where, "vocab_size")
     return ModelSpec(
         # A relative folder means the driver's: workers have another working directory.
         name=str(root) if Path(settings.name).expanduser().is_dir() else settings.name,
@@ -173,12 +178,13 @@ def _checked(settings: Model, root: Path, revision: str | None, where: str) -> M
         pad_id=pad or 0,
         weights=files.hash(where),
         tokenizer=tokenizer_hash(files.tokenizer),
+        tokenizer_classes=(str(config.get("model_type")), str(config.get("tokenizer_class"))),
         quantization=settings.dtype if settings.dtype in ("int8", "fp8") else None,
         layers=layers,
         heads=whole_number(config, where, "num_attention_heads", "n_heads") or 0,
         reach=_reach(config, layers, where),
-        vocabulary=tables[0] if len(tables) == 1 else None,
-        parameters=graph.stat().st_size // FLOAT if graph else _multiplied(shapes, layers),
+        vocabulary=vocabulary,
+        parameters=size_of(graph, where) // FLOAT if graph else _multiplied(shapes, layers),
         modules=modules,
         onnx=graph is not None,
         storage_options=expand(settings.storage_options),  # a worker may have another environment

@@ -52,6 +52,8 @@ class ModelWorker:
         expected_tokens: int = 0,
         model: str = "",
     ):
+        settings = settings_for(spec, settings)
+        device = "cpu" if spec.onnx else device
         self._spec = spec
         self._allowed = rules.get("answers", 0)
         self._threads = threads
@@ -59,7 +61,6 @@ class ModelWorker:
         self._large = large
         self._expected_tokens = expected_tokens
         self.kind = kind_of(device, threads, model)
-        settings = settings_for(spec, settings)
         self._asked = settings.model_copy(update={"engine": "torch"}) if attention else settings
         self._statistics = make_attention_stats(spec, attention, threads) if attention else None
         self._turn = Lock()  # to start batches

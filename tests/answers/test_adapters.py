@@ -138,6 +138,13 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         scored(folder, tmp_path)
 
 
+def test_an_adapter_of_a_graph_is_refused(tmp_path):
+    folder = adapted(tmp_path, "SEQ_CLS")
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "base" / "model.onnx")
+    with pytest.raises(JobError, match=r"no model\.safetensors that the adapter could change"):
+        check_model(Model(name=str(folder)))
+
+
 def test_without_peft_the_extra_is_named(tmp_path, monkeypatch):
     folder = adapted(tmp_path, "SEQ_CLS")
     monkeypatch.setitem(sys.modules, "peft", None)

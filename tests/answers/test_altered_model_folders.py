@@ -150,8 +150,8 @@ def mutations(originals: list[Path], scratch: Path, seeds: range) -> dict[str, i
 
 
 def test_altered_folders_agree_or_are_refused(originals, tmp_path):
-    ended = mutations(originals, tmp_path, range(200))
-    assert min(ended.values()) > 20  # neither is the rule
+    ended = mutations(originals, tmp_path, range(80))
+    assert min(ended.values()) > 8  # neither is the rule
 
 
 @pytest.mark.parametrize("value", [10**7, 10**12, 10**30, 10**400])

@@ -1,15 +1,18 @@
 """Folders with a graph in ONNX instead of weights: the answers are those of the weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from bertbatch import JobError, run
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.registry import ENGINES
+from bertbatch.runtime.worker import ModelWorker
 from tests.helpers.classifiers import save_like_bert, save_roberta
 from tests.helpers.jobs import make_job
 from tests.helpers.onnx_folders import to_onnx
@@ -94,7 +97,8 @@ def test_other_graphs_are_other_models(tmp_path):
     kept = [to_onnx(folder) for folder in folders]
     one, two = (check_model(Model(name=str(folder))).weights for folder in folders)
     assert one == two != check_model(Model(name=kept[0])).weights
-    (folders[1] / "model.onnx_data").write_bytes(b"weights beside the graph")
+    graph = (folders[1] / "model.onnx").read_bytes()
+    (folders[1] / "model.onnx").write_bytes(graph[:-1] + bytes([graph[-1] ^ 1]))
     assert check_model(Model(name=str(folders[1]))).weights != one
 
 
@@ -139,6 +143,72 @@ def test_a_graph_with_other_classes_is_an_error(source, tmp_path):
     (tmp_path / "model" / "config.json").write_bytes((three / "config.json").read_bytes())
     with pytest.raises(JobError, match=r"has the shape \(1, 2\), not \(1, 3\)"):
         run(make_job(str(tmp_path / "model"), source, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_weights_beside_a_graph_are_part_of_it(each, source, tmp_path):
+    """In one file, or one for each tensor, whatever their names are."""
+    folder = Path(make_model(tmp_path / "model"))
+    to_onnx(folder)
+    model = onnx.load(folder / "model.onnx")
+    inside = scored(folder, source, tmp_path / "inside")
+    where = {} if each else {"location": "any name.bin"}
+    onnx.save_model(
+        model, folder / "model.onnx", save_as_external_data=True, size_threshold=64,
+        all_tensors_to_one_file=not each, **where,
+    )  # fmt: skip
+    assert scored(folder, source, tmp_path / "beside")["scores"].equals(inside["scores"])
+    before = check_model(Model(name=str(folder)))
+    assert before.parameters > 1000
+    names = ("config.json", "model.onnx", "special_tokens_map.json")
+    beside = [p for p in folder.iterdir() if p.name not in names and "token" not in p.name]
+    assert (len(beside) == 1) != each
+    data = beside[-1].read_bytes()
+    beside[-1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert check_model(Model(name=str(folder))).weights != before.weights
+    beside[-1].unlink()
+    with pytest.raises(JobError, match=r"has weights in '.*', which is not a file beside it"):
+        check_model(Model(name=str(folder)))
+
+
+def test_the_output_called_logits_counts(source, tmp_path):
+    folder = Path(make_model(tmp_path / "model"))
+    weights = to_onnx(folder)
+    model = onnx.load(folder / "model.onnx")
+    logits = model.graph.output[0]
+    shares = onnx.helper.make_node("Softmax", ["logits"], ["probabilities"])
+    model.graph.node.append(shares)
+    first = onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, [None, 2])
+    del model.graph.output[:]
+    model.graph.output.extend([first, logits])
+    onnx.save_model(model, folder / "model.onnx")
+    ours = scored(folder, source, tmp_path / "ours")["scores"].to_pylist()
+    theirs = scored(weights, source, tmp_path / "theirs", engine="torch")["scores"].to_pylist()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    del model.graph.output[1:]
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("input_ids_2", onnx.TensorProto.INT64, [None, None])
+    )
+    model.graph.node.append(onnx.helper.make_node("Identity", ["input_ids"], ["input_ids_2"]))
+    onnx.save_model(model, folder / "model.onnx")
+    with pytest.raises(JobError, match="none is called logits"):
+        run(make_job(str(folder), source, tmp_path / "out"))
+
+
+def test_tokens_that_a_graph_has_not_are_an_error(source, tmp_path):
+    folder = Path(make_model(tmp_path / "model"))
+    to_onnx(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 40}))
+    with pytest.raises(JobError, match="its tokenizer has ids up to 83, the model only 40"):
+        run(make_job(str(folder), source, tmp_path / "out"))
+
+
+def test_a_graph_runs_on_the_cpu_beside_a_gpu(tmp_path):
+    to_onnx(Path(make_model(tmp_path / "model")))
+    spec = check_model(Model(name=str(tmp_path / "model")))
+    worker = ModelWorker(spec, Model(), "cuda", 1, {}, large=False)
+    assert worker.describe()["device"] == "cpu"
 
 
 def test_a_graph_at_a_url(source, tmp_path):

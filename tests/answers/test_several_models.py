@@ -18,7 +18,9 @@ from bertbatch.checks.rescore import rescore
 from bertbatch.checks.verify import verify
 from bertbatch.cli import app
 from bertbatch.engines import scoring
+from bertbatch.job.model import Model
 from bertbatch.job.models import column_of
+from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import Tokenizer
 from bertbatch.output.folder import open_output
 from bertbatch.tasks.task import numbers
@@ -133,6 +135,41 @@ def test_a_changed_answer_of_one_model_is_found(models, source, tmp_path):
     assert not any(": two: " in problem for problem in verdict.problems)
 
 
+def test_a_carried_column_may_be_called_as_another_tasks(models, source, tmp_path):
+    carried = {"path": str(source), "carry": ["id:values_label"]}
+    job = several(
+        {k: models[k] for k in ("values", "one")}, source, tmp_path / "out", input=carried
+    )
+    run(job)
+    verdict = verify(open_output(str(tmp_path / "out")))
+    rescore(job, str(tmp_path / "out"), 20, verdict)
+    assert (verdict.problems, verdict.rescored) == ([], 20)
+
+
+def test_what_chooses_a_tokenizers_class_divides_tokens(tmp_path):
+    specs = []
+    for name, kind in (("bert", None), ("distilbert", "DistilBertTokenizer")):
+        folder = Path(make_model(tmp_path / name))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "tokenizer_class": kind}))
+        specs.append(check_model(Model(name=str(folder))))
+    assert specs[0].tokenizer == specs[1].tokenizer
+    assert specs[0].encoding != specs[1].encoding
+
+
+def test_a_change_on_the_command_line_holds_for_all(models, source, tmp_path):
+    data = {
+        "input": {"path": str(source)},
+        "output": {"path": str(tmp_path / "out")},
+        "models": [{"name": "a", "max_length": 128}, {"name": "b"}],
+    }
+    job = Job.build(data, changes=["model.max_length=64", "models.1.dtype=float32"])
+    assert [m.max_length for m in job.models] == [64, 64]
+    assert [m.dtype for m in job.models] == ["auto", "float32"]
+    with pytest.raises(JobError, match=r"--set models\.²\.name"):
+        Job.build(data, changes=["models.².name=x"])
+
+
 def test_equal_tokenizers_tokenize_once(models, source, tmp_path, monkeypatch):
     calls: Counter[int] = Counter()
     encode = Tokenizer._encode
@@ -165,8 +202,9 @@ def test_statistics_are_those_of_jobs_of_their_own(models, source, tmp_path):
         for group, value in (("all", ""), ("length", "17-32"), ("column", 11)):
             mine = load_attention(str(out), group, value, model=model)
             assert mine.equals(load_attention(str(own), group, value)), (model, group)
-    found = compare_outputs(open_output(str(out)), open_output(str(out)), False, "two")
-    assert not np.any(found["difference"].to_numpy())
+    for other in (out, tmp_path / "two"):
+        found = compare_outputs(open_output(str(out)), open_output(str(other)), False, "two")
+        assert not np.any(found["difference"].to_numpy())
     said = CliRunner().invoke(app, ["attention", str(out)])
     assert said.exit_code == 2
     with pytest.raises(JobError, match="scored with the models one, two, wide, roberta; name one"):
@@ -239,7 +277,8 @@ def test_another_model_is_another_output(models, source, tmp_path):
         ([{"name": "/"}], {}, "'/' has no last part; name it by `as`"),
         ([{"as": "a/b"}], {}, "'models.0.as': string should match"),
         ([{"as": "a"}, {"as": "b", "nmae": "c"}], {}, "'models.1.nmae'; did you mean .models.name"),
-        ([{"as": "a", "engine": "openvino"}], {"attention": {}}, "openvino gives no statistics"),
+        ([{"name": "a", "engine": "openvino"}], {"attention": {}}, "openvino gives no statistics"),
+        ([{"as": "a", "name": "b"}, {"as": "c"}], {}, "models: each needs a name"),
         (["sentiment-mini"], {}, "'models.0'|'models'"),
     ],
 )
