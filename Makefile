@@ -27,8 +27,8 @@ demo: .venv/run  ## score the packaged reviews with the packaged model and show 
 	$(BIN)/bertbatch run jobs/reviews.yaml
 	$(BIN)/python examples/show.py out/reviews
 
-test: .venv/test  ## run the tests, two files at a time (minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: .venv/test  ## run the tests (minutes)
+	$(BIN)/python -m pytest
 
 test-cluster: .venv/test  ## run the tests that need a cluster of several nodes (minutes)
 	$(BIN)/python -m pytest -m cluster

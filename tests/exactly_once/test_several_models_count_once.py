@@ -48,6 +48,7 @@ def test_a_killed_run_of_two_models_resumes(corpus, tmp_path, tiny_model, second
     sound(out, rows_scored=600)
 
 
+@pytest.mark.faults
 def test_a_row_that_kills_one_model_costs_itself(tmp_path, tiny_model, second):
     texts = list(dict.fromkeys(make_texts(60)))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
