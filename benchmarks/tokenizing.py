@@ -89,6 +89,8 @@ def _units(texts: Iterator[str]) -> Iterator[list[str]]:
         if size >= UNIT_BYTES:
             yield unit
             unit, size = [], 0
+    if unit:
+        yield unit
 
 
 def _corpora(data: Path | None, column: str) -> dict[str, Iterator[str]]:

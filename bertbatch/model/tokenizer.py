@@ -43,6 +43,7 @@ def get_tokenizer(spec: ModelSpec) -> "Tokenizer":
 class Tokenizer:
     def __init__(self, spec: ModelSpec):
         from transformers import AutoTokenizer
+        from transformers.tokenization_python import PythonBackend
 
         root, _ = locate(spec.name, spec.revision, spec.storage_options)
         self.where = where = f"model.name {spec.name}"
@@ -71,6 +72,9 @@ class Tokenizer:
                 self._templates = {
                     pair: Template.of(self._rust, pair) for pair in (False, True) if self._words
                 }
+            # Then what is put around a text follows from its ids, and it is tokenized once.
+            own = getattr(type(self.python), "_encode_plus", None)
+            self._ids_suffice = own is PythonBackend._encode_plus
             self._gives_types = "token_type_ids" in self.python.model_input_names
             # A single text gets the same types whatever its words are.
             self.types_matter = self._gives_types and any(self.python("a")["token_type_ids"])
@@ -320,17 +324,15 @@ class Tokenizer:
             pair=pair_texts is not None
         )
         truncated = np.array([length > room for length in whole])
-        encoded = self.python(
-            texts,
-            pair_texts,
-            truncation=True,
-            max_length=self._truncated_to,
-            return_token_type_ids=True,
-        )
-        starts = None
-        if pair_texts is not None:
-            starts = [_second(types, types) for types in encoded["token_type_ids"]]
-        return encoded["input_ids"], truncated, starts, encoded["token_type_ids"]
+        cut = {"truncation": True, "max_length": self._truncated_to, "return_token_type_ids": True}
+        if self._ids_suffice:
+            rows = [self.python.prepare_for_model(*ids, **cut) for ids in zip(*lists, strict=True)]
+            ids, types = ([row[key] for row in rows] for key in ("input_ids", "token_type_ids"))
+        else:
+            encoded = self.python(texts, pair_texts, **cut)
+            ids, types = encoded["input_ids"], encoded["token_type_ids"]
+        starts = None if pair_texts is None else [_second(each, each) for each in types]
+        return ids, truncated, starts, types
 
 
 def _second(types: list[int], sequences: list[int | None]) -> int:
