@@ -6,7 +6,8 @@ The transformers model is converted in memory; a graph in ONNX is read. Batches 
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ class OpenVinoEngine:
         tokens = probe.tokens
         middle = np.argsort(tokens.lengths, kind="stable")[len(tokens.lengths) // 2]
         example = self._inputs.padded(tokens.take(np.array([middle, middle])), always_mask=True)
-        with warnings.catch_warnings():
+        with _logging_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns about shapes that will change
             graph = openvino.convert_model(
                 self._model,
@@ -140,3 +141,15 @@ class OpenVinoEngine:
         if self.per_token:
             values = values[real_places(batch.lengths, self._inputs.padding.left)]
         return Running(ids.size, lambda: values)
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """The root logger stays as it is, which OpenVINO's converter does not see to if it fails."""
+    root = logging.getLogger()
+    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:], root.filters[:] = handlers, filters

@@ -62,7 +62,11 @@ def valid(case: dict[str, str]) -> bool:
         return False  # refused: a test of each says so
     if long_text == "head_tail" and task == "token_classification":
         return False  # transformers' pipeline has no such way
-    return case["engine"] == "torch" or case["kind"] not in ("modernbert",)
+    if case["engine"] == "torch":
+        return True
+    # OpenVINO cannot convert ModernBERT. Values of random weights lie so near each other that what
+    # it rounds may be too much for a regression, which is then refused.
+    return case["kind"] != "modernbert" and task != "regression"
 
 
 def product() -> list[dict[str, str]]:

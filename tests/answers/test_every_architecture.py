@@ -1,6 +1,7 @@
 """A row's answer is that of its text alone, whatever the architecture, or the model is refused."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,12 @@ def test_left_padding_and_token_types_are_the_tokenizers(tmp_path):
 
 
 def test_what_openvino_cannot_convert_is_an_error(tmp_path):
+    level = logging.getLogger().level
     save("ctrl", tmp_path)
     spec = check_model(Model(name=str(tmp_path), max_length=60))
     with pytest.raises(JobError, match=r"openvino cannot run .*; use model.engine: torch"):
         settled(spec, Model(dtype="float32"), "openvino")
+    assert logging.getLogger().level == level  # which its converter changes
 
 
 def test_a_model_that_changes_by_what_it_has_seen_is_refused(tmp_path):
