@@ -47,7 +47,7 @@ test-kernels: .venv/kernels  ## test the Triton kernels without a GPU: their ari
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/attention/test_fused_arithmetic.py tests/attention/test_relative_kernel.py
 	$(BIN)/python -m pytest tests/attention/test_fused_compiled.py
 
-test-sweeps: .venv/test  ## test every architecture and thousands of damaged model folders (half an hour)
+test-sweeps: .venv/test  ## test every architecture and thousands of damaged model folders, every task with everything (hours)
 	$(BIN)/python -m pytest -m sweep
 
 check: .venv/test  ## check lint, format, types and known vulnerabilities

@@ -1,5 +1,6 @@
 """A graph in ONNX that answers as a model of transformers does."""
 
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,9 +27,6 @@ class OnnxModel:
         path = onnx_graph(checked_files(spec, where).encoder)
         with as_job_errors(where, f"{path} cannot be read"):
             self.graph = openvino.Core().read_model(path)
-            self._compiled: Any = openvino.Core().compile_model(
-                self.graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-            )
         self.names = [one.any_name for one in self.graph.inputs]
         others = [name for name in self.names if name not in INPUTS]
         if others or INPUTS[0] not in self.names:
@@ -44,6 +42,13 @@ class OnnxModel:
             )
         self.output = next((i for i, o in enumerate(self.graph.outputs) if "logits" in o.names), 0)
         self._vocabulary = spec.vocabulary
+
+    @cached_property
+    def _compiled(self) -> Any:
+        """In float32; only the worker that finds out how to batch asks for answers."""
+        import openvino
+
+        return openvino.Core().compile_model(self.graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def get_input_embeddings(self) -> Any:
         """The size of the table of embeddings, as config.json tells it."""

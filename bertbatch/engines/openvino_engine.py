@@ -63,15 +63,9 @@ class OpenVinoEngine:
         expected = (
             None if known else single_text_answers(self._model, self._inputs, probe, self._spec)
         )
-        try:
-            self._compile(probe)
-        except (JobError, MemoryError):
-            raise
-        except Exception as error:  # OpenVINO's own, of no common kind
-            raise JobError(
-                f"model.engine openvino cannot run {self._spec.name}: {first_line(error)}; use "
-                "model.engine: torch"
-            ) from error
+        if known:  # another worker may have found that it must be float32
+            self.dtype = known["dtype"]
+        self._compile(probe)
         if known:
             self.batching, self.reason = Batching(known["batching"]), known["reason"]
         else:
@@ -95,7 +89,18 @@ class OpenVinoEngine:
         self.batching = batching
 
     def _compile(self, probe: Probe) -> None:
-        """Compiles the model."""
+        """Compiles the model. Raises JobError if OpenVINO cannot run it."""
+        try:
+            self._compile_graph(probe)
+        except (JobError, MemoryError):
+            raise
+        except Exception as error:  # OpenVINO's own, of no common kind
+            raise JobError(
+                f"model.engine openvino cannot run {self._spec.name}: {first_line(error)}; use "
+                "model.engine: torch"
+            ) from error
+
+    def _compile_graph(self, probe: Probe) -> None:
         import openvino
 
         if self._spec.onnx:

@@ -64,9 +64,9 @@ def valid(case: dict[str, str]) -> bool:
         return False  # transformers' pipeline has no such way
     if case["engine"] == "torch":
         return True
-    # OpenVINO cannot convert ModernBERT. Values of random weights lie so near each other that what
-    # it rounds may be too much for a regression, which is then refused.
-    return case["kind"] != "modernbert" and task != "regression"
+    # Now and then one of random weights is refused, because its batches differ by more than a
+    # regression's may; why only now and then is not known.
+    return task != "regression"
 
 
 def product() -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from bertbatch import JobError, run
+from bertbatch.engines import openvino_engine
 from bertbatch.job.model import Model
 from bertbatch.model.spec import check_model
 from bertbatch.registry import ENGINES
@@ -19,7 +20,7 @@ from tests.helpers.onnx_folders import to_onnx
 from tests.helpers.outputs import predictions, run_and_rescore
 from tests.helpers.sources import write_parquet
 from tests.helpers.taggers import save_tagger
-from tests.helpers.tiny import make_model, make_texts
+from tests.helpers.tiny import make_model, make_texts, settled
 
 TEXTS = make_texts(150)
 NLI = {"id2label": {0: "entailment", 1: "other"}, "label2id": {"entailment": 0, "other": 1}}
@@ -209,6 +210,36 @@ def test_a_graph_runs_on_the_cpu_beside_a_gpu(tmp_path):
     spec = check_model(Model(name=str(tmp_path / "model")))
     worker = ModelWorker(spec, Model(), "cuda", 1, {}, large=False)
     assert worker.describe()["device"] == "cpu"
+
+
+def test_what_another_worker_found_holds_for_the_precision(tmp_path, monkeypatch):
+    """It may have had to fall back to float32, which this one would not find out by itself."""
+    to_onnx(Path(make_model(tmp_path / "model")))
+    spec = check_model(Model(name=str(tmp_path / "model")))
+    monkeypatch.setattr(openvino_engine, "fast_dtype", lambda device: "bfloat16")
+    known = {"dtype": "float32", "batching": "padded", "reason": "", "operators": {}}
+    assert settled(spec, Model(), "openvino", known=known).dtype == "float32"
+    assert (
+        settled(spec, Model(), "openvino", known=known | {"dtype": "bfloat16"}).dtype != "float32"
+    )
+
+
+def test_a_bfloat16_that_is_not_near_enough_gives_way_to_float32(tmp_path, monkeypatch):
+    to_onnx(Path(make_model(tmp_path / "model")))
+    spec = check_model(Model(name=str(tmp_path / "model")))
+    monkeypatch.setattr(openvino_engine, "fast_dtype", lambda device: "bfloat16")
+    choose = openvino_engine.choose_batching
+
+    def too_far(engine: Any, *given: Any) -> str:
+        if engine.dtype == "bfloat16":
+            raise JobError("off by 1")
+        return choose(engine, *given)
+
+    monkeypatch.setattr(openvino_engine, "choose_batching", too_far)
+    engine = settled(spec, Model(), "openvino")
+    assert (engine.dtype, engine.batching.value) == ("float32", "padded")
+    with pytest.raises(JobError, match="off by 1"):
+        settled(spec, Model(dtype="bfloat16"), "openvino")
 
 
 def test_a_graph_at_a_url(source, tmp_path):
