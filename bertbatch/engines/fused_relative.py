@@ -43,8 +43,10 @@ class RelativeLayout:
     ) -> Tensor:
         """As `ByLength.attend`. Raises ValueError if there is no kernel for it."""
         _, heads, size = query.shape
-        if size not in SIZES or reach is not None or bias is None:
-            raise ValueError(f"there is no kernel for heads of {size}, or only for other attention")
+        if size not in SIZES:
+            raise ValueError(f"there is no kernel for heads of {size}")
+        if reach is not None or bias is None:
+            raise ValueError("there is no kernel for attention that does not depend on distances")
         query, key, value = alike(query, key, value)
         how = launch(size, query.dtype)
         if self._blocks is None:  # in the first layer

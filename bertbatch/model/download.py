@@ -71,15 +71,15 @@ def cache() -> Path:
 
 def _files(store: Store, folder: str, patterns: Sequence[str]) -> dict[str, FileInfo]:
     names = _names(store, folder, patterns)
-    if not any(name.endswith(WEIGHTS) for name in names):
-        names += _names(store, folder, GRAPHS)
-        names += [f"{BELOW}/{name}" for name in _names(store, f"{folder}/{BELOW}", GRAPHS)]
     if MODULES in names:  # an embedding model's layers have folders of their own
         modules = json.loads(store.read(f"{folder}/{MODULES}"))
         for below in {module["path"] for module in modules} - {""}:
             if not is_name(below):
                 raise ValueError(f"{below!r} is no folder of the model's")
             names += [f"{below}/{name}" for name in _names(store, f"{folder}/{below}", patterns)]
+    if not any(name.endswith(WEIGHTS) for name in names):
+        names += _names(store, folder, GRAPHS)
+        names += [f"{BELOW}/{name}" for name in _names(store, f"{folder}/{BELOW}", GRAPHS)]
     return {name: store.info(f"{folder}/{name}") for name in names}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import transformers
 
-from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.command_line import finish, run_killed_once, start
 from tests.helpers.outputs import answers, quarantine, sound
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_model, make_texts
@@ -37,13 +37,7 @@ def test_a_killed_run_of_two_models_resumes(corpus, tmp_path, tiny_model, second
     whole, out, both = tmp_path / "whole", tmp_path / "out", options(second)
     code, text = finish(start(tiny_model, corpus, whole, *both, "--runner", "inline"))
     assert code == 0, text
-    process = start(tiny_model, corpus, out, *both, "--unit-rows", "10", FAULT_SLEEP="0.2")
-    wait_for_parts(out, 3, process)
-    process.kill()
-    finish(process)
-    assert len(list(out.glob("*.parquet"))) < 60
-    code, text = finish(start(tiny_model, corpus, out, *both, "--unit-rows", "25"))
-    assert code == 0, text
+    run_killed_once(tiny_model, corpus, out, *both)
     same(answers(out), answers(whole))
     sound(out, rows_scored=600)
 

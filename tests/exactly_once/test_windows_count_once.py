@@ -5,7 +5,7 @@ import json
 import numpy as np
 import transformers
 
-from tests.helpers.command_line import finish, start, wait_for_parts
+from tests.helpers.command_line import finish, run_killed_once, start
 from tests.helpers.outputs import answers, quarantine, same_answers, sound
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts
@@ -17,13 +17,7 @@ def test_a_killed_run_over_windows_resumes(corpus, tmp_path, tiny_model):
     whole, out = tmp_path / "whole", tmp_path / "out"
     code, text = finish(start(tiny_model, corpus, whole, *WINDOWS, "--runner", "inline"))
     assert code == 0, text
-    process = start(tiny_model, corpus, out, *WINDOWS, "--unit-rows", "10", FAULT_SLEEP="0.2")
-    wait_for_parts(out, 3, process)
-    process.kill()
-    finish(process)
-    assert len(list(out.glob("*.parquet"))) < 60
-    code, text = finish(start(tiny_model, corpus, out, *WINDOWS, "--unit-rows", "25"))
-    assert code == 0, text
+    run_killed_once(tiny_model, corpus, out, *WINDOWS)
     wanted, got = answers(whole), answers(out)
     same_answers(got, wanted)
     assert wanted["windows"].max() > 5

@@ -54,6 +54,17 @@ def wait_for_parts(out: Path, count: int, process: Process) -> None:
         time.sleep(0.05)
 
 
+def run_killed_once(model: str, corpus: Path, out: Path, *options: str) -> None:
+    """A run that is killed after a few of its 60 parts, and the same again in other units."""
+    process = start(model, corpus, out, *options, "--unit-rows", "10", FAULT_SLEEP="0.2")
+    wait_for_parts(out, 3, process)
+    process.kill()
+    finish(process)
+    assert len(list(out.glob("*.parquet"))) < 60
+    code, text = finish(start(model, corpus, out, *options, "--unit-rows", "25"))
+    assert code == 0, text
+
+
 def invoke(*words):
     """A command in this process, on streams such as `make_steady` makes: exit code and output."""
     said = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
