@@ -35,11 +35,25 @@ class Kind:
         return getattr(importlib.import_module(f"bertbatch.{module}"), name)
 
 
+# How names of compressed text files end.
+CODECS = {".gz": "gzip", ".zst": "zstandard"}
+
+
+def packed(*endings: str) -> tuple[str, ...]:
+    """The endings of text files, and of compressed ones."""
+    return tuple(ending + codec for ending in endings for codec in ("", *CODECS))
+
+
 # See inputs/formats/reader.py.
 FORMATS = {
     "parquet": Kind("inputs.formats.parquet:ParquetReader", endings=(".parquet", ".pq")),
-    "csv": Kind("inputs.formats.csv:CsvReader", endings=(".csv", ".csv.gz", ".csv.zst")),
+    "csv": Kind("inputs.formats.csv:CsvReader", endings=packed(".csv", ".tsv")),
+    "jsonl": Kind("inputs.formats.jsonl:JsonlReader", endings=packed(".jsonl", ".ndjson")),
+    "arrow": Kind("inputs.formats.arrow:ArrowReader", endings=(".arrow", ".arrows", ".feather")),
+    "text": Kind("inputs.formats.text:TextReader", endings=packed(".txt")),
 }
+# Folders that say themselves which of their files are valid. See inputs/listing.py.
+FOLDERS = ("huggingface",)
 
 # See tasks/task.py.
 TASKS = {

@@ -28,14 +28,22 @@ class Source:
     def fingerprint(self) -> str:
         return f"{self.size}-{self.stamp}"
 
+    @property
+    def path(self) -> str:
+        """The URL without what it goes through: `zip://a.csv` of `zip://a.csv::s3://b/x.zip`."""
+        if "://" not in self.url:
+            return self.url
+        return next(part for part in self.url.split("::") if "://" in part)
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Consecutive rows of one source.
 
-    `start` and `stop` say where the reader finds them: row groups for Parquet (first, one past the
-    last; the rows may be a part of them), byte offsets for CSV (in the decompressed stream).
-    `bytes` is the estimated size of the text and the carried columns.
+    `start` and `stop` say where the reader finds them: row groups for Parquet, record batches for
+    Arrow (first, one past the last; the rows may be a part of them), byte offsets for formats of
+    text (in the decompressed stream). `bytes` is the estimated size of the text and the carried
+    columns. `line` is the number of the first row's line, counted from 1, where rows are lines.
     """
 
     first_row: int
@@ -43,6 +51,7 @@ class Cut:
     start: int
     stop: int
     bytes: int
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)

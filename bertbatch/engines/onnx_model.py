@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from bertbatch.engines.model_inputs import ModelInputs
+from bertbatch.engines.openvino_core import core
 from bertbatch.errors import JobError
 from bertbatch.model.checkpoint import as_job_errors
 from bertbatch.model.loading import checked_files
@@ -21,12 +22,10 @@ class OnnxModel:
     """`graph` is OpenVINO's. Raises JobError if the file is damaged, or another kind of model."""
 
     def __init__(self, spec: ModelSpec):
-        import openvino
-
         where = f"model.name {spec.name}"
         path = onnx_graph(checked_files(spec, where).encoder)
         with as_job_errors(where, f"{path} cannot be read"):
-            self.graph = openvino.Core().read_model(path)
+            self.graph = core().read_model(path)
         self.names = [one.any_name for one in self.graph.inputs]
         others = [name for name in self.names if name not in INPUTS]
         if others or INPUTS[0] not in self.names:
@@ -46,9 +45,7 @@ class OnnxModel:
     @cached_property
     def _compiled(self) -> Any:
         """In float32; only the worker that finds out how to batch asks for answers."""
-        import openvino
-
-        return openvino.Core().compile_model(self.graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return core().compile_model(self.graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def get_input_embeddings(self) -> Any:
         """The size of the table of embeddings, as config.json tells it."""

@@ -4,7 +4,6 @@ The transformers model is converted in memory; a graph in ONNX is read. Batches 
 """
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from bertbatch.engines.batching import Batching, real_places
 from bertbatch.engines.engine import EngineOptions, Running
 from bertbatch.engines.model_inputs import ModelInputs
 from bertbatch.engines.onnx_model import OnnxModel
+from bertbatch.engines.openvino_core import core
 from bertbatch.engines.precision import fast_dtype
 from bertbatch.engines.probe import Probe
 from bertbatch.engines.row_independence import choose_batching, single_text_answers
@@ -39,8 +39,6 @@ class OpenVinoEngine:
     def __init__(self, spec: ModelSpec, options: EngineOptions):
         if options.statistics:
             raise JobError("model.engine openvino gives no attention statistics; use torch or auto")
-        # If this package could be imported, the converter would report its use over the network.
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         torch.set_num_threads(options.threads)
         dtype, budget = options.settings.dtype, options.settings.tokens_per_batch
         self._auto = dtype == "auto"
@@ -101,13 +99,11 @@ class OpenVinoEngine:
             ) from error
 
     def _compile_graph(self, probe: Probe) -> None:
-        import openvino
-
         if self._spec.onnx:
             graph, self._names = self._model.graph, self._model.names
         else:
             graph, self._names = self._converted(probe)
-        compiled = openvino.Core().compile_model(
+        compiled = core().compile_model(
             graph,
             "CPU",
             {
@@ -122,6 +118,7 @@ class OpenVinoEngine:
 
     def _converted(self, probe: Probe) -> tuple[Any, list[str]]:
         """The model as OpenVINO's, traced with two equal rows of the probe, and its arguments."""
+        core()  # before the converter is imported
         import openvino
 
         tokens = probe.tokens

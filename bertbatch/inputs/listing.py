@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from fsspec.utils import glob_translate
 
 from bertbatch.errors import EmptyInput, JobError
+from bertbatch.inputs.huggingface import saved_files
 from bertbatch.inputs.paths import find
 from bertbatch.inputs.refused_tables import refuse_tables
 from bertbatch.job.schema import Job
@@ -46,12 +47,12 @@ def list_sources(job: Job) -> Listing:
     youngest = time.time() - options.min_age
     for given in options.paths:
         for source, modified, explicit in _files(given, job, left_out):
-            kind = _format(source.url)
-            if options.format != "auto":
+            kind = _format(source.path)
+            if options.format in FORMATS:
                 kind = options.format
             if kind is None:
                 if explicit:
-                    raise JobError(_unreadable(given, source.url))
+                    raise JobError(_unreadable(given, source.path))
                 left_out[f"not {' or '.join(FORMATS)}"] += 1
             elif options.min_age and modified is not None and modified > youngest:
                 left_out[f"younger than input.min_age ({options.min_age:g} s)"] += 1
@@ -64,6 +65,12 @@ def list_sources(job: Job) -> Listing:
                     raise JobError(f"input.path {given}: two files are named {key}; rename one")
                 found[key] = (named, kind)
     formats = sorted({kind for _, kind in found.values()})
+    if "text" in formats and len(formats) > 1 and not any(map(stores.is_glob, options.paths)):
+        # A README.txt beside the data, say.
+        notes = [key for key, (_, kind) in found.items() if kind == "text"]
+        left_out[f"text files beside {formats[0]} files"] += len(notes)
+        found = {key: found[key] for key in found.keys() - notes}
+        formats.remove("text")
     if len(formats) > 1:
         raise JobError(
             f"input.path {options.path} holds both {' and '.join(formats)} files; "
@@ -80,7 +87,7 @@ def list_sources(job: Job) -> Listing:
 
 def partitions(source: Source) -> dict[str, str]:
     """The hive-style partition folders on a source's path, such as day=2026-11-23/, as named."""
-    folders = PurePosixPath(source.url).parts[:-1]
+    folders = PurePosixPath(source.path).parts[:-1]
     pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
     return {name: value for name, value in pairs if name}
 
@@ -102,6 +109,8 @@ def _files(
     except OSError as error:
         raise JobError(f"input.path {given}: cannot be listed: {error}") from error
     refuse_tables(given, store, path, found)
+    if job.input.format in ("auto", "huggingface"):
+        found = saved_files(given, store, found)
     left_out.update(found.left_out)
     files = found.files
     single = [f.path for f in files] == [path]
@@ -117,7 +126,7 @@ def _files(
         _outside(job, store, path)
     for file in files:
         relative = file.path.removeprefix(root).lstrip("/")
-        url = file.path if store.is_local else store.fs.unstrip_protocol(file.path)
+        url = stores.url_of(given, store, file.path)
         yield Source(relative, url, file.size, file.stamp), file.modified, single or glob
 
 

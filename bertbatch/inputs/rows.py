@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
-from bertbatch.inputs.formats.reader import CutSize, Reader, Rows, check_columns
+from bertbatch.inputs.formats.columns import check_columns, field_of, path_of
+from bertbatch.inputs.formats.reader import CutSize, Reader, Rows
 from bertbatch.inputs.listing import decoded, partitions
 from bertbatch.inputs.preparation import prepared, put_together
 from bertbatch.job.input import Input
@@ -21,6 +22,8 @@ from bertbatch.job.schema import Job
 from bertbatch.storage import stores
 from bertbatch.units import RetryRows, Source, Unit
 
+_STRINGS = (pa.string(), pa.large_string(), pa.string_view())
+_BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
 FIRST_BYTES = 1 << 20  # of text, the first rows are taken from these
 
 
@@ -54,7 +57,9 @@ def read_units(
         _check_unchanged(source, options)
         folders = _folder_values(source, rules)
         in_file = [c for c in options.carried.values() if c not in folders]
-        columns = list(dict.fromkeys([*options.text_columns, *in_file]))
+        columns = dict.fromkeys(options.text_columns) | {
+            old: schema.field(new).type for new, old in options.carried.items() if old in in_file
+        }
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
         for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
             chunk = _chunk(options, schema, source, rows, folders)
@@ -71,7 +76,8 @@ def first_texts(reader: Reader, options: Input, source: Source, count: int) -> l
     try:
         for cut in reader.cut(source, size, options):
             first = next(iter(options.texts))
-            for rows in reader.read(source, [cut], options.texts[first], options):
+            columns = dict.fromkeys(options.texts[first])
+            for rows in reader.read(source, [cut], columns, options):
                 return _prepared(rows.table, first, options)[0]
     except SourceError:
         pass  # the run reports it
@@ -228,6 +234,8 @@ def _put_together(
 def _texts(column: pa.ChunkedArray, key: str) -> tuple[list[str], dict[int, str]]:
     """The texts, and for each position that cannot be scored the reason."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if isinstance(kind, pa.BaseExtensionType) and is_text(kind):
+        column, kind = column.cast(kind.storage_type), kind.storage_type
     if not is_text(kind):
         return [""] * len(column), dict.fromkeys(
             range(len(column)), f"{key} is {kind}, not a string"
@@ -242,15 +250,18 @@ def _texts(column: pa.ChunkedArray, key: str) -> tuple[list[str], dict[int, str]
 
 
 def is_text(kind: pa.DataType) -> bool:
+    """Whether values are text, also if a file says only that they are bytes, or JSON."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
+    if isinstance(kind, pa.JsonType):
+        kind = kind.storage_type
+    return kind in _STRINGS or kind in _BYTES
 
 
 def _values(array: pa.Array) -> list[Any]:
     """Strings; bytes where they are not UTF-8. Equal rows of a dictionary share one string."""
+    if array.type in _BYTES:
+        return [_decode(value) for value in array.to_pylist()]
     if pa.types.is_dictionary(array.type):
         if len(array.dictionary) > len(array):
             return _values(array.dictionary_decode())
@@ -286,12 +297,12 @@ def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
     folders = partitions(source)
     fields = []
     for new, old in job.input.carried.items():
-        if old not in folders and old not in schema.names:
+        if old not in folders and path_of(old, schema) is None:
             have = ", ".join([*schema.names, *folders])
             raise SourceError(source.id, f"has no column '{old}' to carry; it has: {have}")
         if old not in folders:
-            check_columns(source, [old], schema.names)
-        kind = pa.string() if old in folders else _storable(schema.field(old).type)
+            check_columns(source, [old], schema)
+        kind = pa.string() if old in folders else _storable(field_of(old, schema).type)
         fields.append(pa.field(new, kind))
     return pa.schema(fields)
 

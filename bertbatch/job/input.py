@@ -10,25 +10,40 @@ from bertbatch.job.types import CommaList, Format, Section, StorageOptions, spli
 
 
 class Csv(Section):
-    delimiter: str = Field(",", description="the one ASCII character between fields")
+    delimiter: str | None = Field(
+        None,
+        description="the one ASCII character between fields; if not said, a tab in .tsv files, "
+        "else a comma",
+    )
     quote: str = Field('"', description="the one ASCII character around quoted fields")
+    escape: str | None = Field(
+        None,
+        description="the one ASCII character, such as a backslash, that stands within quotes "
+        "before a quote or before itself; an unquoted \\N is then null",
+    )
     header: bool = Field(True, description="whether the first line names the columns")
-    encoding: Literal["utf-8", "cp932", "euc-jp", "latin-1", "cp1252"] = Field(
-        "utf-8", description="how the file's text is encoded"
+    encoding: Literal[
+        "utf-8", "cp932", "euc-jp", "latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be"
+    ] = Field(
+        "utf-8",
+        description="how the file's text is encoded; a byte order mark tells UTF-16 from UTF-8",
     )
 
-    @field_validator("delimiter", "quote")
+    @field_validator("delimiter", "quote", "escape")
     @classmethod
-    def one_ascii_character(cls, value: str) -> str:
+    def one_ascii_character(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
         if len(value) != 1 or not value.isascii() or value in "\r\n":
             raise ValueError("must be one ASCII character, and no line end")
         return value
 
     @model_validator(mode="after")
     def distinguishable(self) -> "Csv":
-        if self.delimiter == self.quote:
-            raise ValueError("delimiter and quote are the same character")
-        for character in (self.delimiter, self.quote):
+        between = (",", "\t") if self.delimiter is None else (self.delimiter,)
+        if self.quote in between or self.escape in (*between, self.quote):
+            raise ValueError("two of delimiter, quote and escape are the same character")
+        for character in filter(None, (self.delimiter, self.quote, self.escape)):
             # Only such bytes are also the second byte of a cp932 character.
             if self.encoding == "cp932" and ord(character) >= 0x40:
                 raise ValueError(f"'{character}' can be half a character in cp932; use another")
@@ -57,6 +72,9 @@ class Input(Section):
         [], description="columns to copy to the output, each 'column' or 'column:new_name'"
     )
     csv: Csv = Field(Csv(), description="the dialect of CSV input")
+    text_rows: Literal["line", "file"] = Field(
+        "line", description="what of a plain text file is a row"
+    )
     limit: int | None = Field(None, ge=1, description="score only the first N rows")
     min_age: float = Field(
         0,

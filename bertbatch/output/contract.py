@@ -59,9 +59,10 @@ def make_contract(
         "input": {
             **{key: getattr(job.input, key) for key in ("text", "text_pair")},
             **job.input.prepares,
+            **({"text_rows": "file"} if job.input.text_rows == "file" else {}),
             "carry": job.input.carried,
             "limit": job.input.limit,
-            "csv": job.input.csv.model_dump(),
+            "csv": {**job.input.csv.model_dump(), "delimiter": job.input.csv.delimiter or ","},
         },
         "attention": _attention(job, specs),
         "rules": dict(rules),

@@ -82,8 +82,9 @@ def _counts(values: list[Any]) -> list[int]:
     return [_is(int, value) for value in values]
 
 
-def _cut_fields(cut: Cut) -> tuple[int, int, int, int, int]:
-    return cut.first_row, cut.rows, cut.start, cut.stop, cut.bytes
+def _cut_fields(cut: Cut) -> list[int]:
+    fields = [cut.first_row, cut.rows, cut.start, cut.stop, cut.bytes]
+    return [*fields, cut.line] if cut.line else fields
 
 
 class PlanLog:

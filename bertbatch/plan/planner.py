@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
@@ -108,6 +108,6 @@ def _first_rows(cuts: list[Cut], rows: int) -> list[Cut]:
         if rows <= 0:
             break
         n = min(rows, cut.rows)
-        kept.append(Cut(cut.first_row, n, cut.start, cut.stop, cut.bytes * n // cut.rows))
+        kept.append(replace(cut, rows=n, bytes=cut.bytes * n // cut.rows))
         rows -= n
     return kept

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from bertbatch.engines.engine import check_installed, check_settings, settings_for
 from bertbatch.errors import JobError, SourceError
-from bertbatch.inputs.formats.reader import CutSize, Reader, check_columns, reader_of
+from bertbatch.inputs.formats.columns import check_columns, field_of, path_of
+from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
 from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.carry import check_carried
@@ -176,7 +177,7 @@ def check_job(job: Job) -> Preflight:
         _check_task(job, spec)
     _check_columns(job, specs)
     _check_engines(job, specs)
-    reader = reader_of("parquet" if listing.format == "auto" else listing.format)
+    reader = reader_of(listing.format if listing.sources else "parquet")
     contract = output.contract()
     rules = rules_of(contract, output.path)
     urls = {source.id: source.url for source in listing.sources}
@@ -298,7 +299,7 @@ def _check_group(job: Job, schema: pa.Schema) -> None:
 
 def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> None:
     """Raises SourceError if a source has no such column, or not one of text."""
-    if column not in schema.names:
+    if path_of(column, schema) is None:
         have = ", ".join(schema.names)
         if key == "template":
             reason = f"has no column '{column}', which input.template names; it has: {have}"
@@ -306,8 +307,8 @@ def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> Non
         reason = f"has no {key.replace('_', ' ')} column '{column}'; it has: {have}"
         flag = key.replace("_", "-")
         raise SourceError(source.id, f"{reason} (choose one with --{flag} or input.{key})")
-    check_columns(source, [column], schema.names)
-    kind = schema.field(column).type
+    check_columns(source, [column], schema)
+    kind = field_of(column, schema).type
     if key == "template":
         with suppress(pa.ArrowNotImplementedError):
             pa.nulls(0, kind).cast(pa.string())

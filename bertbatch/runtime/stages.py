@@ -4,6 +4,7 @@ Each is a plain function of its arguments with a `Context`. Executors call them,
 where they run.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from bertbatch.storage.retry import retry
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
+_LINE = re.compile(r"^line \d+: ")  # equal reasons are counted together
 MOST_TEXT = 1 << 22  # characters of a text that is tokenized whole, which takes 200 bytes for each
 
 
@@ -179,7 +181,7 @@ def commit(
     bad = pa.concat_tables([passthrough.bad, _poisoned(unit, passthrough, reasons)])
 
     counts = Counts(rows_scored=int(kept.sum()), rows_quarantined=bad.num_rows)
-    counts.reasons = Counter(bad.column("reason").to_pylist())
+    counts.reasons = Counter(_LINE.sub("", reason) for reason in bad.column("reason").to_pylist())
     columns = _origin(unit, passthrough, kept)
     aggregates: dict[str, pa.Table] = {}
     attention = context.job.attention

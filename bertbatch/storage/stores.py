@@ -7,7 +7,10 @@ protocol can be written once.
 import io
 import os
 import re
+import tarfile
 import threading
+import weakref
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +28,7 @@ from bertbatch.storage.retry import retry
 
 _CONDITIONAL_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _LOCAL = ("file", "local")
+ARCHIVES = ("zip", "tar", "libarchive")
 SMALL = 1 << 18  # bytes of a stored file that is read whole when it is opened
 _memory_lock = threading.Lock()
 
@@ -66,14 +70,22 @@ class Store:
         return self.protocol in _LOCAL
 
     @property
+    def is_archive(self) -> bool:
+        """Whether its files can only be read from their beginning."""
+        return self.protocol in ARCHIVES
+
+    @property
     def creates_conditionally(self) -> bool:
         return self.protocol in (*_CONDITIONAL_PUT, *_LOCAL, "memory")
 
     @as_os_errors()
     def open(self, path: str, buffered: bool = True) -> BinaryIO:
         """A file opened for reading, seekable. Unbuffered is for callers that read large pieces."""
-        if self.is_local:
-            return cast(BinaryIO, self.fs.open(path, "rb"))
+        if self.is_local or self.is_archive:
+            fs = self.fs
+            opened = cast(BinaryIO, fs.open(path, "rb"))
+            weakref.finalize(opened, id, fs)  # fsspec closes an archive that nobody refers to
+            return opened
         size = self.info(path).size
         if size <= SMALL and "http" not in self.fs.protocol:
             # One request. Some servers send the checksum of the whole file with a part of it.
@@ -201,8 +213,28 @@ def connect(url: str, options: dict[str, Any] | None = None) -> tuple[Store, str
         raise JobError(f"{url}: cannot reach {protocol}:// storage: {advice}") from error
     except (ValueError, TypeError) as error:
         raise JobError(f"{url}: {public(error)}; are the storage_options right?") from error
+    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:  # opening an archive
+        raise JobError(f"{public(url)}: {public(error)}") from error
     name = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    if "::" in url:  # what it goes through is among the file system's own options
+        given = dict(fs.storage_options)
     return Store(name, given), path.rstrip("/") or "/"
+
+
+def url_of(given: str, store: Store, path: str) -> str:
+    """The URL of a file of the store that was connected to as `given`."""
+    if store.is_local:
+        return path
+    if "::" not in given:
+        return str(store.fs.unstrip_protocol(path))
+    # zip://a.csv::s3://b/x.zip, where the first part names the file; in simplecache::s3://b/x
+    # the second does.
+    parts = given.split("::")
+    named = next(i for i, part in enumerate(parts) if "://" in part)
+    parts[named] = f"{parts[named].partition('://')[0]}://{path}"
+    if "://" not in parts[-1]:
+        parts[-1] = os.path.abspath(parts[-1])
+    return "::".join(parts)
 
 
 def is_glob(path: str) -> bool:
@@ -244,7 +276,7 @@ def parse_info(info: dict[str, Any]) -> FileInfo:
     if isinstance(modified, str):
         modified = datetime.fromisoformat(modified)
     seconds = modified.timestamp() if isinstance(modified, datetime) else modified
-    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("CRC")
     stamp = str(etag).strip('"') if etag else f"{int((seconds or 0) * 1e6)}"
     return FileInfo(info["name"], int(info["size"]), stamp, seconds)
 

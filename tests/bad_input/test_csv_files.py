@@ -14,7 +14,7 @@ from bertbatch.inputs.formats import byte_stream
 from bertbatch.inputs.formats.csv import CsvReader
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.units import Source
-from tests.helpers.csv_reading import BIG, read, settings_of
+from tests.helpers.reading import BIG, read, settings_of
 
 Make = Callable[..., Source]
 

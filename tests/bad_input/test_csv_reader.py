@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bertbatch.errors import SourceError
-from bertbatch.inputs.formats import byte_stream
+from bertbatch.inputs.formats import byte_cuts, byte_stream
 from bertbatch.inputs.formats import csv as csv_reader
 from bertbatch.inputs.formats.csv import CsvReader
+from bertbatch.inputs.formats.csv_records import Dialect
 from bertbatch.inputs.formats.reader import CutSize
-from bertbatch.job.input import Csv
 from bertbatch.storage.stores import Store
 from tests.helpers.csv_module import closed
-from tests.helpers.csv_reading import BIG, read, settings_of, stored
+from tests.helpers.reading import BIG, check_cuts, read, settings_of, stored
 
 FIELD = st.text(st.sampled_from(list('"",\r\n a日\0')), max_size=6)
 LINES = st.lists(st.lists(FIELD, min_size=1, max_size=4), max_size=8)
@@ -33,7 +33,7 @@ def test_rows_are_the_csv_modules_whatever_the_cuts(
     text: str, text_bytes: int, rows: int, block: int
 ) -> None:
     header = "left,right\r\n"
-    text = closed(text, Csv())
+    text = closed(text, Dialect())
     source, options = stored((header + text).encode()), settings_of()
     expected = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     with pytest.MonkeyPatch.context() as patch:
@@ -47,15 +47,7 @@ def test_rows_are_the_csv_modules_whatever_the_cuts(
     assert sorted(bad) == [n for n, row in enumerate(expected) if len(row) != 2]
     assert read(source, ["right", "left"], options)[1:] == (good, bad)  # nulls and reasons, too
 
-    next_row, at = 0, len(header)
-    for cut in cuts:
-        assert cut.first_row == next_row
-        assert cut.start >= at
-        assert cut.stop > cut.start
-        assert cut.bytes == cut.stop - cut.start
-        assert cut.rows == 1 or (cut.rows <= rows and cut.bytes <= text_bytes)
-        next_row, at = next_row + cut.rows, cut.stop
-    assert next_row == len(expected)
+    check_cuts(cuts, len(expected), len(header), size)
 
 
 BYTES = st.lists(st.sampled_from(b'"\'",;\t\r\n\n ab\x00\x81\xe6\xff\xef\xbb\xbf')).map(bytes)
@@ -222,7 +214,8 @@ def test_headers_that_cannot_be_used_are_refused() -> None:
 
 
 def test_a_record_that_is_too_long_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_reader, "MAX_RECORD", 20)
+    for module in (csv_reader, byte_cuts):
+        monkeypatch.setattr(module, "MAX_RECORD", 20)
     source = stored(b'a,b\n1,2\n3,4\n"left open' + b",\n" * 10 + b'"')
     cuts, good, bad = read(source, ["b"], settings_of())
     assert good == [(0, ["2"]), (1, ["4"])]

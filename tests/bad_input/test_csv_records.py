@@ -8,15 +8,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bertbatch.inputs.formats import csv_records
-from bertbatch.job.input import Csv
+from bertbatch.inputs.formats.csv_records import Dialect
 from tests.helpers.csv_module import closed, expected
 
-HOSTILE = st.text(st.sampled_from(list('""""",,,\r\r\n\n\na b日€\0\ufeff')), max_size=60)
+HOSTILE = st.text(st.sampled_from(list('""""",,,\\\\\r\r\n\n\na b日€\0\ufeff')), max_size=60)
 BLOCKS = st.integers(1, 9)
-DIALECTS = st.sampled_from([Csv(), Csv(delimiter="\t", quote="'"), Csv(delimiter=" ")])
+ESCAPES = Dialect(escape="\\")
+DIALECTS = st.sampled_from(
+    [Dialect(), Dialect(delimiter="\t", quote="'"), Dialect(delimiter=" "), ESCAPES]
+)
 
 
-def found(data: bytes, dialect: Csv) -> list[list[str]]:
+def found(data: bytes, dialect: Dialect) -> list[list[str]]:
     """All fields of whole records."""
     f = csv_records.fields(data, dialect)
     text = f.text.tobytes()
@@ -27,7 +30,7 @@ def found(data: bytes, dialect: Csv) -> list[list[str]]:
     ]
 
 
-def scan(data: bytes, block: int, dialect: Csv) -> list[tuple[int, int]]:
+def scan(data: bytes, block: int, dialect: Dialect) -> list[tuple[int, int]]:
     blocks = (data[i : i + block] for i in range(0, len(data), block))
     pairs = list(csv_records.records(blocks, dialect, threads=2))
     assert all(len(starts) for starts, *_ in pairs)
@@ -39,8 +42,8 @@ def scan(data: bytes, block: int, dialect: Csv) -> list[tuple[int, int]]:
 
 @settings(max_examples=600, deadline=None)
 @given(HOSTILE, BLOCKS, DIALECTS)
-@example('a,""\r\n"x""\n""","y"z"\n\r\n5" pipe,b\r"open\n', 1, Csv())
-def test_records_are_those_of_the_csv_module(text: str, block: int, dialect: Csv) -> None:
+@example('a,""\r\n"x""\n""","y"z"\n\r\n5" pipe,b\r"open\n', 1, Dialect())
+def test_records_are_those_of_the_csv_module(text: str, block: int, dialect: Dialect) -> None:
     text = closed(text.lstrip("\ufeff"), dialect)
     data = text.encode()
     bounds = scan(data, block, dialect)
@@ -57,8 +60,8 @@ def test_records_are_those_of_the_csv_module(text: str, block: int, dialect: Csv
 
 @settings(max_examples=600, deadline=None)
 @given(HOSTILE, DIALECTS)
-@example('"a"b"c","",,"""x"""\n\n""\n"",\r\n"o\r\npen', Csv())
-def test_fields_are_those_of_the_csv_module(text: str, dialect: Csv) -> None:
+@example('"a"b"c","",,"""x"""\n\n""\n"",\r\n"o\r\npen', Dialect())
+def test_fields_are_those_of_the_csv_module(text: str, dialect: Dialect) -> None:
     text = text.lstrip("\ufeff")
     assert found(text.encode(), dialect) == expected(text, dialect)
 
@@ -66,28 +69,34 @@ def test_fields_are_those_of_the_csv_module(text: str, dialect: Csv) -> None:
 @settings(max_examples=200, deadline=None)
 @given(HOSTILE, st.integers(1, 7))
 def test_pieces_and_blocks_do_not_matter(text: str, piece: int) -> None:
-    data = closed(text * 3, Csv()).encode()
-    whole = scan(data, len(data) + 1, Csv())
+    data = closed(text * 3, Dialect()).encode()
+    whole = scan(data, len(data) + 1, Dialect())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_records, "PIECE", piece)
-        assert scan(data, 11, Csv()) == whole
+        assert scan(data, 11, Dialect()) == whole
 
 
 def test_long_runs_of_quotes_may_cross_blocks() -> None:
     for n in range(1, 12):
         data = b"a," + b'"' * n + b'\nb,"\n' + b'"' * n + b"\nc\n"
-        data = closed(data.decode(), Csv()).encode()
-        records = [data[a:b] for a, b in scan(data, 100, Csv())]
-        assert len(records) == len(expected(data.decode(), Csv()))
+        data = closed(data.decode(), Dialect()).encode()
+        records = [data[a:b] for a, b in scan(data, 100, Dialect())]
+        assert len(records) == len(expected(data.decode(), Dialect()))
         for block in range(1, 12):
-            assert [data[a:b] for a, b in scan(data, block, Csv())] == records
+            assert [data[a:b] for a, b in scan(data, block, Dialect())] == records
 
 
 def test_byte_order_mark_is_skipped_only_at_the_start() -> None:
     data = csv_records.BOM + b'"a\nb"\n' + csv_records.BOM + b"c\n"
-    assert [data[a:b] for a, b in scan(data, 100, Csv())] == [b'"a\nb"\n', csv_records.BOM + b"c\n"]
-    assert [data[a:b] for a, b in scan(data, 1, Csv())] == [b'"a\nb"\n', csv_records.BOM + b"c\n"]
-    assert scan(csv_records.BOM, 100, Csv()) == []
+    assert [data[a:b] for a, b in scan(data, 100, Dialect())] == [
+        b'"a\nb"\n',
+        csv_records.BOM + b"c\n",
+    ]
+    assert [data[a:b] for a, b in scan(data, 1, Dialect())] == [
+        b'"a\nb"\n',
+        csv_records.BOM + b"c\n",
+    ]
+    assert scan(csv_records.BOM, 100, Dialect()) == []
 
 
 def test_only_a_few_blocks_are_held(tmp_path: Path) -> None:
@@ -99,7 +108,7 @@ def test_only_a_few_blocks_are_held(tmp_path: Path) -> None:
             given_out += 1
             yield b"a,b\n" * 100
 
-    rows = csv_records.records(blocks(), Csv(), threads=2)  # type: ignore[arg-type]
+    rows = csv_records.records(blocks(), Dialect(), threads=2)  # type: ignore[arg-type]
     next(rows)
     assert given_out < 10
     assert sum(len(starts) for starts, *_ in rows) == 500 * 100 - 100
@@ -107,9 +116,9 @@ def test_only_a_few_blocks_are_held(tmp_path: Path) -> None:
 
 @settings(max_examples=600, deadline=None)
 @given(HOSTILE, BLOCKS, st.integers(1, 7), DIALECTS)
-@example('a,"b"\n"c\n""\n""""', 1, 1, Csv())
+@example('a,"b"\n"c\n""\n""""', 1, 1, Dialect())
 def test_a_quote_left_open_is_an_error_that_says_where(
-    text: str, block: int, piece: int, dialect: Csv
+    text: str, block: int, piece: int, dialect: Dialect
 ) -> None:
     text = text.lstrip("\ufeff")
     with pytest.MonkeyPatch.context() as patch:

@@ -23,12 +23,14 @@ _MAGIC = {
     "UTF-16": rb"\xff\xfe|\xfe\xff|([^\x00]\x00){2}|(\x00[^\x00]){2}",
 }
 _ADVICE = {
-    "gzip": "end its name in .csv.gz",
-    "zstandard": "end its name in .csv.zst",
+    "gzip": "end its name in .gz",
+    "zstandard": "end its name in .zst",
     "a Parquet file": "end its name in .parquet, or set input.format: parquet",
-    "UTF-16": "save it as UTF-8",
+    "an Arrow file": "end its name in .arrow, or set input.format: arrow",
+    "UTF-16": "save it as UTF-8, or with a byte order mark",
     "UTF-32": "save it as UTF-8",
 }
+_CSV_ADVICE = {"UTF-16": "set input.csv.encoding to utf-16-le or utf-16-be, or save it as UTF-8"}
 
 
 def what_it_is(head: bytes) -> str | None:
@@ -39,6 +41,7 @@ def what_it_is(head: bytes) -> str | None:
     return None
 
 
-def advice(kind: str) -> str:
-    """What to do with a file of this kind that was read as text."""
-    return _ADVICE.get(kind, "write it as CSV or Parquet")
+def advice(kind: str, format: str) -> str:
+    """What to do with a file of this kind that was read as text of some format."""
+    own = _CSV_ADVICE if format == "CSV" else {}
+    return own.get(kind) or _ADVICE.get(kind, "write it as CSV or Parquet")

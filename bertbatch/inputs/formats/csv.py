@@ -7,7 +7,8 @@ and end, for planning and for reading. `byte_stream` opens and decompresses file
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,76 +16,78 @@ import pyarrow as pa
 
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats import csv_records
-from bertbatch.inputs.formats.byte_stream import ByteStream, compression, open_stream
-from bertbatch.inputs.formats.csv_records import Fields, Ints, OpenQuote
-from bertbatch.inputs.formats.reader import CutSize, Rows, check_columns
+from bertbatch.inputs.formats.byte_cuts import MAX_RECORD, Ints, Records, cuts_of
+from bertbatch.inputs.formats.byte_stream import ByteStream, is_stream, open_stream
+from bertbatch.inputs.formats.columns import check_columns
+from bertbatch.inputs.formats.csv_records import Dialect, Fields, OpenQuote
+from bertbatch.inputs.formats.reader import CutSize, Rows
 from bertbatch.job.input import Csv, Input
+from bertbatch.registry import packed
 from bertbatch.units import Cut, Source
 
 log = logging.getLogger("bertbatch")
 
-# Two open quotes swallow everything between them; no text is that long.
-MAX_RECORD = 128 << 20
 _HEAD = (64 << 10, 1 << 20, 16 << 20)  # the first record is looked for in ever more bytes
 _LONG = 1000  # a record of more lines causes a warning
 
 
 class CsvReader:
     def schema(self, source: Source, options: Input) -> pa.Schema:
-        return pa.schema([(name, pa.string()) for name in _columns(source, options)])
+        names = _columns(source, options)
+        if options.csv.escape is None:
+            _warn_of_escapes(source, options)
+        return _text_schema(names)
 
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
-        limit = min(size.text_bytes, size.carried_bytes, MAX_RECORD)
-        header = options.csv.header
-        first_row = rows = start = stop = 0  # of the cut that is open
         long: list[tuple[int, int]] = []
         with _open(source, options) as stream:
-            for starts, stops, lines in csv_records.records(stream.blocks(), options.csv):
-                at = np.flatnonzero(lines > _LONG)
-                long += zip(starts[at].tolist(), stops[at].tolist(), strict=True)
-                if header:
-                    starts, stops, header = starts[1:], stops[1:], False
-                done = 0
-                while done < len(starts):
-                    start = start if rows else int(starts[done])
-                    fit = int(np.searchsorted(stops, start + limit, "right"))
-                    fit = min(max(fit, done if rows else done + 1), done + size.rows - rows)
-                    if fit > done:
-                        rows, stop = rows + fit - done, int(stops[fit - 1])
-                    if fit < len(starts):
-                        yield Cut(first_row, rows, start, stop, stop - start)
-                        first_row, rows = first_row + rows, 0
-                    done = fit
-        if rows:
-            yield Cut(first_row, rows, start, stop, stop - start)
+            yield from cuts_of(_records(stream, options, long), size)
         if long:
             _warn_of_long(source, options, long)
 
     def read(
-        self, source: Source, cuts: Sequence[Cut], columns: Sequence[str], options: Input
+        self,
+        source: Source,
+        cuts: Sequence[Cut],
+        columns: Mapping[str, pa.DataType | None],
+        options: Input,
     ) -> Iterator[Rows]:
+        dialect = _dialect(source, options.csv)
         names = _columns(source, options)
-        check_columns(source, columns, names)
+        check_columns(source, columns, _text_schema(names))
         with _open(source, options) as stream:
             for cut in cuts:
                 if cut.bytes > MAX_RECORD:
-                    yield _too_long(cut, columns)
+                    yield _too_long(cut, list(columns))
                     continue
                 data = stream.fetch(cut.start, cut.stop)
-                fields = csv_records.fields(data, options.csv)
+                fields = csv_records.fields(data, dialect)
                 # There may be more records than rows: `input.limit` shortens a cut.
                 if len(data) < cut.stop - cut.start or len(fields.first) < cut.rows:
                     raise SourceError(source.id, "has changed since it was planned")
-                yield _rows(cut, fields, names, columns, options.csv)
+                yield _rows(cut, fields, names, list(columns), options.csv, stream.encoding)
 
     def task_cuts(self, source: Source) -> int:
         return 16 if self.streams(source) else 4
 
     def streams(self, source: Source) -> bool:
-        return compression(source) is not None
+        return is_stream(source)
 
 
-def _rows(cut: Cut, fields: Fields, names: list[str], columns: Sequence[str], csv: Csv) -> Rows:
+def _records(stream: ByteStream, options: Input, long: list[tuple[int, int]]) -> Iterator[Records]:
+    """The records but the header. Those of very many lines go to `long`, too."""
+    header = options.csv.header
+    dialect = _dialect(stream.source, options.csv)
+    for starts, stops, lines in csv_records.records(stream.blocks(), dialect):
+        at = np.flatnonzero(lines > _LONG)
+        long += zip(starts[at].tolist(), stops[at].tolist(), strict=True)
+        yield Records(starts[1:], stops[1:]) if header else Records(starts, stops)
+        header = False
+
+
+def _rows(
+    cut: Cut, fields: Fields, names: list[str], columns: Sequence[str], csv: Csv, encoding: str
+) -> Rows:
     whose = "header" if csv.header else "first record"
     row = np.arange(cut.first_row, cut.first_row + cut.rows)
     count, first = fields.count[: cut.rows], fields.first[: cut.rows]
@@ -96,9 +99,10 @@ def _rows(cut: Cut, fields: Fields, names: list[str], columns: Sequence[str], cs
     row, first = row[fits], first[fits]
     arrays = []
     for name in columns:
-        array, wrong = _decode(_column(fields, first + names.index(name)), csv.encoding)
+        array = _column(fields, first + names.index(name), csv.escape)
+        array, wrong = _decode(array, encoding)
         for i, at in wrong.items():
-            reason = f"column '{name}' is not valid {csv.encoding} at byte {at} of the field"
+            reason = f"column '{name}' is not valid {encoding} at byte {at} of the field"
             reasons.setdefault(int(row[i]), reason)
         arrays.append(array)
     table = pa.table(arrays, schema=_text_schema(columns))
@@ -119,12 +123,22 @@ def _text_schema(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in columns])
 
 
-def _column(fields: Fields, which: Ints) -> pa.Array:
+def _dialect(source: Source, csv: Csv) -> Dialect:
+    named = source.path.lower().endswith(packed(".tsv"))
+    return Dialect(csv.delimiter or ("\t" if named else ","), csv.quote, csv.escape)
+
+
+def _column(fields: Fields, which: Ints, escape: str | None) -> pa.Array:
     """The text of some fields, as bytes; null where there is nothing between separators."""
     start, stop = fields.start[which], fields.stop[which]
     empty = start == stop
+    first = fields.offsets(start)
+    if escape is not None:
+        short = np.flatnonzero(stop - start == 2)  # so that it has no quotes
+        pairs = fields.text[first[short, None] + (0, 1)]
+        empty[short] = (pairs == (ord(escape), ord("N"))).all(axis=1)
     # Every second value is a field, the others lie between fields: nothing is copied yet.
-    edges = np.stack((fields.offsets(start), fields.offsets(stop)), axis=1).ravel()
+    edges = np.stack((first, fields.offsets(stop)), axis=1).ravel()
     offsets = np.append(edges, edges[-1:] if len(edges) else 0).astype(np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(fields.text)]
     values = pa.Array.from_buffers(pa.binary(), len(edges), buffers)
@@ -151,34 +165,36 @@ def _decode(array: pa.Array, encoding: str) -> tuple[pa.Array, dict[int, int]]:
 
 def _columns(source: Source, options: Input) -> list[str]:
     """The names of the columns; none if the file is empty."""
-    fields = csv_records.fields(_first_record(source, options), options.csv)
+    record, encoding = _first_record(source, options)
+    fields = csv_records.fields(record, _dialect(source, options.csv))
     if not len(fields.count):
         return []
     if not options.csv.header:
         return [f"c{i}" for i in range(fields.count[0])]
-    array, wrong = _decode(_column(fields, np.arange(fields.count[0])), options.csv.encoding)
+    names = _column(fields, np.arange(fields.count[0]), options.csv.escape)
+    array, wrong = _decode(names, encoding)
     if wrong:
-        raise SourceError(
-            source.id, f"its header is not valid {options.csv.encoding}; set input.csv.encoding"
-        )
+        raise SourceError(source.id, f"its header is not valid {encoding}; set input.csv.encoding")
     return [name or "" for name in array.to_pylist()]
 
 
-def _first_record(source: Source, options: Input) -> bytes:
+def _first_record(source: Source, options: Input) -> tuple[bytes, str]:
+    """The bytes of the first record, and how they are encoded."""
+    dialect = _dialect(source, options.csv)
     with _open(source, options) as stream:
         head = b""
         for size in _HEAD:
             head += stream.fetch(len(head), size)
             stream.check_head(head)
             try:
-                starts, stops, _ = next(csv_records.records([head], options.csv), ([0], [0], [0]))
+                starts, stops, _ = next(csv_records.records([head], dialect), ([0], [0], [0]))
             except OpenQuote:
                 if len(head) < size:
                     raise
                 continue
             start, stop = int(starts[0]), int(stops[0])
             if len(head) < size or 0 < stop < len(head):
-                return head[start:stop]
+                return head[start:stop], stream.encoding
     raise SourceError(
         source.id, f"its first record is longer than {size >> 20} MB; is a quote left open in it?"
     )
@@ -201,6 +217,24 @@ def _warn_of_long(source: Source, options: Input, records: list[tuple[int, int]]
             _LONG,
             long[0][0] + 1,
             long[0][1],
+        )
+
+
+def _warn_of_escapes(source: Source, options: Input) -> None:
+    """Warns if the first bytes have quotes as other programs escape them."""
+    dialect = _dialect(source, options.csv)
+    quote, delimiter = re.escape(dialect.quote), re.escape(dialect.delimiter)
+    # Before a delimiter or another quote it may be the last character of a field.
+    escaped = rf"[^\\]\\{quote}[^{delimiter}{quote}\r\n]".encode()
+    with _open(source, options) as stream:
+        head = stream.fetch(0, _HEAD[1])
+    if found := re.search(escaped, head):
+        line = head.count(b"\n", 0, found.start()) + 1
+        log.warning(
+            "%s: line %d has a backslash before a quote; if it makes the quote a part of the text, "
+            "as Spark and MySQL write it, set input.csv.escape to '\\'",
+            source.id,
+            line,
         )
 
 

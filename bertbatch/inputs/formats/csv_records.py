@@ -4,7 +4,8 @@
 those of Python's csv module (doublequote, not strict, newline=''): a quote means something only
 where a field begins, a closed field may go on unquoted, and a record ends at an unquoted \\n,
 \\r\\n or \\r. Blank lines are not records, so \\r\\n needs no special care: it is an end and a
-blank line.
+blank line. An escape character, if the dialect has one, makes a quote after it text, and
+means nothing before other characters or outside of quotes.
 
 Both functions rest on one observation, so that planning and reading can't disagree. Only
 maximal runs of the quote character matter:
@@ -23,17 +24,25 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bertbatch.inputs.formats.byte_cuts import MAX_RECORD, Ints
+from bertbatch.inputs.formats.lines import BOM
 from bertbatch.inputs.formats.parallel import THREADS, ahead
-from bertbatch.job.input import Csv
 
 PIECE = 1 << 20  # fits a core's cache together with its position arrays
-BOM = b"\xef\xbb\xbf"
 _LF, _CR = 10, 13
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The ASCII characters that mean something. Within quotes, `escape` makes a quote text."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    escape: str | None = None
 
 
 class OpenQuote(Exception):
@@ -44,13 +53,12 @@ class OpenQuote(Exception):
         self.at = at
 
 
-Ints = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
 
 def records(
-    blocks: Iterable[bytes], csv: Csv, threads: int = THREADS
+    blocks: Iterable[bytes], dialect: Dialect, threads: int = THREADS
 ) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Where the records of a stream start and stop (with the byte that ends them), in order.
 
@@ -66,8 +74,8 @@ def records(
     quoted, opened = False, 0
     lines = 0  # line ends so far in that record
     with ThreadPoolExecutor(threads) as pool:
-        pieces = _pieces(chain([head[start:]], rest), ord(csv.quote))
-        for seen in ahead(pool, lambda piece: _examine(*piece, csv), pieces, threads):
+        pieces = _pieces(chain([head[start:]], rest), dialect)
+        for seen in ahead(pool, lambda piece: _examine(*piece, dialect), pieces, threads):
             which = seen.stops_if(quoted)
             if len(which):
                 stops = base + seen.line_stops[which]
@@ -109,21 +117,26 @@ class Fields:
         return positions - self._dropped[np.searchsorted(self._dropped_at, positions)]
 
 
-def fields(data: bytes, csv: Csv) -> Fields:
+def fields(data: bytes, dialect: Dialect) -> Fields:
     """The fields of bytes that begin where a record begins. Blank lines are not records."""
     a = np.frombuffer(data, np.uint8)
-    runs = _quote_runs(a, _LF, csv)
+    runs = _quote_runs(a, _LF, dialect)
     after = _quoted_after(runs.opens[runs.odd])
-    separators = np.flatnonzero(_line_ends(a) | (a == ord(csv.delimiter)))
+    separators = np.flatnonzero(_line_ends(a) | (a == ord(dialect.delimiter)))
     stop = separators[~_quoted_at(separators, runs.at[runs.odd], after)]
     start = np.concatenate(([0], stop + 1))
-    ends_line = np.append(a[stop] != ord(csv.delimiter), True)
+    ends_line = np.append(a[stop] != ord(dialect.delimiter), True)
     stop = np.append(stop, len(a))  # the last record, or a blank one, has no terminator
     last = np.flatnonzero(ends_line)
     first = np.concatenate(([0], last[:-1] + 1))
     count = last - first + 1
     rows = (count > 1) | (start[first] < stop[first])
     at, drop = _syntax(runs, after)
+    if dialect.escape is not None:
+        escapes, dropping = _escapes(a, runs.at[runs.odd], after, dialect)
+        both = np.concatenate((at, escapes))
+        order = np.argsort(both)
+        at, drop = both[order], np.concatenate((drop, dropping))[order]
     dropped = np.append(0, np.cumsum(drop))
     return Fields(start, stop, first[rows], count[rows], _without(a, at, drop), at, dropped)
 
@@ -152,10 +165,10 @@ class _Examined:
         return self.quoted_at_end ^ (quoted and not self.settled)
 
 
-def _examine(piece: bytes, before: int, csv: Csv) -> _Examined:
+def _examine(piece: bytes, before: int, dialect: Dialect) -> _Examined:
     a = np.frombuffer(piece, np.uint8)
     stops = np.flatnonzero(_line_ends(a)) + 1
-    runs = _quote_runs(a, before, csv)
+    runs = _quote_runs(a, before, dialect)
     at, opens = runs.at[runs.odd], runs.opens[runs.odd]
     after = _quoted_after(opens)
     settles = np.flatnonzero(~opens)
@@ -165,17 +178,27 @@ def _examine(piece: bytes, before: int, csv: Csv) -> _Examined:
     return _Examined(len(a), stops, quoted, unsettled, len(settles) > 0, at_end, last)
 
 
-def _pieces(blocks: Iterable[bytes], quote: int) -> Iterator[tuple[bytes, int]]:
+def _pieces(blocks: Iterable[bytes], dialect: Dialect) -> Iterator[tuple[bytes, int]]:
     """The stream in pieces that can be examined alone, each with the byte before it.
 
     A run of quotes is divided only after an even number. The next piece gets the byte before
-    the run, so that its parity and place are right.
+    the run, so that its parity and place are right. A run of escapes and quotes is not divided.
     """
     before, rest = _LF, b""
+    quote = dialect.quote.encode()
     for block in blocks:
         for low in range(0, len(block), PIECE):
             piece = rest + block[low : low + PIECE]
-            quotes = len(piece) - len(piece.rstrip(bytes([quote])))
+            if dialect.escape is not None:
+                whole = len(piece.rstrip(quote + dialect.escape.encode()))
+                rest = piece[whole:]
+                if len(rest) > MAX_RECORD:
+                    raise ValueError(f"it has a run of more than {MAX_RECORD >> 20} MB of quotes")
+                if whole:
+                    yield piece[:whole], before
+                    before = piece[whole - 1]
+                continue
+            quotes = len(piece) - len(piece.rstrip(quote))
             whole = len(piece) - quotes % 2
             if whole:
                 yield piece[:whole], before
@@ -196,16 +219,24 @@ class _Runs:
     opens: Flags  # at a field's start, if outside quotes
 
 
-def _quote_runs(a: Bytes, before: int, csv: Csv) -> _Runs:
-    quote = np.zeros(len(a) + 2, bool)
-    np.equal(a, ord(csv.quote), out=quote[1:-1])
-    edges = np.flatnonzero(quote[1:] != quote[:-1])
-    at, length = edges[::2], edges[1::2] - edges[::2]
+def _quote_runs(a: Bytes, before: int, dialect: Dialect) -> _Runs:
+    quote = a == ord(dialect.quote)
+    if dialect.escape is not None:
+        escapes, count = _runs_of(a == ord(dialect.escape))
+        after = (escapes + count)[count % 2 == 1]
+        quote[after[after < len(a)]] = False  # an escaped one is text
+    at, length = _runs_of(quote)
     previous = a[at - 1]
     if len(at) and at[0] == 0:
         previous[0] = before
-    opens = (previous == ord(csv.delimiter)) | (previous == _LF) | (previous == _CR)
+    opens = (previous == ord(dialect.delimiter)) | (previous == _LF) | (previous == _CR)
     return _Runs(at, length, (length & 1).astype(bool), opens)
+
+
+def _runs_of(mask: Flags) -> tuple[Ints, Ints]:
+    """Where the runs of true values begin, and how long they are."""
+    edges = np.flatnonzero(np.diff(np.pad(mask, 1).view(np.int8)))
+    return edges[::2], edges[1::2] - edges[::2]
 
 
 def _quoted_after(opens: Flags) -> Flags:
@@ -236,6 +267,18 @@ def _syntax(runs: _Runs, after: Flags) -> tuple[Ints, Ints]:
     # Inside quotes every second quote escapes, or the odd one closes. At a field's start the
     # first quote opens, and the same holds for the rest.
     return runs.at[means], np.where(quoted[means], (length + 1) // 2, length // 2 + 1)
+
+
+def _escapes(a: Bytes, odd: Ints, after: Flags, dialect: Dialect) -> tuple[Ints, Ints]:
+    """The runs of escapes that are syntax, and how many of each are.
+
+    Within quotes every second one stands for itself, and the odd one is syntax before a quote.
+    """
+    assert dialect.escape is not None
+    at, length = _runs_of(a == ord(dialect.escape))
+    quote = np.append(a, 0)[at + length] == ord(dialect.quote)
+    drop = np.where(_quoted_at(at, odd, after), (length + quote) // 2, 0)
+    return at[drop > 0], drop[drop > 0]
 
 
 def _without(a: Bytes, at: Ints, drop: Ints) -> Bytes:

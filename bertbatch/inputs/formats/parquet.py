@@ -5,7 +5,7 @@ is cut; planning reads little more than the footer.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch.errors import SourceError, first_line
+from bertbatch.inputs.formats.columns import Columns, check_columns
 from bertbatch.inputs.formats.content import HEAD, what_it_is
+from bertbatch.inputs.formats.group_cuts import tables_of
 from bertbatch.inputs.formats.int96 import exact, int96_leaves, unit_of
 from bertbatch.inputs.formats.parquet_cuts import (
     Open,
@@ -22,7 +24,7 @@ from bertbatch.inputs.formats.parquet_cuts import (
     encoded_bytes,
     is_of,
 )
-from bertbatch.inputs.formats.reader import CutSize, Rows, check_columns
+from bertbatch.inputs.formats.reader import CutSize, Rows
 from bertbatch.job.input import Input
 from bertbatch.storage import stores
 from bertbatch.units import Cut, Source
@@ -42,17 +44,21 @@ class ParquetReader:
             yield from cut_groups(parquet, size, options)
 
     def read(
-        self, source: Source, cuts: Sequence[Cut], columns: Sequence[str], options: Input
+        self,
+        source: Source,
+        cuts: Sequence[Cut],
+        columns: Mapping[str, pa.DataType | None],
+        options: Input,
     ) -> Iterator[Rows]:
         with _open(source, options) as parquet:
             plain = parquet()
-            check_columns(source, columns, plain.schema_arrow.names)
+            check_columns(source, columns, plain.schema_arrow)
             leaves = int96_leaves(plain.metadata)
             timed = [name for name in columns if any(is_of(leaf, name) for leaf in leaves)]
             packed = _packed(plain.metadata, cuts, options)
             file = parquet(read_dictionary=packed, coerce_int96_timestamp_unit="us")
             nano = parquet(coerce_int96_timestamp_unit="ns")
-            tables = _tables(file, source, cuts, columns)
+            tables = _tables(file, source, cuts, list(columns))
             nanos = _tables(nano, source, cuts, timed) if timed else None
             for cut, table in zip(cuts, tables, strict=True):
                 if nanos is not None:
@@ -80,27 +86,10 @@ def _tables(
     """The rows of each cut. Raises SourceError if there are fewer than planned."""
     groups = list(range(cuts[0].start, cuts[-1].stop))
     position = sum(file.metadata.row_group(g).num_rows for g in range(cuts[0].start))
-    batches = file.iter_batches(_batch_rows(cuts), row_groups=groups, columns=list(columns))
-    schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-    rest: list[pa.RecordBatch] = []
-    for cut in cuts:
-        taken: list[pa.RecordBatch] = []
-        wanted = cut.rows
-        skip = cut.first_row - position
-        position = cut.first_row + cut.rows
-        while skip or wanted:
-            batch = rest.pop() if rest else next(batches, None)
-            if batch is None:
-                raise SourceError(source.id, "has fewer rows than when it was planned")
-            skipped = min(skip, batch.num_rows)
-            skip -= skipped
-            used = min(wanted, batch.num_rows - skipped)
-            wanted -= used
-            if used:
-                taken.append(batch.slice(skipped, used).select(list(columns)))
-            if skipped + used < batch.num_rows:
-                rest.append(batch.slice(skipped + used))
-        yield pa.Table.from_batches(taken, schema=schema.with_metadata(None))
+    picked = Columns.of(columns, file.schema_arrow)
+    batches = file.iter_batches(_batch_rows(cuts), row_groups=groups, columns=picked.leaves)
+    schema = picked.schema(file.schema_arrow)
+    return tables_of(map(picked.picked, batches), position, schema, source, cuts)
 
 
 def _batch_rows(cuts: Sequence[Cut]) -> int:

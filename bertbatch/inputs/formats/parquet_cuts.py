@@ -6,15 +6,15 @@ bound on its decoded size: first by the footer, then by the longest entry of the
 the bound is too large, the row group is measured by reading it in small pieces, which is rare.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bertbatch.inputs.formats.columns import Columns
+from bertbatch.inputs.formats.group_cuts import Sizes, cuts_of, held_bytes
 from bertbatch.inputs.formats.reader import CutSize
 from bertbatch.job.input import Input
 from bertbatch.units import Cut
@@ -40,71 +40,26 @@ class _Leaf:
     has_dictionary: bool
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Rows, the encoded bytes of texts and of carried columns, the upper bound of both decoded."""
-
-    rows: int = 0
-    text: int = 0
-    carried: int = 0
-    most: int = 0
-
-    def __add__(self, other: "_Sizes") -> "_Sizes":
-        return _Sizes(
-            rows=self.rows + other.rows,
-            text=self.text + other.text,
-            carried=self.carried + other.carried,
-            most=self.most + other.most,
-        )
-
-    def pieces(self, size: CutSize) -> int:
-        """Into how many cuts it has to be divided, by the encoded size."""
-        n = max(
-            math.ceil(self.text / size.text_bytes),
-            math.ceil(self.carried / size.carried_bytes),
-            math.ceil(self.rows / size.rows),
-        )
-        return min(n, self.rows)
-
-
 def cut_groups(open_: Open, size: CutSize, options: Input) -> Iterator[Cut]:
     """All rows as cuts: small row groups share one, large ones are divided."""
+    return cuts_of(_groups(open_, size, options), size, MOST)
+
+
+def _groups(
+    open_: Open, size: CutSize, options: Input
+) -> Iterator[tuple[Sizes, Iterator[Sizes] | None]]:
+    """The size of each row group; its parts, if only measuring it tells how large they are."""
     metadata = open_().metadata
-    first = start = 0
-    open_cut = _Sizes()
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)
         leaves = _leaves(group, options)
         sizes = _sizes(group.num_rows, leaves)
-        pieces = sizes.pieces(size)
-        if sizes.most > MOST * max(pieces, 1):
-            leaves = [_looked_into(open_, g, leaf, pieces) for leaf in leaves]
+        most = MOST * max(sizes.pieces(size), 1)
+        if sizes.most > most:
+            leaves = [_looked_into(open_, g, leaf, sizes.pieces(size)) for leaf in leaves]
             sizes = _sizes(group.num_rows, leaves)
-        hides = sizes.most > MOST * max(pieces, 1)
-        together = open_cut + sizes
-        full = together.pieces(size) > 1 or together.most > MOST
-        if open_cut.rows and (pieces > 1 or hides or full):
-            yield _cut(first, start, g, open_cut)
-            first, open_cut = first + open_cut.rows, _Sizes()
-        if hides:
-            for part in _measured(open_, g, leaves, sizes, size, options):
-                yield _cut(first, g, g + 1, part)
-                first += part.rows
-        elif pieces > 1:
-            bounds = [sizes.rows * p // pieces for p in range(pieces + 1)]
-            each = replace(sizes, text=(sizes.text + sizes.carried) // pieces, carried=0)
-            for low, high in pairwise(bounds):
-                yield _cut(first + low, g, g + 1, replace(each, rows=high - low))
-            first += sizes.rows
-        else:
-            start = start if open_cut.rows else g
-            open_cut += sizes
-    if open_cut.rows:
-        yield _cut(first, start, metadata.num_row_groups, open_cut)
-
-
-def _cut(first: int, start: int, stop: int, sizes: _Sizes) -> Cut:
-    return Cut(first, sizes.rows, start, stop, sizes.text + sizes.carried)
+        hides = sizes.most > most
+        yield sizes, _measured(open_, g, leaves, sizes, size, options) if hides else None
 
 
 def encoded_bytes(metadata: pq.FileMetaData, groups: Sequence[int], options: Input) -> int:
@@ -150,8 +105,8 @@ def _leaf(chunk: pq.ColumnChunkMetaData, is_text: bool) -> _Leaf:
     return _Leaf(chunk.path_in_schema, size, values, most, is_text, can)
 
 
-def _sizes(rows: int, leaves: list[_Leaf]) -> _Sizes:
-    return _Sizes(
+def _sizes(rows: int, leaves: list[_Leaf]) -> Sizes:
+    return Sizes(
         rows,
         sum(leaf.size for leaf in leaves if leaf.is_text),
         sum(leaf.size for leaf in leaves if not leaf.is_text),
@@ -182,18 +137,18 @@ def _dictionary(array: pa.Array) -> pa.Array | None:
 
 
 def _measured(
-    open_: Open, group: int, leaves: list[_Leaf], sizes: _Sizes, size: CutSize, options: Input
-) -> Iterator[_Sizes]:
+    open_: Open, group: int, leaves: list[_Leaf], sizes: Sizes, size: CutSize, options: Input
+) -> Iterator[Sizes]:
     """A row group in consecutive pieces, each within the limits by what was read."""
     texts = set(options.text_columns)
     file = open_(read_dictionary=[leaf.path for leaf in leaves if leaf.has_dictionary], **_PAGES)
     columns = dict.fromkeys([*options.text_columns, *options.carried.values()])
-    known = [name for name in columns if name in file.schema_arrow.names]
+    known = Columns.of(columns, file.schema_arrow)
     step = min(max(MEASURED * sizes.rows // (4 * sizes.most), 1), 8192)
-    part = _Sizes()
-    for batch in file.iter_batches(step, row_groups=[group], columns=known):
-        held = [(name, _held(batch.column(name))) for name in known]
-        more = _Sizes(
+    part = Sizes()
+    for batch in file.iter_batches(step, row_groups=[group], columns=known.leaves):
+        held = [(name, held_bytes(known.picked(batch).column(name))) for name in known.paths]
+        more = Sizes(
             batch.num_rows,
             sum(n for name, n in held if name in texts),
             sum(n for name, n in held if name not in texts),
@@ -206,22 +161,7 @@ def _measured(
         )
         if part.rows and full:
             yield part
-            part = _Sizes()
+            part = Sizes()
         part += more
     if part.rows:
         yield part
-
-
-def _held(array: pa.Array) -> int:
-    """The bytes of an array with its dictionaries written out."""
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        lengths = pc.binary_length(array.dictionary)
-        return int(pc.sum(lengths.take(array.indices)).as_py() or 0)
-    if pa.types.is_struct(kind):
-        return sum(_held(child) for child in array.flatten())
-    if pa.types.is_map(kind):
-        return _held(array.keys) + _held(array.items)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _held(array.flatten())
-    return int(array.nbytes)

@@ -5,15 +5,13 @@ is one file with one class that follows `Reader`, and one line in `FORMATS`. Rea
 files and columns, not with units, tokens or models.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.errors import SourceError
 from bertbatch.job.input import Input
 from bertbatch.registry import FORMATS
 from bertbatch.units import Cut, Source
@@ -49,26 +47,23 @@ class Reader(Protocol):
         """All rows of the source as consecutive cuts. Raises SourceError."""
 
     def read(
-        self, source: Source, cuts: Sequence[Cut], columns: Sequence[str], options: Input
+        self,
+        source: Source,
+        cuts: Sequence[Cut],
+        columns: Mapping[str, pa.DataType | None],
+        options: Input,
     ) -> Iterator[Rows]:
-        """One `Rows` for each cut, in order, opening the source once. Raises SourceError."""
+        """One `Rows` for each cut, in order, opening the source once. Raises SourceError.
+
+        `columns` have the types of carried columns in the output, and None for texts. Readers of
+        files with types of their own need not look at them.
+        """
 
     def task_cuts(self, source: Source) -> int:
         """How many consecutive cuts one reader task should take together."""
 
     def streams(self, source: Source) -> bool:
         """Whether everything before a cut is read again to reach it."""
-
-
-def check_columns(source: Source, wanted: Iterable[str], found: Sequence[str]) -> None:
-    """Raises SourceError if a wanted column is not among those found, or more than once."""
-    times = Counter(found)
-    for name in wanted:
-        if name not in times:
-            raise SourceError(source.id, f"has no column '{name}'; it has: {', '.join(found)}")
-        if times[name] > 1:
-            reason = f"has {times[name]} columns named '{name}'; rename those that are not meant"
-            raise SourceError(source.id, reason)
 
 
 def reader_of(format: str) -> Reader:

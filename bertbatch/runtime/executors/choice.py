@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertbatch.job.schema import Job
 from bertbatch.output.records import number
+from bertbatch.registry import CODECS
 from bertbatch.runtime.executors.cpus import available_cores, has_amx
 from bertbatch.runtime.kinds import threads_of
 
@@ -28,6 +29,7 @@ GPU_RATE = 5e12  # the same of a GPU: one of 2018 reaches ten times as much
 MOST_CORES = 8  # that threads of one worker gain by; Ray has a worker for each core
 BYTES_PER_TOKEN = 3  # English has four or more to a token, Japanese three
 COMPRESSED = 4.0  # times that text is larger than Parquet, gzip or zstandard stores it
+_PACKED = (".parquet", ".pq", *CODECS)
 WITH_STATISTICS = 2.0  # times the work of a forward pass alone
 LARGE = 64 << 20  # bytes
 ENOUGH_SECONDS = 1.0  # of scoring, for its rate to tell anything
@@ -90,7 +92,7 @@ def _bytes_left(preflight: "Preflight") -> float:
     left = float(sum(unit.bytes for unit in preflight.pending(preflight.plan.units.values())))
     for source in preflight.listing.sources:
         if known.get(source.id) != source:
-            left += source.size * (1.0 if source.url.endswith(".csv") else COMPRESSED)
+            left += source.size * (COMPRESSED if source.path.lower().endswith(_PACKED) else 1.0)
     return left
 
 
