@@ -47,10 +47,12 @@ OUTSIDE = {
         "my-job.yaml",
     ),
     *("transformers.py", "torch.py", "wheels/", "predictions/", "day=2026-11-23/", "metrics.json"),
+    *("README.txt", "state.json"),
     *("out/benchmarks/", "attention.parquet", "_bertbatch", "_bertbatch/"),
     # other libraries' names
     *("AttentionInterface", "If-None-Match", "Xeon", "GELU", "NOREPLACE", "TZ"),
     *("auth_token", "save_pretrained", "varlen_attn", "trust_remote_code"),
+    *("decode_lines", "pyarrow.json", "save_to_disk", "flatten_indices()", "DatasetDict", "map"),
     *("auto_map", "quantization_config", "attention_type", "block_sparse", "original_full"),
     *("output_attentions", "ray.init", "suspend: false", "attention_type: original_full"),
     # made by a rule from another name

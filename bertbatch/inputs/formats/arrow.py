@@ -1,4 +1,4 @@
-"""Arrow files (Feather) and Arrow streams: cuts follow record batches.
+"""Arrow files, which are Feather, or Arrow streams: cuts follow record batches.
 
 Only the columns that are asked for are read. A stream has no index: to reach a cut, everything
 before it is read again. Files are read rather than mapped, since a mapped file that somebody

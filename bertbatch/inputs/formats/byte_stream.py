@@ -1,4 +1,4 @@
-"""The bytes of a text file, decompressed, and as UTF-8 if they are UTF-16.
+"""The bytes of a text file, decompressed; those of UTF-16 as UTF-8.
 
 For every format whose files are text, such as CSV. What a record is, the format says.
 """

@@ -2,7 +2,7 @@
 
 A line that is no object, or has a value of another type than its column, becomes a bad row; the
 other rows are scored. Blank lines are no rows. A field that an object lacks is null; of a field
-that it has twice, the last counts. `lines` says where lines begin and end, `json_columns`
+that it has twice, the last counts. `lines.py` says where lines begin and end, `json_columns.py`
 reads what they hold.
 """
 
