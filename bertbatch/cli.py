@@ -85,7 +85,12 @@ def score(
     ] = None,
     unit_rows: Annotated[int | None, typer.Option(help="maximum rows in a unit")] = None,
     runner: Annotated[str | None, typer.Option(help="auto, ray or inline; default: auto")] = None,
-    format: Annotated[str | None, typer.Option(help="auto, parquet or csv; default: auto")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="auto, parquet, csv, jsonl, …; default: auto")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="score only rows for which this SQL condition is true")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="score only the first N rows")] = None,
     attention: Annotated[
         bool, typer.Option("--attention", help="also compute statistics of every attention head")
@@ -98,7 +103,7 @@ def score(
     given: dict[str, dict[str, Any]] = {
         "input": {
             **{"path": input, "text": text, "text_pair": text_pair, "carry": carry},
-            **{"format": format, "limit": limit},
+            **{"format": format, "where": where, "limit": limit},
         },
         "output": {"path": output},
         "model": {

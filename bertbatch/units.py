@@ -6,6 +6,7 @@ stage names its work by them.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -44,6 +45,7 @@ class Cut:
     Arrow (first, one past the last; the rows may be a part of them), byte offsets for formats of
     text (in the decompressed stream). `bytes` is the estimated size of the text and the carried
     columns. `line` is the number of the first row's line, counted from 1, where rows are lines.
+    `selected`: how many of the rows are not left out by `input.where`, if that was counted.
     """
 
     first_row: int
@@ -52,6 +54,12 @@ class Cut:
     stop: int
     bytes: int
     line: int = 0
+    selected: int | None = None
+
+
+def selected(cuts: Iterable[Cut]) -> int:
+    """How many rows of some cuts are not left out, as far as that was counted."""
+    return sum(cut.rows if cut.selected is None else cut.selected for cut in cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,11 @@ class Unit:
     def new_rows(self) -> int:
         """How many of its rows no other unit has."""
         return 0 if self.retry else sum(span.cut.rows for span in self.spans)
+
+    @property
+    def selected(self) -> int:
+        """How many of the new rows are not left out, as far as that was counted."""
+        return 0 if self.retry else selected(span.cut for span in self.spans)
 
     @property
     def bytes(self) -> int:

@@ -18,7 +18,14 @@ from bertbatch.job.models import column_of
 from bertbatch.output.contract import stored_schema
 from bertbatch.output.folder import Output
 from bertbatch.output.lease import Lease
-from bertbatch.output.part import SIDE_FILES, decode_side, is_tombstone, side_digest, unit_of_side
+from bertbatch.output.part import (
+    SIDE_FILES,
+    accounted,
+    decode_side,
+    is_tombstone,
+    side_digest,
+    unit_of_side,
+)
 from bertbatch.plan.log import stored_plan
 from bertbatch.units import Unit
 
@@ -34,6 +41,7 @@ class Verdict:
     rows_planned: int = 0
     rows_scored: int = 0
     rows_quarantined: int = 0
+    rows_left_out: int = 0
     problems: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     cleaned: int = 0
@@ -53,6 +61,7 @@ class _Part:
     unit: str
     scored: int = 0
     quarantined: int = 0
+    left_out: int = 0
     bad: set[tuple[str, int]] = field(default_factory=set)  # the rows in quarantine
     named: list[str] | None = None  # side files, if it can be read
     problems: list[str] = field(default_factory=list)
@@ -90,6 +99,7 @@ def verify(output: Output, clean: bool = False) -> Verdict:
             verdict.parts += 1
             verdict.rows_scored += found.scored
             verdict.rows_quarantined += found.quarantined
+            verdict.rows_left_out += found.left_out
             verdict.problems += found.problems
             if found.named is None:
                 unread.add(found.unit)
@@ -141,7 +151,7 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
         wrong(f"cannot be read: {error}")
         return found
     found.named = list(footer["side_files"].values())
-    found.scored, found.quarantined = footer["rows_scored"], footer["rows_quarantined"]
+    found.scored, found.quarantined, found.left_out = accounted(footer)
     if footer["unit"] != unit.id:
         wrong(f"says that it is of unit {footer['unit']}")
     if not table.schema.equals(schema):
@@ -154,8 +164,9 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
         return found
     if footer.get("sources") != unit.fingerprints:
         wrong("names other sources or fingerprints than the plan")
-    if footer["rows_in"] != unit.rows or found.scored + found.quarantined != unit.rows:
-        wrong(f"{unit.rows} rows planned, {found.scored} + {found.quarantined} accounted for")
+    counts = (found.scored, found.quarantined, found.left_out)
+    if footer["rows_in"] != unit.rows or sum(counts) != unit.rows:
+        wrong(f"{unit.rows} rows planned, {' + '.join(map(str, counts))} accounted for")
     if table.num_rows != found.scored:
         wrong(f"says {found.scored} rows and has {table.num_rows}")
     sides: dict[str, pa.Table] = {}
@@ -173,14 +184,16 @@ def _check(output: Output, schema: pa.Schema, unit: Unit, void: bool) -> _Part:
         found.bad = set(zip(bad["source"].to_pylist(), bad["row"].to_pylist(), strict=True))
     if held != found.quarantined:
         wrong(f"{found.quarantined} rows in quarantine, {held} in their file")
-    found.problems += [f"{unit.part}: {what}" for what in _check_rows(unit, table, bad)]
+    found.problems += [
+        f"{unit.part}: {what}" for what in _check_rows(unit, table, bad, found.left_out)
+    ]
     if (aggregates := sides.get("attention")) is not None:
         found.problems += [f"{unit.part}: {what}" for what in _check_aggregates(table, aggregates)]
     return found
 
 
-def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None) -> Iterator[str]:
-    """Each planned row is there exactly once, scored or in quarantine."""
+def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None, left_out: int) -> Iterator[str]:
+    """Each planned row is there exactly once, scored or in quarantine, but for those left out."""
     there = [table.select(["source", "row"])]
     if bad is not None:
         there.append(bad.select(["source", "row"]))
@@ -198,6 +211,8 @@ def _check_rows(unit: Unit, table: pa.Table, bad: pa.Table | None) -> Iterator[s
         if np.array_equal(found, planned):
             continue
         lost = np.setdiff1d(planned, found)
+        if left_out:  # parts count them, and do not say which they are
+            left_out, lost = max(left_out - len(lost), 0), lost[left_out:]
         values, counts = np.unique(found, return_counts=True)
         twice, foreign = values[counts > 1], np.setdiff1d(found, planned)
         for what, which in (("lost", lost), ("doubled", twice), ("not of this unit", foreign)):
@@ -232,9 +247,9 @@ def _check_success(output: Output, verdict: Verdict, missing: list[Unit]) -> lis
     problems = [f"_SUCCESS.json is there, but {unit.part} is not" for unit in missing]
     if verdict.problems:  # what cannot be read is not counted
         return problems
-    totals = {"rows_scored": verdict.rows_scored, "rows_quarantined": verdict.rows_quarantined}
-    for name, value in totals.items():
-        if success.get(name) != value:
+    for name in ("rows_scored", "rows_quarantined", "rows_left_out"):
+        value = getattr(verdict, name)
+        if success.get(name, 0) != value:
             problems.append(f"_SUCCESS.json: {name} is {success.get(name)}, the parts have {value}")
     return problems
 

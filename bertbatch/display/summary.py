@@ -50,13 +50,15 @@ def show_summary(result: Result) -> None:
             row("failed", f"unit {unit}: {reason}")
     for alarm in result.alarms:
         row("alarm", alarm)
+    left_out = f" + {totals['rows_left_out']:,} left out" if totals["rows_left_out"] else ""
     rows, planned = f"{totals['rows_in']:,}", max(run.rows_planned, 0)
     if planned > totals["rows_in"]:  # stopped, or something failed
         rows += f" of {planned:,} planned"
     row(
         "output",
         f"{rows} rows in = {totals['rows_scored']:,} scored + "
-        f"{totals['rows_quarantined']:,} quarantined, in {counted(totals['units'], 'unit')}",
+        f"{totals['rows_quarantined']:,} quarantined{left_out}, "
+        f"in {counted(totals['units'], 'unit')}",
     )
     row("", result.output.path)
     console = facts.show()

@@ -20,6 +20,7 @@ def show_verdict(verdict: Verdict) -> None:
         f"{counted(verdict.parts, 'part')} of {counted(verdict.units, 'planned unit')}; "
         f"{counted(verdict.rows_planned, 'row')} planned, {verdict.rows_scored:,} scored + "
         f"{verdict.rows_quarantined:,} quarantined"
+        + (f" + {verdict.rows_left_out:,} left out" if verdict.rows_left_out else "")
     )
     if verdict.rescored:
         say(f"{counted(verdict.rescored, 'row')} scored again")

@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
-from bertbatch.inputs.formats.columns import check_columns, field_of, path_of
 from bertbatch.inputs.formats.reader import CutSize, Reader, Rows
-from bertbatch.inputs.listing import decoded, partitions
 from bertbatch.inputs.preparation import prepared, put_together
+from bertbatch.inputs.selection import select
+from bertbatch.inputs.typed_columns import folder_values, typed_columns
 from bertbatch.job.input import Input
-from bertbatch.job.schema import Job
 from bertbatch.storage import stores
 from bertbatch.units import RetryRows, Source, Unit
 
@@ -36,18 +35,27 @@ class Chunk:
     row: np.ndarray
     carried: pa.Table
     bad: pa.Table
+    left_out: int = 0  # by `input.where`
+
+
+@dataclass(frozen=True)
+class Types:
+    """The types that columns keep, whatever a source has."""
+
+    carried: pa.Schema  # by the output's names
+    where: pa.Schema  # of the columns that `input.where` names
 
 
 def read_units(
     reader: Reader,
     options: Input,
-    schema: pa.Schema,
+    types: Types,
     units: Sequence[Unit],
     rules: Mapping[str, int],
 ) -> Iterator[tuple[Unit, list[Chunk]]]:
     """Each unit with a chunk for each of its spans; a source's spans are read in one go.
 
-    `schema` has the types of the carried columns, `rules` are the output's. Raises SourceError.
+    `rules` are the output's. Raises SourceError.
     """
     spans = [(unit, span) for unit in units for span in unit.spans]
     collected: list[Chunk] = []
@@ -55,14 +63,11 @@ def read_units(
         pairs = list(run)
         source = pairs[0][1].source
         _check_unchanged(source, options)
-        folders = _folder_values(source, rules)
-        in_file = [c for c in options.carried.values() if c not in folders]
-        columns = dict.fromkeys(options.text_columns) | {
-            old: schema.field(new).type for new, old in options.carried.items() if old in in_file
-        }
+        folders = folder_values(source, rules)
+        columns = _columns(options, types, folders)
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
         for (unit, span), rows in zip(pairs, rows_of_cuts, strict=True):
-            chunk = _chunk(options, schema, source, rows, folders)
+            chunk = _chunk(options, types, source, rows, folders)
             collected.append(_only(chunk, source, unit.retry) if unit.retry else chunk)
             if span is unit.spans[-1]:
                 yield unit, collected
@@ -93,12 +98,14 @@ def _only(chunk: Chunk, source: Source, retry: RetryRows) -> Chunk:
         return [text for text, keep in zip(texts, kept, strict=True) if keep] if texts else []
 
     bad = np.isin(chunk.bad["row"].to_numpy(), wanted)
+    absent = len(wanted) - int(kept.sum()) - int(bad.sum())
     return Chunk(
         some(chunk.texts),
         some(chunk.pair_texts),
         chunk.row[kept],
         chunk.carried.filter(pa.array(kept)),
         chunk.bad.filter(pa.array(bad)),
+        min(absent, chunk.left_out),
     )
 
 
@@ -113,21 +120,23 @@ def _check_unchanged(source: Source, options: Input) -> None:
         raise SourceError(source.id, "has changed since it was planned")
 
 
-def _folder_values(source: Source, rules: Mapping[str, int]) -> dict[str, str | None]:
-    """The partition values on a source's path. Raises SourceError if one cannot be decoded."""
-    raw = partitions(source)
-    if rules.get("hive", 0) < 1:
-        return dict(raw)
-    try:
-        return {name: decoded(value) for name, value in raw.items()}
-    except UnicodeDecodeError as error:
-        raise SourceError(source.id, f"a folder's name is not UTF-8: {error}") from error
+def _columns(
+    options: Input, types: Types, folders: Mapping[str, str | None]
+) -> dict[str, pa.DataType | None]:
+    """What is read of a file, with the types that it is to have; None for texts."""
+    typed = {name: types.where.field(name).type for name in options.where_columns}
+    typed |= {old: types.carried.field(new).type for new, old in options.carried.items()}
+    return dict.fromkeys(options.text_columns) | {
+        name: kind for name, kind in typed.items() if name not in folders
+    }
 
 
 def _chunk(
-    options: Input, schema: pa.Schema, source: Source, rows: Rows, folders: dict[str, str | None]
+    options: Input, types: Types, source: Source, rows: Rows, folders: dict[str, str | None]
 ) -> Chunk:
-    carried = _carried(options, schema, source, rows.table, folders)
+    if options.where is not None:
+        rows = select(options, types.where, source, rows, folders)
+    carried = typed_columns(options.carried, types.carried, source, rows.table, folders)
     texts: list[list[str]] = []
     reasons: dict[int, str] = {}
     for key in options.texts:
@@ -143,7 +152,7 @@ def _chunk(
         pa.table(nulls, carried.schema) if nulls else carried,
     )
     pair_texts = texts[1] if len(texts) > 1 else []
-    chunk = Chunk(texts[0], pair_texts, rows.row, carried, unreadable)
+    chunk = Chunk(texts[0], pair_texts, rows.row, carried, unreadable, rows.left_out)
     return leave_out(chunk, source, reasons) if reasons else chunk
 
 
@@ -167,35 +176,8 @@ def leave_out(chunk: Chunk, source: Source, reasons: dict[int, str]) -> Chunk:
         chunk.row[kept],
         chunk.carried.filter(pa.array(kept)),
         pa.concat_tables([unscorable, chunk.bad]),
+        chunk.left_out,
     )
-
-
-def _carried(
-    options: Input,
-    schema: pa.Schema,
-    source: Source,
-    table: pa.Table,
-    folders: dict[str, str | None],
-) -> pa.Table:
-    """The carried columns under their output names and types. Raises SourceError."""
-    columns, fields = [], []
-    for new, old in options.carried.items():
-        field = schema.field(new)
-        if old in folders:
-            column = pa.repeat(pa.scalar(folders[old], pa.string()), table.num_rows)
-        else:
-            column = table.column(old)
-        if column.type != field.type:
-            try:
-                column = column.cast(field.type)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                reason = f"column '{old}' is {column.type}, the output's is {field.type}: {error}"
-                raise SourceError(source.id, reason) from error
-        columns.append(column)
-        fields.append(field)
-    if not columns:  # a table without columns would forget how many rows it has
-        return pa.table({"": pa.nulls(table.num_rows)}).select([])
-    return pa.table(columns, schema=pa.schema(fields))
 
 
 def _prepared(table: pa.Table, key: str, options: Input) -> tuple[list[str], dict[int, str]]:
@@ -290,45 +272,3 @@ def quarantine(
         [*columns, pa.array(reasons, pa.string()), *carried.columns],
         schema=pa.schema([*fields, pa.field("reason", pa.string()), *carried.schema]),
     )
-
-
-def carried_schema(job: Job, source: Source, schema: pa.Schema) -> pa.Schema:
-    """The carried columns' fields, under their output names. Raises SourceError without one."""
-    folders = partitions(source)
-    fields = []
-    for new, old in job.input.carried.items():
-        if old not in folders and path_of(old, schema) is None:
-            have = ", ".join([*schema.names, *folders])
-            raise SourceError(source.id, f"has no column '{old}' to carry; it has: {have}")
-        if old not in folders:
-            check_columns(source, [old], schema)
-        kind = pa.string() if old in folders else _storable(field_of(old, schema).type)
-        fields.append(pa.field(new, kind))
-    return pa.schema(fields)
-
-
-def _storable(kind: pa.DataType) -> pa.DataType:
-    """The type of a carried column in the output: one that holds every shard's values."""
-    if pa.types.is_dictionary(kind):  # the next shard's dictionary may need a wider index
-        return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
-    if pa.types.is_string_view(kind):  # pyarrow cannot filter views
-        return pa.string()
-    if pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_map(kind):
-        return pa.map_(_storable(kind.key_type), _storable(kind.item_type), kind.keys_sorted)
-    if pa.types.is_struct(kind):
-        return pa.struct(
-            [kind.field(i).with_type(_storable(kind.field(i).type)) for i in range(kind.num_fields)]
-        )
-    if pa.types.is_list(kind):
-        return pa.list_(_inner(kind))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_inner(kind))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_inner(kind), kind.list_size)
-    return kind
-
-
-def _inner(kind: pa.DataType) -> pa.Field:
-    return kind.value_field.with_type(_storable(kind.value_type))

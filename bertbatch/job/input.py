@@ -71,11 +71,17 @@ class Input(Section):
     carry: CommaList = Field(
         [], description="columns to copy to the output, each 'column' or 'column:new_name'"
     )
+    where: str | None = Field(
+        None,
+        description="a condition as SQL writes it; only rows for which it is true are scored",
+    )
     csv: Csv = Field(Csv(), description="the dialect of CSV input")
     text_rows: Literal["line", "file"] = Field(
         "line", description="what of a plain text file is a row"
     )
-    limit: int | None = Field(None, ge=1, description="score only the first N rows")
+    limit: int | None = Field(
+        None, ge=1, description="score only the first N rows, of those that `where` selects"
+    )
     min_age: float = Field(
         0,
         ge=0,
@@ -108,6 +114,15 @@ class Input(Section):
         return list(dict.fromkeys(column for columns in self.texts.values() for column in columns))
 
     @property
+    def where_columns(self) -> list[str]:
+        """The columns that `where` names."""
+        if self.where is None:
+            return []
+        from bertbatch.job.condition import columns_of, parsed
+
+        return columns_of(parsed(self.where))
+
+    @property
     def prepares(self) -> dict[str, Any]:
         """How texts are made, where that is not a column's own text."""
         given = {key: getattr(self, key) for key in ("template", "normalize", "prefix")}
@@ -123,6 +138,15 @@ class Input(Section):
     def not_empty(cls, value: str | list[str]) -> str | list[str]:
         if not value or (isinstance(value, list) and "" in value):
             raise ValueError("must name at least one file, folder or glob")
+        return value
+
+    @field_validator("where")
+    @classmethod
+    def is_condition(cls, value: str | None) -> str | None:
+        if value is not None:
+            from bertbatch.job.condition import parsed  # sqlglot takes a tenth of a second
+
+            parsed(value)
         return value
 
     @field_validator("template")

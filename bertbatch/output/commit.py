@@ -37,14 +37,16 @@ def commit(
 ) -> Committed:
     """Commits a unit once, also while other attempts try the same.
 
-    `facts` go to the footer with the row counts; `attention` holds the unit's aggregated
-    statistics. Raises ValueError if the row counts do not add up, and the store's error if it
-    fails for good: then nothing is committed, or a later attempt will find that it was.
+    `facts` go to the footer with the row counts, and have `rows_left_out` if there are such;
+    `attention` holds the unit's aggregated statistics. Raises ValueError if the row counts do not
+    add up, and the store's error if it fails for good: then nothing is committed, or a later
+    attempt will find that it was.
     """
-    if predictions.num_rows + quarantine.num_rows != unit.rows:
+    left_out = facts.get("rows_left_out", 0)
+    if predictions.num_rows + quarantine.num_rows + left_out != unit.rows:
         raise ValueError(
-            f"unit {unit.id}: {unit.rows} rows planned, {predictions.num_rows} scored and "
-            f"{quarantine.num_rows} quarantined"
+            f"unit {unit.id}: {unit.rows} rows planned, {predictions.num_rows} scored, "
+            f"{quarantine.num_rows} quarantined and {left_out} left out"
         )
     attempt = uuid.uuid4().hex
     side: dict[str, str] = {}

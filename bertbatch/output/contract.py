@@ -50,15 +50,20 @@ CONTRACT_SHAPE = (
 
 
 def make_contract(
-    job: Job, specs: Mapping[str, ModelSpec], schema: pa.Schema, rules: Mapping[str, int] = RULES
+    job: Job,
+    specs: Mapping[str, ModelSpec],
+    schema: pa.Schema,
+    where: pa.Schema,
+    rules: Mapping[str, int] = RULES,
 ) -> dict[str, Any]:
-    """The contract of an output that a job begins."""
+    """The contract of an output that a job begins; `where` has the types of `input.where`."""
     return {
         "format_version": FORMAT_VERSION,
         **_of_models({m: {"name": spec.name, **spec.answers} for m, spec in specs.items()}),
         "input": {
             **{key: getattr(job.input, key) for key in ("text", "text_pair")},
             **job.input.prepares,
+            **_where(job, where),
             **({"text_rows": "file"} if job.input.text_rows == "file" else {}),
             "carry": job.input.carried,
             "limit": job.input.limit,
@@ -67,8 +72,18 @@ def make_contract(
         "attention": _attention(job, specs),
         "rules": dict(rules),
         "columns": {field.name: str(field.type) for field in schema},
-        "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+        "schema": _encoded(schema),
     }
+
+
+def _where(job: Job, types: pa.Schema) -> dict[str, Any]:
+    if job.input.where is None:
+        return {}
+    return {"where": job.input.where, "where_schema": _encoded(types)}
+
+
+def _encoded(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def _of_models(each: dict[str, Any]) -> dict[str, Any]:
@@ -114,12 +129,21 @@ def decode_contract(data: bytes) -> dict[str, Any]:
     if not fits(contract, CONTRACT_SHAPE):
         raise ValueError("it is not an output's contract")
     stored_schema(contract)
+    stored_where(contract)
     return dict(contract)
 
 
 def stored_schema(contract: dict[str, Any]) -> pa.Schema:
     """The schema of every part."""
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(contract["schema"])))
+
+
+def stored_where(contract: dict[str, Any]) -> pa.Schema:
+    """The types of the columns that `input.where` names."""
+    encoded = contract.get("input", {}).get("where_schema")
+    if encoded is None:
+        return pa.schema([])
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded)))
 
 
 def stored_fingerprint(contract: dict[str, Any]) -> str:
@@ -155,7 +179,12 @@ def compare(existing: dict[str, Any], wanted: dict[str, Any], path: str) -> None
     """Raises JobError naming what differs between an output's contract and the job."""
     old, new = _flat(existing), _flat(wanted)
     # The columns tell the schema; a model may be renamed.
-    ignored = {"schema", "model.name", *(f"models.{m}.name" for m in stored_models(wanted))}
+    ignored = {
+        "schema",
+        "input.where_schema",
+        "model.name",
+        *(f"models.{m}.name" for m in stored_models(wanted)),
+    }
     differences = [
         f"  {key}: {old.get(key)!r} in the output, {new.get(key)!r} in the job"
         for key in sorted(old.keys() | new.keys())

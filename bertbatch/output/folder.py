@@ -24,6 +24,7 @@ from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 from bertbatch.output.contract import compare, decode_contract, encode_contract
 from bertbatch.output.part import (
+    accounted,
     decode_footer,
     decode_part,
     decode_side,
@@ -202,6 +203,12 @@ class Output:
             footers = pool.map(self.footer, parts)
             held = sum(int(footer["rows_quarantined"]) for footer in footers if footer)
         return held - sum(unit.rows for unit in units if unit.retry)
+
+    def left_out(self, units: Sequence[Unit]) -> int:
+        """Rows of these committed units that `input.where` left out; every part is opened."""
+        with ThreadPoolExecutor(16) as pool:
+            footers = pool.map(self.footer, [unit.part for unit in units])
+            return sum(accounted(footer)[2] for footer in footers if footer)
 
     # Records of runs
 

@@ -46,6 +46,12 @@ def decode_footer(file: BinaryIO) -> dict[str, Any]:
     return _footer(pq.read_metadata(file).metadata)
 
 
+def accounted(footer: dict[str, Any]) -> tuple[int, int, int]:
+    """How many of a unit's rows were scored, went to quarantine, and were left out."""
+    left_out = int(footer.get("rows_left_out", 0))
+    return int(footer["rows_scored"]), int(footer["rows_quarantined"]), left_out
+
+
 def is_tombstone(footer: dict[str, Any]) -> bool:
     """Whether a part without rows has been put in the place of a withdrawn unit."""
     return bool(footer.get("void"))
@@ -103,6 +109,8 @@ def _footer(metadata: dict[bytes, bytes]) -> dict[str, Any]:
     for key, kind in FOOTER_TYPES.items():
         if not isinstance(footer.get(key), kind):
             raise ValueError(f"its footer's {key} is {footer.get(key)!r}")
+    if not isinstance(footer.get("rows_left_out", 0), int):
+        raise ValueError(f"its footer's rows_left_out is {footer['rows_left_out']!r}")
     for path in footer["side_files"].values():
         if not re.fullmatch(rf"_bertbatch/({'|'.join(SIDE_FILES)})/[\w-]+\.arrow", str(path)):
             raise ValueError(f"names {path!r}, which is no side file")

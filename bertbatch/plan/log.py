@@ -84,6 +84,8 @@ def _counts(values: list[Any]) -> list[int]:
 
 def _cut_fields(cut: Cut) -> list[int]:
     fields = [cut.first_row, cut.rows, cut.start, cut.stop, cut.bytes]
+    if cut.selected is not None:
+        return [*fields, cut.line, cut.selected]
     return [*fields, cut.line] if cut.line else fields
 
 

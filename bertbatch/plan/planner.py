@@ -1,15 +1,18 @@
 """Cuts new sources into units, as a stream of entries for the plan's log."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import pyarrow as pa
+
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
+from bertbatch.inputs.selection import shorten
 from bertbatch.job.input import Input
 from bertbatch.plan.log import ENTRY_BYTES, ENTRY_SOURCES, Entry, PlanLog
-from bertbatch.units import Cut, Source, Span, Unit
+from bertbatch.units import Cut, Source, Span, Unit, selected
 
 log = logging.getLogger("bertbatch")
 
@@ -23,6 +26,8 @@ class Planner:
     options: Input
     size: CutSize
     store_entries: bool = True
+    where: pa.Schema = field(default_factory=lambda: pa.schema([]))  # types of its columns
+    rules: Mapping[str, int] = field(default_factory=dict)  # of the output
     failed: dict[str, str] = field(default_factory=dict)  # source id → reason
     threads: int = 8
 
@@ -30,7 +35,7 @@ class Planner:
         """Yields each entry's units once it is stored. Sources that fail go to `failed`."""
         rows_left = self.options.limit
         if rows_left is not None:
-            rows_left -= sum(unit.new_rows for unit in self.log.units.values())
+            rows_left -= sum(unit.selected for unit in self.log.units.values())
         fresh = (s for s in sources if s.id not in self.log.sources)
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := _take(fresh):
@@ -38,20 +43,30 @@ class Planner:
                     return
                 cuts: dict[Source, list[Cut]] = {}
                 for source, result in zip(batch, pool.map(self._cut, batch), strict=True):
+                    if rows_left is not None and not isinstance(result, SourceError):
+                        result = self._first_rows(source, result, rows_left)
                     if isinstance(result, SourceError):
                         self.failed[source.id] = result.reason
                         where = {"source": source.id}
                         log.warning("source failed: %s", result, extra=where)
                         continue
                     if rows_left is not None:
-                        result = _first_rows(result, rows_left)
-                        rows_left -= sum(cut.rows for cut in result)
+                        rows_left -= selected(result)
                     cuts[source] = result
                 yield self._store(cuts)
 
     def _cut(self, source: Source) -> list[Cut] | SourceError:
         try:
             return list(self.reader.cut(source, self.size, self.options))
+        except SourceError as error:
+            return error
+
+    def _first_rows(self, source: Source, cuts: list[Cut], rows: int) -> list[Cut] | SourceError:
+        """The cuts of a source's first rows, of those that are not left out."""
+        if self.options.where is None or rows <= 0:
+            return _first_rows(cuts, rows)
+        try:
+            return shorten(self.reader, source, cuts, self.options, self.where, self.rules, rows)
         except SourceError as error:
             return error
 

@@ -53,8 +53,8 @@ def _found(
         found.append("the input has no rows")
     if alarms.nothing_new and not counts.rows:
         found.append("nothing was new")
-    if alarms.quarantined is not None and counts.rows:
-        share = counts.rows_quarantined / counts.rows
+    if alarms.quarantined is not None and counts.rows_selected:
+        share = counts.rows_quarantined / counts.rows_selected
         if share > alarms.quarantined:
             found.append(
                 f"{share:.1%} of the rows went to quarantine, more than {alarms.quarantined:g}"

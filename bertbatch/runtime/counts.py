@@ -9,7 +9,7 @@ BY_MODEL = ("truncated", "unknown", "content", "unlabelled")
 
 @dataclass
 class Counts:
-    """What can be counted of scored and quarantined rows.
+    """What can be counted of rows that were scored, quarantined, or left out by `input.where`.
 
     `real_tokens` and `computed_tokens`: of the forward passes, without and with padding.
     By model are counted `truncated` rows; `unknown` and `content`, tokens outside the vocabulary
@@ -19,6 +19,7 @@ class Counts:
 
     rows_scored: int = 0
     rows_quarantined: int = 0
+    rows_left_out: int = 0
     tokens: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
@@ -31,6 +32,11 @@ class Counts:
 
     @property
     def rows(self) -> int:
+        return self.rows_selected + self.rows_left_out
+
+    @property
+    def rows_selected(self) -> int:
+        """All but those left out."""
         return self.rows_scored + self.rows_quarantined
 
     @property

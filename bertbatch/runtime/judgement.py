@@ -49,11 +49,13 @@ def judge(preflight: Preflight, run: Totals, ending: Ending) -> Judgement:
     done = [unit for unit in units.values() if unit.id in committed]
     rows_in = sum(unit.new_rows for unit in done)
     quarantined = output.quarantined(done)
+    left_out = output.left_out(done) if preflight.job.input.where is not None else 0
     scoring = ending.scoring_seconds
     totals = {
         "rows_in": rows_in,
-        "rows_scored": rows_in - quarantined,
+        "rows_scored": rows_in - quarantined - left_out,
         "rows_quarantined": quarantined,
+        "rows_left_out": left_out,
         "units": len(done),
         "tokens": run.tokens,
         "seconds": round(ending.seconds, 3),
@@ -78,7 +80,7 @@ def _code_and_advice(
     preflight: Preflight, ending: Ending, totals: dict[str, Any], missing: bool
 ) -> tuple[int, str]:
     limit = preflight.job.limits.max_quarantined
-    rows_in, quarantined = totals["rows_in"], totals["rows_quarantined"]
+    rows_in, quarantined = totals["rows_in"] - totals["rows_left_out"], totals["rows_quarantined"]
     share = quarantined / rows_in if rows_in >= ENOUGH_ROWS else 0.0
     if ending.signal:
         return 128 + ending.signal, "run the same command again to resume"
@@ -98,7 +100,7 @@ def _code_and_advice(
 def _check_accounts(
     preflight: Preflight, run: Totals, done: Sequence[Unit], quarantined: int
 ) -> None:
-    """Rows in = rows scored + rows quarantined, over this run and over the output."""
+    """Rows in = rows scored + quarantined + left out, over this run and over the output."""
     if preflight.plan.withdrawn:  # then rows that were counted may have been withdrawn
         return
     rows = sum(unit.new_rows for unit in done)

@@ -40,6 +40,7 @@ class Passthrough:
     row: np.ndarray  # int64, number in the source
     carried: pa.Table
     bad: pa.Table
+    left_out: int  # rows, by `input.where`
     texts: Mapping[str, TextFacts]
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,11 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from bertbatch.engines.engine import check_installed, check_settings, settings_for
-from bertbatch.errors import JobError, SourceError
-from bertbatch.inputs.formats.columns import check_columns, field_of, path_of
+from bertbatch.errors import JobError
 from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
-from bertbatch.inputs.rows import carried_schema, is_text
 from bertbatch.job.carry import check_carried
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
@@ -29,12 +26,14 @@ from bertbatch.output.contract import (
     rules_of,
     scoring_fingerprint,
     stored_schema,
+    stored_where,
 )
 from bertbatch.output.folder import Output
 from bertbatch.plan.log import PlanLog
 from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
 from bertbatch.plan.unit_size import cut_size
+from bertbatch.runtime.columns_probe import probe
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.output_schema import model_fields, output_schema
@@ -48,7 +47,6 @@ KNOWN_RUNS = 3  # earlier runs whose calibration is read
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 TOKEN_BYTES = 4  # of a source for each token of text, roughly
 SINGLE_TEXTS = ("embedding", "token_classification", "zero_shot")  # tasks
-PROBED_SOURCES = 16  # opened before anything starts, to find what is wrong with all of them
 
 
 @dataclass
@@ -61,6 +59,7 @@ class Preflight:
     reader: Reader
     output: Output
     schema: pa.Schema
+    where: pa.Schema  # the types of the columns that `input.where` names
     is_new: bool  # the output is not begun yet
     plan: PlanLog
     committed: dict[str, str]  # part name by unit id
@@ -98,6 +97,7 @@ class Preflight:
             output=self.output,
             format=self.listing.format,
             schema=self.schema,
+            where=self.where,
             rules=self.rules,
             known=known,
             large=self._bytes >= LARGE_INPUT,
@@ -110,7 +110,9 @@ class Preflight:
         return Revisions(self.plan, self.output, self.schema)
 
     def planner(self, store_entries: bool) -> Planner:
-        return Planner(self.plan, self.reader, self.job.input, self.unit_size(), store_entries)
+        planner = Planner(self.plan, self.reader, self.job.input, self.unit_size(), store_entries)
+        planner.where, planner.rules = self.where, self.rules
+        return planner
 
     def unit_size(self, workers: int = 1, rate: float = 0.0) -> CutSize:
         """How large new units may be for so many workers of `rate` tokens/s each (0: unknown)."""
@@ -119,7 +121,7 @@ class Preflight:
     def fresh(self) -> list[Source]:
         """Sources that no entry of the plan covers."""
         limit = self.job.input.limit
-        if limit is not None and sum(unit.new_rows for unit in self.plan.units.values()) >= limit:
+        if limit is not None and sum(unit.selected for unit in self.plan.units.values()) >= limit:
             return []
         return [s for s in self.listing.sources if s.id not in self.plan.sources]
 
@@ -183,10 +185,11 @@ def check_job(job: Job) -> Preflight:
     urls = {source.id: source.url for source in listing.sources}
     plan = PlanLog(output.store, output.path, scoring_fingerprint(specs), urls)
     if contract is None:
-        schema = output_schema(specs, _probe(job, listing, reader), job.attention)
+        carried, where = probe(job, listing, reader)
+        schema = output_schema(specs, carried, job.attention)
     else:
-        schema = stored_schema(contract)
-        compare(contract, make_contract(job, specs, schema, rules), output.path)
+        schema, where = stored_schema(contract), stored_where(contract)
+        compare(contract, make_contract(job, specs, schema, where, rules), output.path)
         plan.refresh()
     _check_group(job, schema)
     committed = output.committed() if contract else {}
@@ -198,6 +201,7 @@ def check_job(job: Job) -> Preflight:
         reader=reader,
         output=output,
         schema=schema,
+        where=where,
         is_new=contract is None,
         plan=plan,
         committed=committed,
@@ -295,54 +299,3 @@ def _check_group(job: Job, schema: pa.Schema) -> None:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise JobError(f"attention.group_by: column '{column}' is {kind}; name one of plain values")
-
-
-def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> None:
-    """Raises SourceError if a source has no such column, or not one of text."""
-    if path_of(column, schema) is None:
-        have = ", ".join(schema.names)
-        if key == "template":
-            reason = f"has no column '{column}', which input.template names; it has: {have}"
-            raise SourceError(source.id, reason)
-        reason = f"has no {key.replace('_', ' ')} column '{column}'; it has: {have}"
-        flag = key.replace("_", "-")
-        raise SourceError(source.id, f"{reason} (choose one with --{flag} or input.{key})")
-    check_columns(source, [column], schema)
-    kind = field_of(column, schema).type
-    if key == "template":
-        with suppress(pa.ArrowNotImplementedError):
-            pa.nulls(0, kind).cast(pa.string())
-            return
-    if not is_text(kind):
-        raise SourceError(source.id, f"column '{column}' is {kind}, not text")
-
-
-def _probe(job: Job, listing: Listing, reader: Reader) -> pa.Schema:
-    """The carried columns' schema, from the first sources. Raises JobError if all are wrong."""
-    problem: SourceError | None = None
-    known: dict[str, pa.DataType] = {}
-    readable = False
-    for source in listing.sources[:PROBED_SOURCES]:
-        try:
-            schema = reader.schema(source, job.input)
-            if not len(schema):
-                continue  # an empty file has nothing to say
-            for key, columns in job.input.texts.items():
-                for column in columns:
-                    _check_text(source, schema, key, column)
-            carried = carried_schema(job, source, schema)
-            readable = True
-            for field in carried:
-                # A column of nulls does not tell its type; a later source may.
-                if not pa.types.is_null(known.get(field.name, pa.null())):
-                    continue
-                known[field.name] = field.type
-            if not any(pa.types.is_null(kind) for kind in known.values()):
-                break
-        except SourceError as error:
-            problem = problem or error
-    if problem and not readable:
-        raise JobError(str(problem))
-    untold = pa.string()
-    types = {new: known.get(new, untold) for new in job.input.carried}
-    return pa.schema([(n, untold if pa.types.is_null(t) else t) for n, t in types.items()])

@@ -109,7 +109,11 @@ class _Run:
         with self._signal.handled():
             try:
                 contract = make_contract(
-                    preflight.job, preflight.specs, preflight.schema, preflight.rules
+                    preflight.job,
+                    preflight.specs,
+                    preflight.schema,
+                    preflight.where,
+                    preflight.rules,
                 )
                 if not preflight.output.write_contract(contract):
                     log.warning(
@@ -268,7 +272,7 @@ class _Run:
         self._listener.progressed(totals, unit)
         seconds = round(time.monotonic() - (self._scoring_began or 0), 1)
         self._lease.set_progress({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
-        rows = totals.rows - totals.rows_again
+        rows = totals.rows_selected - totals.rows_again
         if rows >= ENOUGH_ROWS and not self._too_many_quarantined:
             bad = totals.rows_quarantined - totals.quarantined_again
             self._too_many_quarantined = bad / rows > self._job.limits.max_quarantined

@@ -22,6 +22,7 @@ from bertbatch.model.sequences import encode_rows
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Answers, Tokens, joined
 from bertbatch.output import commit as protocol
+from bertbatch.output.part import accounted
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Counts, Record
 from bertbatch.runtime.passthrough import Passthrough, Prepared, TextFacts
@@ -38,7 +39,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
     """The units of one read task, in order: all of them, or SourceError."""
     prepared = []
     reader, options = reader_of(context.format), context.job.input
-    for unit, read in rows.read_units(reader, options, context.schema, units, context.rules):
+    for unit, read in rows.read_units(reader, options, context.types, units, context.rules):
         chunks, made = _encode(context, unit, read)
         source = np.repeat(
             np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
@@ -56,6 +57,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
             row=row,
             carried=pa.concat_tables([chunk.carried for chunk in chunks]),
             bad=pa.concat_tables([chunk.bad for chunk in chunks]),
+            left_out=sum(chunk.left_out for chunk in chunks),
             texts={model: facts[key] for model, key in encoding.items()},
         )
         tokens = {model: scored[key] for model, key in encoding.items()}
@@ -180,7 +182,8 @@ def commit(
     kept[list(reasons)] = False
     bad = pa.concat_tables([passthrough.bad, _poisoned(unit, passthrough, reasons)])
 
-    counts = Counts(rows_scored=int(kept.sum()), rows_quarantined=bad.num_rows)
+    left_out = passthrough.left_out
+    counts = Counts(int(kept.sum()), bad.num_rows, left_out)
     counts.reasons = Counter(_LINE.sub("", reason) for reason in bad.column("reason").to_pylist())
     columns = _origin(unit, passthrough, kept)
     aggregates: dict[str, pa.Table] = {}
@@ -209,12 +212,12 @@ def commit(
         _count_labels(counts, model, labelled)
     ordered = [columns[name] for name in context.schema.names]
     predictions = pa.table(ordered, schema=context.schema)
-    facts = {"tokens": counts.tokens}
+    facts = {"tokens": counts.tokens, **({"rows_left_out": left_out} if left_out else {})}
     side = of_models(aggregates) if aggregates else None
     result = protocol.commit(context.output, unit, predictions, bad, facts, side)
     if not result.ours:
         theirs = result.footer
-        counts = Counts(theirs["rows_scored"], theirs["rows_quarantined"])
+        counts = Counts(*accounted(theirs))
     return Record(unit.id, result.ours, counts)
 
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
-from bertbatch.inputs.rows import carried_schema, is_text, read_units
+from bertbatch.inputs.rows import Types, is_text, read_units
+from bertbatch.inputs.typed_columns import column_types
 from bertbatch.job.input import Input
 from bertbatch.output.contract import RULES
 from bertbatch.output.part import FOOTER_KEY, encode_part, encode_side
 from bertbatch.storage.stores import connect
 from bertbatch.units import Source, Span, Unit
-from tests.helpers.jobs import make_job
 
 INTS = st.integers(-100, 100)
 MOMENTS = st.integers(-(2**35), 2**35)  # in seconds these are years that Python knows
@@ -112,11 +112,10 @@ def source_of(path: Path) -> Source:
 def read(path: Path, **keys: Any) -> tuple[pa.Table, list[str], list[tuple[int, str]]]:
     """The carried columns of all rows, the texts to score, and the others with their reasons."""
     source, reader, options = source_of(path), ParquetReader(), Input(path=str(path), **keys)
-    job = make_job("sentiment-mini", path, "/nowhere", **{f"input.{k}": v for k, v in keys.items()})
-    schema = carried_schema(job, source, reader.schema(source, options))
+    carried = column_types(options.carried, "to carry", source, reader.schema(source, options))
     cuts = reader.cut(source, CutSize(1 << 20, 1 << 20, 2), options)
     unit = Unit("u", tuple(Span(source, cut) for cut in cuts))
-    ((_, chunks),) = read_units(reader, options, schema, [unit], RULES)
+    ((_, chunks),) = read_units(reader, options, Types(carried, pa.schema([])), [unit], RULES)
     kept = pa.concat_tables([chunk.carried for chunk in chunks])
     bad = pa.concat_tables([chunk.bad for chunk in chunks])
     pq.read_table(pa.BufferReader(encode_part(kept, {})))  # what is carried can be written
@@ -157,9 +156,19 @@ def test_any_column_is_scored_as_text_or_quarantined(column, schema, tmp_path_fa
     whole = pq.read_table(path, columns=["odd"])["odd"]
     _, texts, bad = read(path, text="odd")
     if is_text(whole.type):
-        assert texts == [value for value in whole.to_pylist() if value is not None]
-        assert bad == [(i, "text is null") for i, v in enumerate(whole.to_pylist()) if v is None]
+        values = [as_text(value) for value in whole.to_pylist()]
+        assert texts == [value for value in values if value not in (None, b"")]
+        why = {None: "text is null", b"": "text is not valid UTF-8"}
+        assert bad == [(i, why[value]) for i, value in enumerate(values) if value in why]
     else:
         assert not texts
         assert [row for row, _ in bad] == list(range(len(column)))
         assert all("not a string" in reason for _, reason in bad)
+
+
+def as_text(value: str | bytes | None) -> str | bytes | None:
+    """Bytes are text; b"" for those that are none."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return b""

@@ -21,7 +21,8 @@ from bertbatch.errors import SourceError
 from bertbatch.inputs.formats import int96
 from bertbatch.inputs.formats.parquet import ParquetReader
 from bertbatch.inputs.formats.reader import CutSize
-from bertbatch.inputs.rows import carried_schema, read_units
+from bertbatch.inputs.rows import Types, read_units
+from bertbatch.inputs.typed_columns import column_types
 from bertbatch.job.input import Input
 from bertbatch.output.contract import RULES
 from bertbatch.storage.stores import connect
@@ -57,12 +58,11 @@ def carried_from(path: Path, *names: str, rules: Any = None) -> list[Any]:
     """The first carried column's values, as they come from the reading."""
     options = Input(path=str(path), carry=list(names))
     source, reader = source_of(path), ParquetReader()
-    job = make_job("sentiment-mini", path, "/nowhere", **{"input.carry": list(names)})
-    schema = carried_schema(job, source, reader.schema(source, options))
+    carried = column_types(options.carried, "to carry", source, reader.schema(source, options))
     cuts = reader.cut(source, CutSize(1 << 30, 1 << 30, 1 << 30), options)
     unit = Unit("u", tuple(Span(source, cut) for cut in cuts))
     rules = RULES if rules is None else rules
-    ((_, chunks),) = read_units(reader, options, schema, [unit], rules)
+    ((_, chunks),) = read_units(reader, options, Types(carried, pa.schema([])), [unit], rules)
     tables = [chunk.carried for chunk in chunks] + [
         chunk.bad.select(chunk.carried.column_names) for chunk in chunks
     ]

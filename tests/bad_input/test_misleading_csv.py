@@ -162,7 +162,10 @@ ENCODED = {
 }
 
 
-@pytest.mark.parametrize("kind", [*INSIDE, *ENCODED])
+MARKED = {"UTF-16 short", "UTF-16 CJK"}  # which are read, by their byte order mark
+
+
+@pytest.mark.parametrize("kind", [*INSIDE, *sorted(set(ENCODED) - MARKED)])
 @pytest.mark.parametrize("name", PACKS)
 def test_what_a_file_holds_is_named_if_it_is_no_csv(name, kind, tmp_path, score):
     data = PACKS[name]({**INSIDE, **ENCODED}[kind])

@@ -22,8 +22,9 @@ def expected(text: str, dialect: Dialect) -> list[list[str]]:
 
 def closed(text: str, dialect: Dialect) -> str:
     """The text, with a quote at its end if one is open there."""
-    line = [ORDINARY]
-    return text if expected(f"{text}\n{ORDINARY}", dialect)[-1:] == [line] else text + dialect.quote
+    while expected(f"{text}\n{ORDINARY}", dialect)[-1:] != [[ORDINARY]]:
+        text += dialect.quote  # the first may be escaped
+    return text
 
 
 def _escaped(text: str, dialect: Dialect) -> list[list[str]]:

@@ -5,8 +5,10 @@ is cut; planning reads little more than the footer.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,12 +37,12 @@ BATCH_BYTES = 16 << 20
 
 class ParquetReader:
     def schema(self, source: Source, options: Input) -> pa.Schema:
-        with _open(source, options) as parquet:
+        with _open(source, options) as (parquet, _):
             unit = unit_of(parquet().metadata)
             return parquet(coerce_int96_timestamp_unit=unit).schema_arrow
 
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
-        with _open(source, options) as parquet:
+        with _open(source, options) as (parquet, _):
             yield from cut_groups(parquet, size, options)
 
     def read(
@@ -50,7 +52,7 @@ class ParquetReader:
         columns: Mapping[str, pa.DataType | None],
         options: Input,
     ) -> Iterator[Rows]:
-        with _open(source, options) as parquet:
+        with _open(source, options) as (parquet, handle):
             plain = parquet()
             check_columns(source, columns, plain.schema_arrow)
             leaves = int96_leaves(plain.metadata)
@@ -58,18 +60,51 @@ class ParquetReader:
             packed = _packed(plain.metadata, cuts, options)
             file = parquet(read_dictionary=packed, coerce_int96_timestamp_unit="us")
             nano = parquet(coerce_int96_timestamp_unit="ns")
-            tables = _tables(file, source, cuts, list(columns))
-            nanos = _tables(nano, source, cuts, timed) if timed else None
-            for cut, table in zip(cuts, tables, strict=True):
-                if nanos is not None:
-                    table = _in_exact_units(source, table, next(nanos))
-                yield Rows(table, np.arange(cut.first_row, cut.first_row + cut.rows))
+            may_hold = _may_hold(handle, plain.schema_arrow, columns, options)
+            for useful, some in groupby(cuts, may_hold):
+                if not useful:
+                    empty = Columns.of(columns, plain.schema_arrow).schema(plain.schema_arrow)
+                    for cut in some:
+                        yield Rows(empty.empty_table(), np.zeros(0, np.int64), left_out=cut.rows)
+                    continue
+                run = list(some)
+                tables = _tables(file, source, run, list(columns))
+                nanos = _tables(nano, source, run, timed) if timed else None
+                for cut, table in zip(run, tables, strict=True):
+                    if nanos is not None:
+                        table = _in_exact_units(source, table, next(nanos))
+                    yield Rows(table, np.arange(cut.first_row, cut.first_row + cut.rows))
 
     def task_cuts(self, source: Source) -> int:
         return 4
 
     def streams(self, source: Source) -> bool:
         return False
+
+
+def _may_hold(
+    handle: Any, schema: pa.Schema, columns: Mapping[str, pa.DataType | None], options: Input
+) -> Callable[[Cut], bool]:
+    """Whether `input.where` may be true in a cut, by its row groups' least and largest values.
+
+    Arrow tells, where columns have the types of the output.
+    """
+    names = options.where_columns
+    if options.where is None or any(
+        name not in schema.names or schema.field(name).type != columns.get(name) for name in names
+    ):
+        return lambda cut: True
+    import pyarrow.dataset as ds  # which imports pandas
+
+    from bertbatch.inputs.where import condition  # and sqlglot
+
+    try:
+        where = condition(options.where).may_hold(schema)
+        fragment = ds.ParquetFileFormat().make_fragment(handle).subset(filter=where, schema=schema)
+    except (pa.ArrowException, ValueError):
+        return lambda cut: True
+    useful = {group.id for group in fragment.row_groups}
+    return lambda cut: not useful.isdisjoint(range(cut.start, cut.stop))
 
 
 def _packed(metadata: pq.FileMetaData, cuts: Sequence[Cut], options: Input) -> list[str]:
@@ -107,8 +142,11 @@ def _in_exact_units(source: Source, table: pa.Table, nano: pa.Table) -> pa.Table
 
 
 @contextmanager
-def _open(source: Source, options: Input) -> Iterator[Open]:
-    """A function that opens the file with pyarrow's keywords. Any error becomes a SourceError."""
+def _open(source: Source, options: Input) -> Iterator[tuple[Open, Any]]:
+    """A function that opens the file with pyarrow's keywords, and what it opens.
+
+    Any error becomes a SourceError.
+    """
     store, path = stores.connect(source.url, options.storage_options)
     try:
         # Local names as bytes, since they need not be Unicode.
@@ -121,7 +159,7 @@ def _open(source: Source, options: Input) -> Iterator[Open]:
                 how = {"pre_buffer": not store.is_local, **how}
                 return pq.ParquetFile(handle, metadata=metadata, **how)
 
-            yield opened
+            yield opened, handle
     except SourceError:
         raise
     except Exception as error:  # a broken file makes pyarrow or the storage raise anything

@@ -31,12 +31,14 @@ class Rows:
     """The rows of one cut: the readable ones in order, the `bad` ones with a reason.
 
     `table` holds the requested columns under their names in the source; `row` (int64) has the
-    number in the source of each of its rows, counted from 0.
+    number in the source of each of its rows, counted from 0. `left_out` rows were not read, since
+    `input.where` can be true for none of them.
     """
 
     table: pa.Table
     row: np.ndarray
     bad: list[tuple[int, str]] = field(default_factory=list)
+    left_out: int = 0
 
 
 class Reader(Protocol):
@@ -55,8 +57,8 @@ class Reader(Protocol):
     ) -> Iterator[Rows]:
         """One `Rows` for each cut, in order, opening the source once. Raises SourceError.
 
-        `columns` have the types of carried columns in the output, and None for texts. Readers of
-        files with types of their own need not look at them.
+        `columns` have the types of columns that are carried or that `input.where` names, and None
+        for texts. Readers of files with types of their own need not look at them.
         """
 
     def task_cuts(self, source: Source) -> int:
