@@ -27,8 +27,9 @@ demo: .venv/run  ## score the packaged reviews with the packaged model and show 
 	$(BIN)/bertbatch run jobs/reviews.yaml
 	$(BIN)/python examples/show.py out/reviews
 
+# A file's tests share models; two processes, since many tests wait.
 test: .venv/test  ## run the tests (minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-cluster: .venv/test  ## run the tests that need a cluster of several nodes (minutes)
 	$(BIN)/python -m pytest -m cluster
