@@ -106,11 +106,12 @@ def _compare_bits(
 def _equal(there: Columns, answers: Answers, spec: ModelSpec) -> np.ndarray:
     """Whether the numbers of each row are equal to the bit, bool [rows]."""
     now = by_name(task_of(spec), answers)
-    if answers.spans:
+    if answers.spans and "entities" in there:
         lists = zip(now["entities"].to_pylist(), there["entities"].to_pylist(), strict=True)
         return np.array([ours == theirs for ours, theirs in lists])
     again, then = numbers(now), numbers(there)
-    return np.asarray(np.hstack([then[name] == again[name] for name in again]).all(axis=1))
+    each = [then[name] == again[name] for name in again if name in then]
+    return np.asarray(np.hstack([np.ones((len(answers), 1), bool), *each]).all(axis=1))
 
 
 def _answers(
@@ -153,7 +154,7 @@ def _threads_then(preflight: Preflight, verdict: Verdict) -> int | None:
 def _wrong(there: Columns, answers: Answers, spec: ModelSpec) -> str | None:
     """What is wrong with a row's stored answer."""
     now = by_name(task_of(spec), answers)
-    if answers.spans:
+    if answers.spans and "entities" in there:
         return different_entities(there["entities"], now["entities"], answers, CLOSE)
     return _difference(there, now) or _label(there, answers, spec)
 
@@ -162,7 +163,7 @@ def _difference(there: Columns, now: dict[str, pa.Array]) -> str | None:
     """What is wrong with a row's stored scores, beside those of now."""
     stored = numbers(there)
     for name, new in numbers(now).items():
-        if name == "logits":
+        if name == "logits" or name not in stored:
             continue  # the scores follow from them, and rounding shows less there
         old = stored[name]
         if apart(new, old, name) > CLOSE:
@@ -198,6 +199,9 @@ def _label(there: Columns, answers: Answers, spec: ModelSpec) -> str | None:
 
 
 def _columns(table: pa.Table, model: str, spec: ModelSpec) -> Columns:
-    """A model's answers, by the names that they would have if it were the only one."""
-    names = [field.name for field in task_of(spec).fields]
-    return {name: table[column_of(model, name)] for name in names}
+    """A model's answers, by the names that they would have if it were the only one.
+
+    Those that `output.columns` leaves out cannot be compared.
+    """
+    names = {column_of(model, field.name): field.name for field in task_of(spec).fields}
+    return {name: table[there] for there, name in names.items() if there in table.column_names}

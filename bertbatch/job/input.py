@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from bertbatch.job.carry import carried, check_carried
+from bertbatch.job.carry import ALL, carried, check_carried
 from bertbatch.job.text_template import columns_of
 from bertbatch.job.types import CommaList, Format, Section, StorageOptions, split_commas
 
@@ -69,7 +69,9 @@ class Input(Section):
     )
     prefix: str = Field("", description="what is put before each text, but not before `text_pair`")
     carry: CommaList = Field(
-        [], description="columns to copy to the output, each 'column' or 'column:new_name'"
+        [],
+        description="columns to copy to the output, each 'column' or 'column:new_name'; '*' copies "
+        "all of the first file",
     )
     where: str | None = Field(
         None,
@@ -131,7 +133,7 @@ class Input(Section):
     @property
     def carried(self) -> dict[str, str]:
         """The input's column of each carried output column, by the output's name."""
-        return {new: old for old, new in map(carried, self.carry)}
+        return {new: old for old, new in map(carried, self.carry) if old != ALL}
 
     @field_validator("path")
     @classmethod

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bertbatch.errors import JobError
+from bertbatch.job.carry import ALL
 from bertbatch.job.input import Input
 from bertbatch.job.messages import explain
 from bertbatch.job.model import Model
@@ -27,6 +28,11 @@ from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 
 class Output(Section):
     path: str = Field(description="the folder or URL where the parts go")
+    columns: CommaList = Field(
+        [],
+        description="the columns to write, beside source and row, which are always written; all "
+        "unless said",
+    )
     storage_options: StorageOptions = Field({})
 
 
@@ -166,7 +172,7 @@ class Job(Section):
     @model_validator(mode="after")
     def groups_exist(self) -> "Job":
         column = self.attention.group_by if self.attention else None
-        if column is not None and column not in self.input.carried:
+        if column is not None and not {column, ALL} & {*self.input.carried, *self.input.carry}:
             raise ValueError(
                 f"attention.group_by: '{column}' is not carried; add it to input.carry"
             )

@@ -12,6 +12,7 @@ import pyarrow as pa
 import yaml
 
 from bertbatch.errors import JobError
+from bertbatch.job.carry import ALL
 from bertbatch.job.safe_yaml import read_yaml
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec
@@ -66,9 +67,11 @@ def make_contract(
             **_where(job, where),
             **({"text_rows": "file"} if job.input.text_rows == "file" else {}),
             "carry": job.input.carried,
+            **({"carry_all": True} if ALL in job.input.carry else {}),
             "limit": job.input.limit,
             "csv": {**job.input.csv.model_dump(), "delimiter": job.input.csv.delimiter or ","},
         },
+        **({"output": {"columns": job.output.columns}} if job.output.columns else {}),
         "attention": _attention(job, specs),
         "rules": dict(rules),
         "columns": {field.name: str(field.type) for field in schema},

@@ -8,7 +8,7 @@ import pyarrow as pa
 from bertbatch.errors import JobError, SourceError
 from bertbatch.inputs.formats.columns import check_columns, field_of, path_of
 from bertbatch.inputs.formats.reader import Reader
-from bertbatch.inputs.listing import Listing
+from bertbatch.inputs.listing import Listing, partitions
 from bertbatch.inputs.rows import is_text
 from bertbatch.inputs.typed_columns import column_types
 from bertbatch.job.schema import Job
@@ -80,6 +80,16 @@ def probe(job: Job, listing: Listing, reader: Reader) -> tuple[pa.Schema, pa.Sch
         except ValueError as error:
             raise JobError(f"input.where: {error}") from error
     return carried.schema, where.schema
+
+
+def first_columns(job: Job, listing: Listing, reader: Reader) -> list[str]:
+    """The columns of the first source that can be read, and of its folders."""
+    for source in listing.sources[:PROBED_SOURCES]:
+        with suppress(SourceError):  # which `probe` will report
+            schema = reader.schema(source, job.input)
+            if len(schema):
+                return list(dict.fromkeys([*schema.names, *partitions(source)]))
+    return []
 
 
 def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> None:

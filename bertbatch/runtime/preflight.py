@@ -17,7 +17,7 @@ from bertbatch.engines.engine import check_installed, check_settings, settings_f
 from bertbatch.errors import JobError
 from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
-from bertbatch.job.carry import check_carried
+from bertbatch.job.carry import ALL, carry_all, check_carried
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.output.contract import (
@@ -33,7 +33,7 @@ from bertbatch.plan.log import PlanLog
 from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
 from bertbatch.plan.unit_size import cut_size
-from bertbatch.runtime.columns_probe import probe
+from bertbatch.runtime.columns_probe import first_columns, probe
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.output_schema import model_fields, output_schema
@@ -177,16 +177,18 @@ def check_job(job: Job) -> Preflight:
     job = _with_prompt(job, specs)
     for spec in specs.values():
         _check_task(job, spec)
-    _check_columns(job, specs)
-    _check_engines(job, specs)
     reader = reader_of(listing.format if listing.sources else "parquet")
     contract = output.contract()
+    if ALL in job.input.carry:
+        job = _with_all_columns(job, specs, listing, reader, contract)
+    _check_columns(job, specs)
+    _check_engines(job, specs)
     rules = rules_of(contract, output.path)
     urls = {source.id: source.url for source in listing.sources}
     plan = PlanLog(output.store, output.path, scoring_fingerprint(specs), urls)
     if contract is None:
         carried, where = probe(job, listing, reader)
-        schema = output_schema(specs, carried, job.attention)
+        schema = output_schema(job, specs, carried)
     else:
         schema, where = stored_schema(contract), stored_where(contract)
         compare(contract, make_contract(job, specs, schema, where, rules), output.path)
@@ -207,6 +209,26 @@ def check_job(job: Job) -> Preflight:
         committed=committed,
         rules=rules,
     )
+
+
+def _with_all_columns(
+    job: Job,
+    specs: dict[str, ModelSpec],
+    listing: Listing,
+    reader: Reader,
+    contract: dict[str, Any] | None,
+) -> Job:
+    """The job with all columns carried: those of the first source, or those of its output."""
+    if contract is None:
+        made = [field.name for field in model_fields(specs, job.attention)]
+        carry, renamed = carry_all(first_columns(job, listing, reader), job.input.carry, made)
+        for old, new in renamed.items():
+            log.info("column '%s' is carried as '%s': the output has one of that name", old, new)
+    else:
+        stored = contract.get("input", {})
+        carry = [ALL] * bool(stored.get("carry_all"))
+        carry += [f"{old}:{new}" for new, old in stored.get("carry", {}).items()]
+    return job.model_copy(update={"input": job.input.model_copy(update={"carry": carry})})
 
 
 def _check_task(job: Job, spec: ModelSpec) -> None:
@@ -295,6 +317,8 @@ def _check_group(job: Job, schema: pa.Schema) -> None:
     column = job.attention.group_by if job.attention else None
     if column is None:
         return
+    if column not in schema.names:
+        raise JobError(f"attention.group_by: '{column}' is not carried; name it in input.carry")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
