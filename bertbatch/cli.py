@@ -3,64 +3,20 @@
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
 
-import functools
-import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from bertbatch.display.streams import make_steady
-from bertbatch.errors import Alarm, JobError, RunError
+from bertbatch.command import Date, JobFile, Log, Name, Set, Style, Verbose, command
+from bertbatch.command import app as app
+from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
+from bertbatch.job.types import split_commas
 
 
-class _App(typer.Typer):
-    """The commands as a process of their own has them."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        make_steady()
-        return super().__call__(*args, **kwargs)
-
-
-app = _App(
-    help="Exactly-once batch scoring of text with BERT-family classifiers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-def _command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """A command of the app. Its exit code is what the function returns, or an error's."""
-
-    @functools.wraps(function)
-    def command(*args: Any, **kwargs: Any) -> None:
-        sys.exit(_guard(lambda: function(*args, **kwargs) or 0))
-
-    app.command()(command)
-    return command
-
-
-JobFile = Annotated[Path, typer.Argument(help="the job file")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="change a key: a.b=c (repeatable)")]
-Date = Annotated[
-    str | None, typer.Option("--date", help="the day that {date} in paths means; default: today")
-]
-Name = Annotated[
-    str | None, typer.Option("--run", help="the name that {run} in paths means; default: the time")
-]
-Style = Literal["auto", "plain", "json"]
-Log = Annotated[
-    Style,
-    typer.Option("--log", help="progress as a display, plain lines or JSON lines"),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", help="also show Ray's own messages")]
-
-
-@_command
+@command
 def score(
     input: Annotated[str, typer.Argument(help="a file, folder or glob; local or s3://, gs://, …")],
     output: Annotated[str, typer.Argument(help="the folder or URL for the predictions")],
@@ -124,7 +80,7 @@ def score(
     return _run(lambda: Job.build(data, "command line", set), log, verbose)
 
 
-@_command
+@command
 def run(
     job: JobFile,
     set: Set = None,
@@ -143,7 +99,7 @@ def run(
     return _run(lambda: Job.load(job, changes), log, verbose)
 
 
-@_command
+@command
 def plan(
     job: JobFile,
     set: Set = None,
@@ -164,7 +120,7 @@ def plan(
     show_plan(estimate(found, changes))
 
 
-@_command
+@command
 def submit(
     job: JobFile,
     address: Annotated[
@@ -198,7 +154,7 @@ def submit(
         )
 
 
-@_command
+@command
 def status(
     output: Annotated[str, typer.Argument(help="the output of a job, running or not")],
     last: Annotated[int, typer.Option(min=1, help="how many runs to show")] = 14,
@@ -212,7 +168,7 @@ def status(
     show_status(read_status(open_output(output), last))
 
 
-@_command
+@command
 def verify(
     output: Annotated[str, typer.Argument(help="the output of a job")],
     clean: Annotated[bool, typer.Option("--clean", help="delete orphaned side files")] = False,
@@ -240,7 +196,38 @@ def verify(
     return 0 if verdict.right else 3
 
 
-@_command
+@command
+def export(
+    output: Annotated[str, typer.Argument(help="the output of a job")],
+    target: Annotated[str, typer.Argument(help="the file, folder or table to write; or a URL")],
+    format: Annotated[
+        str | None,
+        typer.Option(help="parquet, csv or jsonl; default: by TARGET's name, or parquet"),
+    ] = None,
+    partition_by: Annotated[
+        str | None, typer.Option(help="columns whose values become folders: a,b")
+    ] = None,
+    with_input: Annotated[
+        bool, typer.Option("--with-input", help="add the columns of the input")
+    ] = False,
+    class_columns: Annotated[
+        bool, typer.Option("--class-columns", help="a column for each class in place of scores")
+    ] = False,
+    job: Annotated[
+        Path | None, typer.Option(help="the job file, for --with-input: where the input is")
+    ] = None,
+) -> None:
+    """Copy the predictions into files or a table for other programs; again adds what is new."""
+
+    from bertbatch.display.exported import show_exported
+    from bertbatch.exports.export import Request, export
+
+    by = tuple(split_commas(partition_by or ""))
+    known = Job.load(job) if job else None
+    show_exported(export(Request(output, target, format, by, with_input, class_columns, known)))
+
+
+@command
 def attention(
     output: Annotated[str, typer.Argument(help="an output scored with attention statistics")],
     to: Annotated[
@@ -282,7 +269,7 @@ def attention(
     write_table(table, path)
 
 
-@_command
+@command
 def peek(
     text: Annotated[str, typer.Argument(help="one text")],
     second: Annotated[str | None, typer.Argument(help="the second text of a pair")] = None,
@@ -319,27 +306,6 @@ def _run(build: Any, log: Style, verbose: bool) -> int:
 
         with closing(make_listener(log)) as listener:
             return run_started(job, starting, listener).exit_code
-
-
-def _guard(command: Any) -> int:
-    """The command's exit code; an error in the job is told without a traceback."""
-    try:
-        return int(command())
-    except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Alarm as error:
-        print(f"alarm: {error}", file=sys.stderr)
-        return 4
-    except RunError as error:
-        print(f"error: {error}\ncommitted units are kept", file=sys.stderr)
-        return 3
-    except OSError as error:  # while an output is read; a run tells its own
-        print(f"error: the storage failed: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

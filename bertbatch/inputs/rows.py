@@ -62,7 +62,7 @@ def read_units(
     for _, run in groupby(spans, key=lambda pair: pair[1].source.id):
         pairs = list(run)
         source = pairs[0][1].source
-        _check_unchanged(source, options)
+        check_unchanged(source, options)
         folders = folder_values(source, rules)
         columns = _columns(options, types, folders)
         rows_of_cuts = reader.read(source, [span.cut for _, span in pairs], columns, options)
@@ -72,7 +72,7 @@ def read_units(
             if span is unit.spans[-1]:
                 yield unit, collected
                 collected = []
-        _check_unchanged(source, options)
+        check_unchanged(source, options)
 
 
 def first_texts(reader: Reader, options: Input, source: Source, count: int) -> list[str]:
@@ -109,7 +109,7 @@ def _only(chunk: Chunk, source: Source, retry: RetryRows) -> Chunk:
     )
 
 
-def _check_unchanged(source: Source, options: Input) -> None:
+def check_unchanged(source: Source, options: Input) -> None:
     """Raises SourceError if the file is no longer the one that was planned."""
     store, path = stores.connect(source.url, options.storage_options)
     try:

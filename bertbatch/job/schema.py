@@ -158,6 +158,15 @@ class Job(Section):
     def keys_in_common(cls, data: Any) -> Any:
         return with_common_keys(data) if isinstance(data, dict) else data
 
+    @property
+    def public(self) -> dict[str, Any]:
+        """What the job says, without storage options, which may hold secrets."""
+        data: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True)
+        sections = [data.get("input"), data.get("output"), data.get("model")]
+        for section in (*sections, *data.get("models", [])):
+            (section or {}).pop("storage_options", None)
+        return data
+
     @model_validator(mode="after")
     def names_differ(self) -> "Job":
         check_names(self.models)

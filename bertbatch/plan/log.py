@@ -15,7 +15,7 @@ from typing import Any
 from bertbatch.output.contract import stored_fingerprint
 from bertbatch.output.folder import Output
 from bertbatch.output.records import MOST, reading
-from bertbatch.storage.retry import is_permanent, retry
+from bertbatch.storage.retry import create_once
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, RetryRows, Source, Span, Unit, digest, unit_id
 
@@ -120,13 +120,7 @@ class PlanLog:
         """
         path = f"{self._folder}/{self.size:08d}.json.gz"
         data = entry.encode()
-        try:
-            retry(
-                lambda: self._store.create(path, data),
-                lambda error: isinstance(error, FileExistsError) or is_permanent(error),
-            )
-        except FileExistsError:
-            # Another run's, or our own if only the reply of an earlier try was lost.
+        if not create_once(lambda: self._store.create(path, data)):
             stored = self._entry(path)
             return stored.encode() == data, self.apply(stored)
         return True, self.apply(entry)

@@ -315,6 +315,7 @@ class _Run:
                 "date": str(self._job.date),
                 "began": self._began_at.isoformat(timespec="seconds"),
                 "chosen": self._chosen,
+                "job": self._job.public,
                 "this_run": self._totals.record,
                 "failed_sources": {id_: [marks[id_], why] for id_, why in failed.items()},
                 "failed_units": outcome.failed_units,

@@ -36,3 +36,15 @@ def retry(
                 raise
         time.sleep(pause * 2**earlier)
     return step()
+
+
+def create_once(create: Callable[[], None]) -> bool:
+    """Runs a create-if-absent until it succeeds; false if there is such a file already.
+
+    That may be our own, if only the reply of an earlier try was lost.
+    """
+    try:
+        retry(create, lambda error: isinstance(error, FileExistsError) or is_permanent(error))
+    except FileExistsError:
+        return False
+    return True

@@ -24,8 +24,9 @@ ORDER = [
     ["engines", "plan"],
     ["attention"],
     ["runtime"],
-    ["checks"],
+    ["checks", "exports"],
     ["display"],
+    ["command"],
     ["cli"],
     ["__main__"],
 ]

@@ -47,7 +47,7 @@ OUTSIDE = {
         "my-job.yaml",
     ),
     *("transformers.py", "torch.py", "wheels/", "predictions/", "day=2026-11-23/", "metrics.json"),
-    *("README.txt", "state.json"),
+    *("README.txt", "state.json", ".bertbatch-*.tmp", "label=positive/"),
     *("out/benchmarks/", "attention.parquet", "_bertbatch", "_bertbatch/"),
     # other libraries' names
     *("AttentionInterface", "If-None-Match", "Xeon", "GELU", "NOREPLACE", "TZ"),
@@ -56,7 +56,7 @@ OUTSIDE = {
     *("auto_map", "quantization_config", "attention_type", "block_sparse", "original_full"),
     *("output_attentions", "ray.init", "suspend: false", "attention_type: original_full"),
     # made by a rule from another name
-    *("token_std",),
+    *("token_std", "p_negative", "p_positive", "<name>_in", "_in"),
     # placeholders, and values of environment variables
     *("OUTPUT", "NEW", "OLD", "INPUT", "ID", "JOB", "NAME", "TEXT", "HEAD"),
 }

@@ -1,0 +1,20 @@
+"""What an export did."""
+
+from bertbatch.display.facts import Facts
+from bertbatch.exports.export import Exported
+from bertbatch.wording import counted
+
+
+def show_exported(done: Exported) -> None:
+    """The rows added, those that the target has, and those that it has not."""
+    facts = Facts()
+    added = counted(done.rows_added, "row") if done.rows_added else "nothing new"
+    facts.add("written", added)
+    absent = f"{done.rows_quarantined:,} in quarantine"
+    if done.rows_left_out:
+        absent += f", {done.rows_left_out:,} left out"
+    facts.add("target", f"{counted(done.rows, 'row')} as {done.format}; absent: {absent}")
+    if done.incomplete:
+        facts.add("", "the output is not complete yet: export again when it is")
+    facts.add("", done.target)
+    facts.show()

@@ -1,0 +1,44 @@
+"""Rows as the bytes of a file: Parquet, CSV or JSONL."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return cast(bytes, sink.getvalue().to_pybytes())
+
+
+def to_csv(table: pa.Table, header: bool = True) -> bytes:
+    """An unquoted empty field is null, `""` is an empty string. Lists and structs are JSON."""
+    columns = {name: _flat(table[name]) for name in table.column_names}
+    sink = pa.BufferOutputStream()
+    options = pa.csv.WriteOptions(include_header=header, quoting_style="needed")
+    pa.csv.write_csv(pa.table(columns), sink, options)
+    return cast(bytes, sink.getvalue().to_pybytes())
+
+
+def to_jsonl(table: pa.Table, header: bool = True) -> bytes:
+    """An object a line. Times are ISO 8601, bytes are base64, what is not a number is null."""
+    return _encoder.encode_lines(table.to_pylist())
+
+
+_encoder = msgspec.json.Encoder()
+ENCODERS: dict[str, Callable[..., bytes]] = {"csv": to_csv, "jsonl": to_jsonl}
+
+
+def _flat(column: pa.ChunkedArray) -> Any:
+    """A column that CSV can hold."""
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        values = (
+            None if value is None else msgspec.json.encode(value).decode()
+            for value in column.to_pylist()
+        )
+        return pa.array(values, pa.string())
+    return column
