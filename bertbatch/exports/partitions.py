@@ -1,4 +1,4 @@
-"""Rows by the values of columns, in folders named as Hive names them.
+"""Rows by the values of columns, in folders named as Hive names them."""
 
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
