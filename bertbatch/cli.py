@@ -202,7 +202,7 @@ def export(
     target: Annotated[str, typer.Argument(help="the file, folder or table to write; or a URL")],
     format: Annotated[
         str | None,
-        typer.Option(help="parquet, csv or jsonl; default: by TARGET's name, or parquet"),
+        typer.Option(help="parquet, csv, jsonl, delta; default: by TARGET's name, or parquet"),
     ] = None,
     partition_by: Annotated[
         str | None, typer.Option(help="columns whose values become folders: a,b")

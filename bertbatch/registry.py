@@ -55,6 +55,12 @@ FORMATS = {
 # Folders that say themselves which of their files are valid. See inputs/listing.py.
 FOLDERS = ("huggingface",)
 
+# Tables that exports write to. See exports/tables.py.
+TABLES = {
+    "delta": Kind("exports.delta:Delta", requires="deltalake", extra="delta"),
+    "iceberg": Kind("exports.iceberg:Iceberg", requires="pyiceberg", extra="iceberg"),
+}
+
 # See tasks/task.py.
 TASKS = {
     "single_label": Kind("tasks.single_label:SingleLabel"),

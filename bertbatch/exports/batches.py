@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bertbatch.errors import JobError
+from bertbatch.exports.rows import ExportedRows
 from bertbatch.output.folder import Output
+from bertbatch.output.part import unit_of_part
 from bertbatch.output.records import fits, reading, text, to_json
+from bertbatch.plan.log import PlanLog
 from bertbatch.storage.retry import create_once
 
 _SHAPE = {"parts": [text]}
-MOST_PARTS = 10_000  # of one batch
+MOST_ROWS = 1_000_000  # planned for one batch, which some tables take as a whole in memory
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,16 @@ class Batches:
         names = self.output.store.names(self._folder)
         return [self._read(f"{self._folder}/{name}") for name in names]
 
-    def next(self, known: list[list[str]], parts: list[str]) -> list[str] | None:
+    def next(self, known: list[list[str]], parts: list[str], plan: PlanLog) -> list[str] | None:
         """Creates the batch after the known ones, or reads it; None if no part is new."""
         old = {part for batch in known for part in batch}
-        new = [part for part in parts if part not in old][:MOST_PARTS]
+        rows = {unit.part: unit.rows for unit in plan.units.values()}
+        new: list[str] = []
+        size = 0
+        for part in parts:
+            if part not in old and (not new or size + rows[part] <= MOST_ROWS):
+                new.append(part)
+                size += rows[part]
         path = f"{self._folder}/{len(known) + 1:08d}.json"
         if not new:
             return None
@@ -51,6 +61,17 @@ class Batches:
             if not fits(record, _SHAPE):
                 raise ValueError("it does not name the parts of a batch")
         return list(record["parts"])
+
+
+def check_not_withdrawn(rows: ExportedRows, batches: list[list[str]]) -> None:
+    """Raises JobError if the output has withdrawn rows that the target has."""
+    withdrawn = rows.plan.withdrawn
+    gone = {part for batch in batches for part in batch if unit_of_part(part) in withdrawn}
+    if gone:
+        raise JobError(
+            f"{rows.output.path} has withdrawn {min(gone)}, whose rows the target has: its source "
+            "has changed or is gone; export to a new target"
+        )
 
 
 def output_id(output: Output) -> str:

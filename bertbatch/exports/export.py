@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertbatch.errors import JobError
+from bertbatch.exports.batches import check_not_withdrawn, output_id
 from bertbatch.exports.encode import ENCODERS, to_parquet
 from bertbatch.exports.folder import Folder
 from bertbatch.exports.input_columns import InputColumns
 from bertbatch.exports.partitions import check_partitions
 from bertbatch.exports.rows import ExportedRows
 from bertbatch.exports.single_file import SingleFile
+from bertbatch.exports.tables import into_table
 from bertbatch.job.schema import Job
 from bertbatch.output.folder import Output, open_output
-from bertbatch.output.part import unit_of_part
 from bertbatch.plan.log import stored_plan
+from bertbatch.registry import TABLES
 from bertbatch.runtime.preflight import check_job
 from bertbatch.storage import stores
-
-FORMATS = ("parquet", "csv", "jsonl", "delta", "iceberg")
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def export(request: Request) -> Exported:
     output = open_output(request.output)
     contract = output.existing_contract()
     plan = stored_plan(output, contract)
-    store, path = stores.connect(request.target)
-    format, single = _format(request, path)
+    iceberg = request.target.startswith("iceberg://")
+    store, path = stores.connect("memory://" if iceberg else request.target)
+    format, single = ("iceberg", False) if iceberg else _format(request, path)
     _check_outside(output, store, path)
     inputs = None
     if request.with_input:
@@ -74,7 +75,9 @@ def export(request: Request) -> Exported:
         "columns": [f"{each.name}: {each.type}" for each in rows.schema],
         "partition_by": list(request.partition_by),
     }
-    if single:
+    if format in TABLES:
+        added = _into_table(request, format, rows, parts)
+    elif single:
         if request.partition_by:
             raise JobError("--partition-by makes a folder of files: name a folder as TARGET")
         written = SingleFile(store, path, format).write(parts, rows, settings)
@@ -103,17 +106,26 @@ def _into_folder(
     """Writes the batches that the folder lacks, old ones and then new ones."""
     batches = folder.begin(rows, settings)
     known = batches.all()
-    gone = {part for batch in known for part in batch if unit_of_part(part) in rows.plan.withdrawn}
-    if gone:
-        raise JobError(
-            f"{rows.output.path} has withdrawn {min(gone)}, whose rows the target has: its source "
-            "has changed or is gone; export to a new target"
-        )
+    check_not_withdrawn(rows, known)
     added = sum(folder.write(i, batch, rows) for i, batch in enumerate(known, 1))
-    while (batch := batches.next(known, parts)) is not None:
+    while (batch := batches.next(known, parts, rows.plan)) is not None:
         known.append(batch)
         added += folder.write(len(known), batch, rows)
     return added
+
+
+def _into_table(request: Request, format: str, rows: ExportedRows, parts: list[str]) -> int:
+    kind = TABLES[format]
+    try:
+        table = kind.load()
+    except ImportError as error:
+        raise JobError(
+            f"--format {format} needs an extra: pip install 'bertbatch[{kind.extra}]'"
+        ) from error
+    output = output_id(rows.output)
+    return into_table(
+        lambda: table(request.target, output, rows.schema, request.partition_by), rows, parts
+    )
 
 
 def _format(request: Request, path: str) -> tuple[str, bool]:
@@ -121,6 +133,11 @@ def _format(request: Request, path: str) -> tuple[str, bool]:
     ending = path.rpartition("/")[2].rpartition(".")[2] if "." in path.rpartition("/")[2] else ""
     named = {"ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
     single = named in ("parquet", *ENCODERS)
+    formats = ("parquet", *ENCODERS, *TABLES)
+    if request.format is not None and request.format not in formats:
+        raise JobError(f"--format {request.format}: there are {', '.join(formats)}")
+    if request.format == "iceberg":
+        raise JobError("--format iceberg: name the table as iceberg://CATALOG/NAMESPACE.TABLE")
     if request.format is not None and single and named != request.format:
         raise JobError(
             f"{request.target} is named as a .{ending} file; name a folder for --format "

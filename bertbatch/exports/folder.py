@@ -1,4 +1,4 @@
-"""An export into a folder: numbered files, which are added to and never rewritten.
+"""An export into a folder: numbered files, which are never rewritten.
 
 The folder's record says which output it is of. Each batch has a record there once all of its
 files are whole; a batch without one is written again, under the same names and with the same rows.

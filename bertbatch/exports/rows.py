@@ -97,6 +97,13 @@ class ExportedRows:
             table = self.inputs.joined(units[0], table)
         return table.select(self.schema.names).cast(self.schema)
 
+    def count(self, unit: Unit) -> int:
+        """How many rows a unit's part has. Raises JobError."""
+        footer = self.output.footer(unit.part)
+        if footer is None:
+            raise JobError(f"{self.output.at(unit.part)} is gone; see bertbatch verify")
+        return int(footer["rows_scored"])
+
     def _plain(self, table: pa.Table) -> pa.Table:
         columns: dict[str, Any] = {}
         for name in table.column_names:

@@ -16,6 +16,7 @@ from bertbatch.engines.batching import Batching
 from bertbatch.engines.devices import device_errors
 from bertbatch.errors import DeviceLost, JobError, OutOfMemory, RunError
 from bertbatch.inputs.listing import list_sources
+from bertbatch.inputs.rows import Types
 from bertbatch.job.model import Model
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.model.tokenizer import Tokenizer
@@ -155,7 +156,11 @@ def test_ids_that_the_model_has_not_stay_with_their_rows(tiny_model, files, bad,
     unit = Unit("u", tuple(Span(source, Cut(0, 20, 0, 1, 100)) for source in sources))
     schema = pa.schema([pa.field("id", pa.int64())])
     context: Any = SimpleNamespace(
-        job=job, specs={"": check_model(job.model)}, format="parquet", schema=schema, rules={}
+        job=job,
+        specs={"": check_model(job.model)},
+        format="parquet",
+        types=Types(schema, pa.schema([])),
+        rules={},
     )
     with pytest.MonkeyPatch.context() as patch:
         mistake(patch, {TEXTS[row]: id_ for row, id_ in bad.items()})

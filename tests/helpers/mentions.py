@@ -52,11 +52,27 @@ OUTSIDE = {
     # other libraries' names
     *("AttentionInterface", "If-None-Match", "Xeon", "GELU", "NOREPLACE", "TZ"),
     *("auth_token", "save_pretrained", "varlen_attn", "trust_remote_code"),
-    *("decode_lines", "pyarrow.json", "save_to_disk", "flatten_indices()", "DatasetDict", "map"),
+    *(
+        "decode_lines",
+        "pyarrow.json",
+        "save_to_disk",
+        "flatten_indices()",
+        "DatasetDict",
+        "map",
+        "vacuum",
+    ),
     *("auto_map", "quantization_config", "attention_type", "block_sparse", "original_full"),
     *("output_attentions", "ray.init", "suspend: false", "attention_type: original_full"),
     # made by a rule from another name
-    *("token_std", "p_negative", "p_positive", "<name>_in", "_in"),
+    *(
+        "token_std",
+        "bertbatch/<id of the output>",
+        "bertbatch.<id of the output>",
+        "p_negative",
+        "p_positive",
+        "<name>_in",
+        "_in",
+    ),
     # placeholders, and values of environment variables
     *("OUTPUT", "NEW", "OLD", "INPUT", "ID", "JOB", "NAME", "TEXT", "HEAD"),
 }
