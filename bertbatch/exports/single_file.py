@@ -1,4 +1,4 @@
-"""An export into one file, which is written anew as a whole and then put in place in one step.
+"""An export into one file, which is written anew as a whole, then put in place in one step.
 
 The output remembers what it wrote. A file that is not that is left alone.
 """
