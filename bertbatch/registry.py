@@ -53,7 +53,11 @@ FORMATS = {
     "text": Kind("inputs.formats.text:TextReader", endings=packed(".txt")),
 }
 # Folders that say themselves which of their files are valid. See inputs/listing.py.
-FOLDERS = ("huggingface",)
+FOLDERS = {
+    "huggingface": Kind("inputs.huggingface:saved_files"),
+    "delta": Kind("inputs.delta:DeltaTable", requires="deltalake", extra="delta"),
+    "iceberg": Kind("inputs.iceberg:IcebergTable", requires="pyiceberg", extra="iceberg"),
+}
 
 # Tables that exports write to. See exports/tables.py.
 TABLES = {

@@ -8,6 +8,7 @@ loaded anew for the write, so one object is checked and written to.
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -52,7 +53,7 @@ class Delta:
             write_deltalake(
                 self._table, reader, mode="append", commit_properties=CommitProperties(**properties)
             )
-        except DeltaError as error:
+        except Exception as error:
             if DeltaTable(self._url).version() > before:
                 raise Conflict(first_line(error)) from error
             raise JobError(f"{self._url}: {first_line(error)}") from error
@@ -60,7 +61,11 @@ class Delta:
 
 def _created(url: str, schema: pa.Schema, by: tuple[str, ...]) -> DeltaTable:
     try:
+        if fsspec.core.url_to_fs(url)[0].find(url):
+            raise JobError(f"{url} holds files, and is no Delta table; name a new folder")
         DeltaTable.create(url, schema=schema, mode="ignore", partition_by=list(by) or None)
         return DeltaTable(url)
-    except (DeltaError, OSError, ValueError) as error:
+    except JobError:
+        raise
+    except Exception as error:  # delta-rs raises Exception itself for types that Delta has not
         raise JobError(f"{url}: no Delta table can be made there: {first_line(error)}") from error

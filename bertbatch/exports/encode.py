@@ -1,5 +1,6 @@
 """Rows as the bytes of a file: Parquet, CSV or JSONL."""
 
+import base64
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -29,16 +30,23 @@ def to_jsonl(table: pa.Table, header: bool = True) -> bytes:
     return _encoder.encode_lines(table.to_pylist())
 
 
-_encoder = msgspec.json.Encoder()
+def _text(value: Any) -> str:
+    """Times that are too fine for Python's, as pandas has them."""
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_text)
 ENCODERS: dict[str, Callable[..., bytes]] = {"csv": to_csv, "jsonl": to_jsonl}
 
 
 def _flat(column: pa.ChunkedArray) -> Any:
-    """A column that CSV can hold."""
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        values = (
-            None if value is None else msgspec.json.encode(value).decode()
-            for value in column.to_pylist()
-        )
-        return pa.array(values, pa.string())
-    return column
+    """A column that CSV can hold: JSON of lists and structs, base64 of bytes."""
+    kind = column.type
+    if pa.types.is_nested(kind):
+        write = _encoder.encode
+    elif kind in (pa.binary(), pa.large_binary()) or pa.types.is_fixed_size_binary(kind):
+        write = base64.b64encode
+    else:
+        return column
+    values = (None if value is None else write(value).decode() for value in column.to_pylist())
+    return pa.array(values, pa.string())

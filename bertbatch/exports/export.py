@@ -61,7 +61,9 @@ def export(request: Request) -> Exported:
     _check_outside(output, store, path)
     inputs = None
     if request.with_input:
-        preflight = check_job(request.job or _last_job(output))
+        job = request.job or _last_job(output)
+        here = job.output.model_copy(update={"path": request.output})
+        preflight = check_job(job.model_copy(update={"output": here}))
         plan = preflight.plan
         inputs = InputColumns.of(preflight)
     rows = ExportedRows(output, contract, plan, request.class_columns or format == "csv", inputs)

@@ -21,11 +21,12 @@ from bertbatch.exports.rows import ExportedRows, pieces
 from bertbatch.output.records import count, fits, reading, row, text, to_json
 from bertbatch.storage.retry import create_once, retry
 from bertbatch.storage.stores import Store
+from bertbatch.units import digest
 
 RECORDS = "_bertbatch_export"
 FILE_ROWS, FILE_BYTES = 1_000_000, 256 << 20  # a file is closed above these
 _TARGET = {"id": text, "output": text, "settings": {"*": lambda value: True}}
-_BATCH = {"rows": count, "files": {"*": row(count, text)}}
+_BATCH = {"rows": count, "parts": text, "files": {"*": row(count, text)}}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class Folder:
             if record[key] != value:
                 what = "another output" if key == "output" else f"other settings ({record[key]})"
                 raise JobError(f"{self.path} is an export of {what}; name a new target")
-        return Batches(rows.output, record["id"])
+        batches = Batches(rows.output, record["id"])
+        written = len(self.store.names(f"{self.path}/{RECORDS}")) - 1
+        if written > len(batches.all()):
+            raise JobError(_restored(self.path, rows.output.path))
+        return batches
 
     def write(self, number: int, parts: list[str], rows: ExportedRows) -> int:
         """Writes a batch, unless it is there. Returns how many rows it adds.
@@ -63,6 +68,8 @@ class Folder:
         path = f"{self.path}/{RECORDS}/{number:08d}.json"
         done = self._record(path, _BATCH)
         if done is not None:
+            if done["parts"] != digest(parts):
+                raise JobError(_restored(self.path, rows.output.path))
             self._check(done["files"])
             return 0
         files: dict[str, list[Any]] = {}
@@ -71,7 +78,7 @@ class Folder:
             retry(partial(self.store.replace, f"{self.path}/{name}", content))
             files[name] = [len(content), sha256(content).hexdigest()]
             total += held
-        data = to_json({"rows": total, "files": files})
+        data = to_json({"rows": total, "parts": digest(parts), "files": files})
         create_once(lambda: self.store.create(path, data))  # or another exporter did
         return total
 
@@ -111,3 +118,10 @@ class Folder:
             if not fits(record, shape):
                 raise ValueError("it is not the record of an export")
         return dict(record)
+
+
+def _restored(target: str, output: str) -> str:
+    return (
+        f"{target} has batches of {output} that this does not know: the output was copied or "
+        "restored since; export to a new target"
+    )

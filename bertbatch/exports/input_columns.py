@@ -75,6 +75,9 @@ class InputColumns:
         mine = np.asarray(table["source"].combine_chunks()) == source.id
         wanted = table["row"].to_numpy()[mine]
         at = np.searchsorted(rows.row, wanted)
+        for row, why in rows.bad:
+            if row in wanted:
+                raise SourceError(source.id, f"row {row}, which was scored: {why}")
         if len(wanted) and (len(rows.row) <= at.max() or (rows.row[at] != wanted).any()):
             raise SourceError(source.id, "has not the rows that were scored")
         return typed.take(pa.array(at))

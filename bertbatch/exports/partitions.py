@@ -16,9 +16,12 @@ def partitioned(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[str, pa.Ta
     keys = table.select(by).append_column("_row", pa.array(range(table.num_rows)))
     groups = keys.group_by(list(by), use_threads=False).aggregate([("_row", "list")])
     rest = table.drop_columns(list(by))
+    rows: dict[str, list[int]] = {}  # several values may have one folder
     for group in groups.to_pylist():
         folder = "/".join(f"{_encoded(name)}={_value(group[name])}" for name in by)
-        yield folder, rest.take(pa.array(sorted(group["_row_list"]), pa.int64()))
+        rows.setdefault(folder, []).extend(group["_row_list"])
+    for folder, held in rows.items():
+        yield folder, rest.take(pa.array(sorted(held), pa.int64()))
 
 
 def _value(value: object) -> str:

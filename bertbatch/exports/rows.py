@@ -40,7 +40,9 @@ class ExportedRows:
             column = column_of(model, "scores")
             kind = self._stored.field(column).type if column in self._stored.names else None
             if kind is not None and said.get("labels") and kind == pa.list_(pa.float32()):
-                labels[column] = [column_of(model, f"p_{label}") for label in said["labels"]]
+                names = [column_of(model, f"p_{label}") for label in said["labels"]]
+                taken = self._stored.names
+                labels[column] = [f"{n}_class" if n in taken else n for n in names]
         object.__setattr__(self, "_labels", labels if self.classes else {})
 
     @property
@@ -63,9 +65,20 @@ class ExportedRows:
         return pa.schema(fields)
 
     def ordered(self, parts: Sequence[str]) -> list[list[Unit]]:
-        """The units of some parts in the order of their sources, each with what mends it."""
+        """The units of some parts in the order of their sources, each with what mends it.
+
+        Raises JobError if the plan does not have them.
+        """
         of_part = {unit.part: unit for unit in self.plan.units.values()}
-        units = [of_part[part] for part in parts if part in of_part]
+        if not of_part.keys() >= set(parts):  # another exporter has seen what was planned since
+            self.plan.refresh()
+            of_part = {unit.part: unit for unit in self.plan.units.values()}
+        if unknown := [part for part in parts if part not in of_part]:
+            raise JobError(
+                f"{self.output.path} has no plan for {unknown[0]}, which an export has begun to "
+                "copy: it was withdrawn, or the output was restored; export to a new target"
+            )
+        units = [of_part[part] for part in parts]
         ids = {unit.id for unit in units}
         again: dict[str, list[Unit]] = {}
         for unit in units:

@@ -3,21 +3,20 @@
 Names tell the formats of files; no file is opened here.
 """
 
-import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from fsspec.utils import glob_translate
-
 from bertbatch.errors import EmptyInput, JobError
 from bertbatch.inputs.huggingface import saved_files
+from bertbatch.inputs.outside import check_outside
 from bertbatch.inputs.paths import find
 from bertbatch.inputs.refused_tables import refuse_tables
+from bertbatch.inputs.tables import InputTable, find_table
 from bertbatch.job.schema import Job
 from bertbatch.registry import FORMATS
 from bertbatch.storage import stores
@@ -33,6 +32,17 @@ class Listing:
     format: str
     sources: list[Source]
     left_out: Counter[str] = field(default_factory=Counter)
+    table: InputTable | None = None  # that the sources are files of
+
+    def url(self, id_: str) -> str:
+        """Where a source is that may have been planned before; "" if it is gone."""
+        if self.table is not None:
+            return self.table.table.url(id_)
+        return self._urls.get(id_, "")
+
+    @cached_property
+    def _urls(self) -> dict[str, str]:
+        return {source.id: source.url for source in self.sources}
 
 
 def list_sources(job: Job) -> Listing:
@@ -42,13 +52,19 @@ def list_sources(job: Job) -> Listing:
     file's format, or the output lies inside the input.
     """
     options = job.input
+    if (table := find_table(job)) is not None:
+        return Listing("parquet", table.sources(table.table.files()), table=table)
     found: dict[str, tuple[Source, str]] = {}
     left_out: Counter[str] = Counter()
+    meant: set[str] = set()  # by their own names, or by a glob
     youngest = time.time() - options.min_age
     for given in options.paths:
         for source, modified, explicit in _files(given, job, left_out):
             kind = _format(source.path)
             if options.format in FORMATS:
+                if kind not in (None, "text", options.format) and not explicit:
+                    left_out[f"{kind}, not {options.format}"] += 1
+                    continue
                 kind = options.format
             if kind is None:
                 if explicit:
@@ -64,13 +80,16 @@ def list_sources(job: Job) -> Listing:
                 if key in found and found[key][0].url != source.url:
                     raise JobError(f"input.path {given}: two files are named {key}; rename one")
                 found[key] = (named, kind)
+                if explicit:
+                    meant.add(key)
     formats = sorted({kind for _, kind in found.values()})
-    if "text" in formats and len(formats) > 1 and not any(map(stores.is_glob, options.paths)):
+    if "text" in formats and len(formats) > 1:
         # A README.txt beside the data, say.
-        notes = [key for key, (_, kind) in found.items() if kind == "text"]
-        left_out[f"text files beside {formats[0]} files"] += len(notes)
+        notes = [key for key, (_, kind) in found.items() if kind == "text" and key not in meant]
+        if notes:
+            left_out[f"text files beside {formats[0]} files"] += len(notes)
         found = {key: found[key] for key in found.keys() - notes}
-        formats.remove("text")
+        formats = sorted({kind for _, kind in found.values()})
     if len(formats) > 1:
         raise JobError(
             f"input.path {options.path} holds both {' and '.join(formats)} files; "
@@ -123,30 +142,11 @@ def _files(
     elif single:
         root = path.rpartition("/")[0]
     if not single:
-        _outside(job, store, path)
+        check_outside(job, store, path)
     for file in files:
         relative = file.path.removeprefix(root).lstrip("/")
         url = stores.url_of(given, store, file.path)
         yield Source(relative, url, file.size, file.stamp), file.modified, single or glob
-
-
-def _outside(job: Job, store: stores.Store, path: str) -> None:
-    """Raises JobError if the output would be read as input by the next run."""
-    out, out_path = stores.connect(job.output.path, job.output.storage_options)
-    if out.protocol != store.protocol:
-        return
-    if store.is_local:
-        out_path = os.path.realpath(out_path)
-        path = path if stores.is_glob(path) else os.path.realpath(path)
-    if stores.is_glob(path):
-        inside = re.match(glob_translate(path), f"{out_path}/part.parquet") is not None
-    else:
-        inside = f"{out_path}/".startswith(f"{path.rstrip('/')}/")
-    if inside:
-        raise JobError(
-            f"output.path {job.output.path} lies inside input.path {job.input.path}: the next run "
-            "would read its own predictions; choose a folder outside"
-        )
 
 
 def _format(url: str) -> str | None:

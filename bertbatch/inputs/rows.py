@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.formats.json_columns import WRITTEN
 from bertbatch.inputs.formats.reader import CutSize, Reader, Rows
 from bertbatch.inputs.preparation import prepared, put_together
 from bertbatch.inputs.selection import select
@@ -202,7 +203,8 @@ def _put_together(
     reasons: dict[int, str] = {}
     nulls = np.zeros(table.num_rows, int)
     for name in columns:
-        column = table.column(name)
+        written = name + WRITTEN  # as JSON has it
+        column = table.column(written if written in table.column_names else name)
         if not is_text(column.type):
             column = column.cast(pa.string())
         nulls += column.is_null().to_numpy()

@@ -54,7 +54,10 @@ def shorten(
     Raises SourceError.
     """
     folders = folder_values(source, rules)
-    columns = {field.name: field.type for field in types if field.name not in folders}
+    # A table without columns would forget how many rows it has.
+    columns = dict.fromkeys(options.text_columns) | {
+        field.name: field.type for field in types if field.name not in folders
+    }
     kept: list[Cut] = []
     for cut, rows in zip(cuts, reader.read(source, cuts, columns, options), strict=True):
         selected = select(options, types, source, rows, folders)

@@ -4,8 +4,9 @@ Arrow computes what `job/condition.py` has read. As in SQL, a comparison with nu
 nor false, and only rows for which the whole is true are scored.
 """
 
+import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal
+from contextlib import suppress
 from functools import cache, reduce
 from typing import Any
 
@@ -47,7 +48,13 @@ class Condition:
 
     def check(self, schema: pa.Schema) -> None:
         """Raises ValueError if the columns' types do not go with it."""
-        self.select(schema.empty_table())
+        nulls = [pa.nulls(1, _value_type(field.type)) for field in schema]
+        try:
+            _, reasons = self.select(pa.table(nulls, names=schema.names))
+        except pa.ArrowException as error:  # two types that cannot be compared, or cast
+            raise ValueError(str(error).splitlines()[0]) from error
+        if reasons:  # a value of its own
+            raise ValueError(reasons[0].removeprefix("input.where: "))
 
     def select(self, table: pa.Table) -> tuple[np.ndarray, dict[int, str]]:
         """Which rows are to be scored; why a row cannot tell, by position.
@@ -61,8 +68,17 @@ class Condition:
             return self._carefully(values, table.num_rows)
         return _numpy(true, table.num_rows), {}
 
-    def may_hold(self, schema: pa.Schema) -> pc.Expression:
-        """The condition for Arrow, by which it tells where no row can be true."""
+    def may_hold(self, schema: pa.Schema) -> pc.Expression | None:
+        """The condition for Arrow, by which it tells where no row can be true.
+
+        None if it could tell wrong: least and largest values leave out what is not a number, and
+        Arrow has IN true or false where SQL has it null.
+        """
+        kinds = [_value_type(schema.field(name).type) for name in self.columns]
+        if any(map(pa.types.is_floating, kinds)):
+            return None
+        if any(node.find(exp.In) for node in self._tree.find_all(exp.Is)):
+            return None
         return _truth(self._tree, _Fields(schema))
 
     def _carefully(
@@ -202,7 +218,7 @@ def _truth(node: Node, how: _How) -> Any:
     if isinstance(node, exp.In):
         return _in(node, how)
     if isinstance(node, exp.Like):
-        found = pc.match_like(_text(node, node.this, how), pattern=_pattern(node))
+        found = pc.match_substring_regex(_text(node, node.this, how), pattern=_pattern(node))
         return pc.invert(found) if node.args.get("negate") else found
     if isinstance(node, exp.Is):
         if isinstance(node.expression, exp.Null):
@@ -270,7 +286,8 @@ def _in(node: exp.In, how: _How) -> Any:
         known = [_as_time(node, each, kind) for each in known]
     elif not pa.types.is_integer(kind) and kind_of(kind) == "a number":  # of several types
         return reduce(pc.or_kleene, (pc.equal(*pair) for pair in equal))
-    known = [each for each in known if not isinstance(each, (float, Decimal))]  # are no integers
+    elif pa.types.is_integer(kind):
+        known = [int(each) for each in known if each == int(each) and _fits(int(each), kind)]
     if pa.types.is_null(kind):  # nothing is in a list
         return value.cast(pa.bool_())
     found = pc.is_in(value, value_set=pa.array(known, kind))
@@ -290,17 +307,27 @@ def _text(of: Node, node: Node, how: _How) -> Any:
 
 
 def _pattern(node: exp.Like) -> str:
-    """The pattern, in which Arrow takes a backslash for an escape, and SQL does not."""
+    """The pattern as a regular expression: Arrow's LIKE takes a backslash for an escape."""
     pattern = node.expression
     if not (isinstance(pattern, exp.Literal) and pattern.is_string):
         raise ValueError(f"{sql_of(node)}: LIKE takes a string")
-    return str(pattern.this).replace("\\", "\\\\")
+    any_ = {"%": ".*", "_": "."}
+    return r"(?s)\A" + "".join(any_.get(c) or re.escape(c) for c in str(pattern.this)) + r"\z"
+
+
+def _fits(value: int, kind: pa.DataType) -> bool:
+    bounds = np.iinfo(kind.to_pandas_dtype())
+    return int(bounds.min) <= value <= int(bounds.max)
 
 
 def _as_time(of: Node, value: Any, kind: pa.DataType) -> pa.Scalar:
     try:
+        if pa.types.is_timestamp(kind) and kind.tz is not None:  # without a zone it is UTC
+            with suppress(pa.ArrowInvalid):
+                utc = pa.scalar(value).cast(pa.timestamp(kind.unit)).cast(pa.int64())
+                return utc.cast(kind)
         return pa.scalar(value).cast(kind)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise ValueError(f"{sql_of(of)}: {value!r} is not {kind_of(kind)}") from None
 
 

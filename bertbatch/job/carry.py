@@ -50,8 +50,8 @@ def carry_all(
     used |= {carried(spec)[1].casefold() for spec in named}
     renamed: dict[str, str] = {}
     for column in columns:
-        if column in (carried(spec)[0] for spec in specs):
-            continue
+        if column in ("", ALL, *(carried(spec)[0] for spec in specs)):
+            continue  # one without a name, such as pandas' index in CSV, cannot be named
         new = column.replace(":", "_")
         while new.casefold() in used or new.casefold().startswith("attn_"):
             new = f"in_{new}" if new.casefold().startswith("attn_") else f"{new}_in"

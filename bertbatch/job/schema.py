@@ -161,7 +161,7 @@ class Job(Section):
     @property
     def public(self) -> dict[str, Any]:
         """What the job says, without storage options, which may hold secrets."""
-        data: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True)
+        data: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
         sections = [data.get("input"), data.get("output"), data.get("model")]
         for section in (*sections, *data.get("models", [])):
             (section or {}).pop("storage_options", None)

@@ -9,6 +9,7 @@ sources are cut is decided in `planner.py`.
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +20,19 @@ from bertbatch.storage.retry import create_once
 from bertbatch.storage.stores import Store
 from bertbatch.units import Cut, RetryRows, Source, Span, Unit, digest, unit_id
 
+Urls = Callable[[str], str]  # where a source is, by its id
+
 # What one entry covers at most: bounds what is planned before any of it runs.
 ENTRY_SOURCES = 2000
 ENTRY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """A version of a table that is read, and whether all its sources have been planned."""
+
+    version: int
+    done: bool
 
 
 @dataclass
@@ -30,13 +41,15 @@ class Entry:
 
     `withdrawn` are ids of units that this entry withdraws for good, together with those that
     score rows of them again; see `revisions.py`. Sources of withdrawn units that the entry does
-    not name itself are no longer planned.
+    not name itself are no longer planned. `tables`: by id, which version of an input table is
+    being planned, or is.
     """
 
     sources: list[Source]
     units: list[tuple[Span, ...]]
     withdrawn: list[str] = field(default_factory=list)
     retries: list[RetryRows] = field(default_factory=list)
+    tables: dict[str, TableVersion] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         number = {source.id: i for i, source in enumerate(self.sources)}
@@ -48,14 +61,16 @@ class Entry:
             "withdrawn": self.withdrawn,
             "again": [[rows.unit, rows.rows] for rows in self.retries],
         }
+        if self.tables:
+            data["tables"] = {id_: [t.version, int(t.done)] for id_, t in self.tables.items()}
         return gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6, mtime=0)
 
     @staticmethod
-    def decode(data: bytes, urls: dict[str, str]) -> "Entry":
+    def decode(data: bytes, urls: Urls) -> "Entry":
         """Raises ValueError and others if this is not an entry."""
         content = json.loads(gzip.decompress(data))
         sources = [
-            Source(_is(str, id_), urls.get(id_, ""), _is(int, size), _is(str, stamp))
+            Source(_is(str, id_), urls(id_), _is(int, size), _is(str, stamp))
             for id_, size, stamp in content["sources"]
         ]
         units = [
@@ -68,7 +83,12 @@ class Entry:
             RetryRows(_is(str, id_), tuple((_is(str, s), _is(int, n)) for s, n in rows))
             for id_, rows in content.get("again", [])
         ]
-        return Entry(sources, units, [_is(str, id_) for id_ in content["withdrawn"]], retries)
+        tables = {
+            _is(str, id_): TableVersion(_is(int, version), bool(done))
+            for id_, (version, done) in content.get("tables", {}).items()
+        }
+        withdrawn = [_is(str, id_) for id_ in content["withdrawn"]]
+        return Entry(sources, units, withdrawn, retries, tables)
 
 
 def _is(kind: type[Any], value: Any) -> Any:
@@ -95,11 +115,12 @@ class PlanLog:
     A dry run extends it in memory only, with `apply`.
     """
 
-    def __init__(self, store: Store, output: str, fingerprint: str, urls: dict[str, str]):
+    def __init__(self, store: Store, output: str, fingerprint: str, urls: Urls):
         self.sources: dict[str, Source] = {}
         self.units: dict[str, Unit] = {}
         self.withdrawn: dict[str, Unit] = {}
         self.need_tombstones: dict[str, Unit] = {}  # withdrawn units that may still have rows
+        self.tables: dict[str, list[TableVersion]] = {}  # by id, what entries say in turn
         self.size = 0  # entries read so far
         self._store = store
         self._folder = f"{output}/_bertbatch/plan"
@@ -143,6 +164,8 @@ class PlanLog:
                     self.sources.pop(span.source.id, None)
         for source in entry.sources:
             self.sources[source.id] = source
+        for id_, version in entry.tables.items():
+            self.tables.setdefault(id_, []).append(version)
         added = []
         for spans in entry.units:
             unit = Unit(unit_id(spans, self._fingerprint), spans)
@@ -163,6 +186,6 @@ class PlanLog:
 
 def stored_plan(output: Output, contract: dict[str, Any]) -> PlanLog:
     """The plan of an output that is only read: without a job, so without the sources' URLs."""
-    plan = PlanLog(output.store, output.path, stored_fingerprint(contract), {})
+    plan = PlanLog(output.store, output.path, stored_fingerprint(contract), lambda id_: "")
     plan.refresh()
     return plan

@@ -11,7 +11,7 @@ from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
 from bertbatch.inputs.selection import shorten
 from bertbatch.job.input import Input
-from bertbatch.plan.log import ENTRY_BYTES, ENTRY_SOURCES, Entry, PlanLog
+from bertbatch.plan.log import ENTRY_BYTES, ENTRY_SOURCES, Entry, PlanLog, TableVersion
 from bertbatch.units import Cut, Source, Span, Unit, selected
 
 log = logging.getLogger("bertbatch")
@@ -28,6 +28,7 @@ class Planner:
     store_entries: bool = True
     where: pa.Schema = field(default_factory=lambda: pa.schema([]))  # types of its columns
     rules: Mapping[str, int] = field(default_factory=dict)  # of the output
+    table: tuple[str, int] | None = None  # the id of an input table, the version to plan
     failed: dict[str, str] = field(default_factory=dict)  # source id → reason
     threads: int = 8
 
@@ -36,6 +37,8 @@ class Planner:
         rows_left = self.options.limit
         if rows_left is not None:
             rows_left -= sum(unit.selected for unit in self.log.units.values())
+        if not self._say_table(done=False):
+            return
         fresh = (s for s in sources if s.id not in self.log.sources)
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := _take(fresh):
@@ -54,6 +57,24 @@ class Planner:
                         rows_left -= selected(result)
                     cuts[source] = result
                 yield self._store(cuts)
+        if not self.failed:
+            self._say_table(done=True)
+
+    def _say_table(self, done: bool) -> bool:
+        """Stores which version of an input table is being planned, or is.
+
+        Returns false if another run has begun to plan another one.
+        """
+        if self.table is None or not self.store_entries:
+            return True
+        id_, version = self.table
+        now = TableVersion(version, done)
+        while not {now, replace(now, done=True)} & {*self.log.tables.get(id_, [])}:
+            self.log.append(Entry([], [], tables={id_: now}))
+            begun = [each for each in self.log.tables.get(id_, []) if not each.done]
+            if begun and begun[-1].version != version:
+                return False
+        return True
 
     def _cut(self, source: Source) -> list[Cut] | SourceError:
         try:

@@ -17,7 +17,7 @@ from bertbatch.engines.engine import check_installed, check_settings, settings_f
 from bertbatch.errors import JobError
 from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
 from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
-from bertbatch.job.carry import ALL, carry_all, check_carried
+from bertbatch.job.carry import ALL, carried, carry_all, check_carried
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.output.contract import (
@@ -112,6 +112,8 @@ class Preflight:
     def planner(self, store_entries: bool) -> Planner:
         planner = Planner(self.plan, self.reader, self.job.input, self.unit_size(), store_entries)
         planner.where, planner.rules = self.where, self.rules
+        if (table := self.listing.table) is not None:
+            planner.table = table.table.id, table.planned
         return planner
 
     def unit_size(self, workers: int = 1, rate: float = 0.0) -> CutSize:
@@ -184,8 +186,7 @@ def check_job(job: Job) -> Preflight:
     _check_columns(job, specs)
     _check_engines(job, specs)
     rules = rules_of(contract, output.path)
-    urls = {source.id: source.url for source in listing.sources}
-    plan = PlanLog(output.store, output.path, scoring_fingerprint(specs), urls)
+    plan = PlanLog(output.store, output.path, scoring_fingerprint(specs), listing.url)
     if contract is None:
         carried, where = probe(job, listing, reader)
         schema = output_schema(job, specs, carried)
@@ -193,6 +194,8 @@ def check_job(job: Job) -> Preflight:
         schema, where = stored_schema(contract), stored_where(contract)
         compare(contract, make_contract(job, specs, schema, where, rules), output.path)
         plan.refresh()
+        if listing.table is not None:
+            listing.sources = listing.table.follow(plan)
     _check_group(job, schema)
     committed = output.committed() if contract else {}
     _tell_of_raw(job, listing, rules)
@@ -226,8 +229,9 @@ def _with_all_columns(
             log.info("column '%s' is carried as '%s': the output has one of that name", old, new)
     else:
         stored = contract.get("input", {})
-        carry = [ALL] * bool(stored.get("carry_all"))
-        carry += [f"{old}:{new}" for new, old in stored.get("carry", {}).items()]
+        known: dict[str, str] = stored.get("carry", {})
+        asked = {new: old for old, new in map(carried, job.input.carry) if old != ALL}
+        carry = [ALL, *(f"{old}:{new}" for new, old in {**known, **asked}.items())]
     return job.model_copy(update={"input": job.input.model_copy(update={"carry": carry})})
 
 

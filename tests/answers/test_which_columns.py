@@ -53,8 +53,12 @@ def test_all_columns_are_carried(runner, tmp_path, tiny_model, score, caplog) ->
     assert score(tmp_path / "in", tmp_path / "out", runner, **keys).exit_code == 0
     assert predictions(tmp_path / "out").column_names == found.column_names
     sound(tmp_path / "out", rows_scored=40)
+    for carry in (["id"], ["*", "id:other"]):
+        with pytest.raises(JobError, match="belongs to another job"):
+            score(tmp_path / "in", tmp_path / "out", runner, **{"input.carry": carry})
+    score(tmp_path / "in", tmp_path / "some", **{"input.carry": ["id"]})
     with pytest.raises(JobError, match="belongs to another job"):
-        score(tmp_path / "in", tmp_path / "out", runner, **{"input.carry": ["id"]})
+        score(tmp_path / "in", tmp_path / "some", **{"input.carry": "*"})
 
 
 def test_all_columns_of_lines_are_carried(tmp_path, score) -> None:

@@ -94,3 +94,8 @@ def test_tabs_are_between_the_fields_of_a_tsv_file() -> None:
 def test_a_dialect_that_cannot_be_told_apart_is_refused(dialect) -> None:
     with pytest.raises(ValidationError):
         settings_of(**dialect)
+
+
+def test_an_empty_string_may_be_the_last_of_a_file() -> None:
+    _, good, bad = read(stored(b'text,b\na,""\n'), ["text", "b"], settings_of(escape="\\"))
+    assert ([row for _, row in good], bad) == ([["a", ""]], {})

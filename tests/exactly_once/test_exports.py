@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertbatch import JobError
+from bertbatch import Job, JobError, run
+from bertbatch.exports import export as exporting
 from bertbatch.exports import folder
 from bertbatch.exports.export import Request, export
+from bertbatch.exports.rows import ExportedRows
+from bertbatch.output.folder import open_output
+from bertbatch.plan.log import stored_plan
 from bertbatch.runtime import worker
 from tests.helpers.command_line import invoke
 from tests.helpers.jobs import CARRY
@@ -274,3 +279,88 @@ def test_the_command_says_what_it_did(output, tmp_path) -> None:
     assert "nothing new" in said
     code, said = invoke("export", str(tmp_path / "nowhere"), str(tmp_path / "x"))
     assert (code, said.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("format_", ["parquet", "delta"])
+def test_an_exporter_that_began_earlier_writes_what_others_planned(
+    format_, output, source, tmp_path, score, monkeypatch
+) -> None:
+    """It finds a batch with parts that were planned after it began."""
+    request = Request(str(output), str(tmp_path / "rows"), format_)
+    export(request)
+    old = stored_plan(open_output(str(output)), open_output(str(output)).existing_contract())
+    write_parquet(source / "c.parquet", TEXTS[:7], 500)
+    score(source, output, **CARRY, **{"runtime.unit_rows": 10})
+    whole = ExportedRows.read
+    monkeypatch.setattr(ExportedRows, "read", lambda *_: 1 / 0)  # killed with its batch begun
+    with pytest.raises((ZeroDivisionError, JobError)):
+        export(request)
+    monkeypatch.setattr(ExportedRows, "read", whole)
+    monkeypatch.setattr(exporting, "stored_plan", lambda *_: old)
+    assert export(request).rows_added == 7
+
+
+def test_values_that_share_a_folder_share_its_file(tmp_path, score) -> None:
+    values = ["", None, "x", "__HIVE_DEFAULT_PARTITION__"]
+    pq.write_table(pa.table({"text": TEXTS[:4], "k": values}), tmp_path / "x.parquet")
+    score(tmp_path / "x.parquet", tmp_path / "out", **{"input.carry": ["k"]})
+    export(Request(str(tmp_path / "out"), str(tmp_path / "rows"), partition_by=("k",)))
+    assert sorted(read(tmp_path / "rows", "parquet")["row"]) == [0, 1, 2, 3]
+
+
+def test_an_output_may_be_moved(output, source, tmp_path) -> None:
+    output.rename(tmp_path / "moved")
+    request = Request(str(tmp_path / "moved"), str(tmp_path / "rows.parquet"), with_input=True)
+    assert export(request).rows_added == 90
+    assert pq.read_table(tmp_path / "rows.parquet")["text"].null_count == 0
+
+
+def test_a_restored_output_is_refused(output, source, tmp_path, score) -> None:
+    request = Request(str(output), str(tmp_path / "rows"))
+    export(request)
+    records = output / "_bertbatch" / "exports"
+    shutil.copytree(records, tmp_path / "backup")
+    write_parquet(source / "c.parquet", TEXTS[:7], 500)
+    score(source, output, **CARRY)
+    export(request)
+    shutil.rmtree(records)
+    shutil.copytree(tmp_path / "backup", records)
+    write_parquet(source / "d.parquet", TEXTS[:3], 600)
+    score(source, output, **CARRY)
+    with pytest.raises(JobError, match="copied or restored"):
+        export(request)
+
+
+def test_odd_types_are_written(tmp_path, score) -> None:
+    rows = pa.table(
+        {
+            "text": TEXTS[:2],
+            "at": pa.array([1, 10**15 + 1], pa.timestamp("ns")),
+            "in": pa.array([{"t": 1}, None], pa.struct([("t", pa.timestamp("ns"))])),
+            "raw": [b"a\xff", None],
+            "fixed": pa.array([b"ab", b"\xff\xff"], pa.binary(2)),
+            "p_negative": [1.0, 2.0],
+        }
+    )
+    pq.write_table(rows, tmp_path / "in.parquet")
+    score(tmp_path / "in.parquet", tmp_path / "out", **{"input.carry": "*"})
+    for ending in ("csv", "jsonl", "parquet"):
+        target = tmp_path / f"x.{ending}"
+        assert export(Request(str(tmp_path / "out"), str(target))).rows_added == 2
+        assert len(read(target, ending)) == 2
+    assert pd.read_csv(tmp_path / "x.csv")["raw"].tolist()[0] == "Yf8="
+
+
+def test_several_models_come_with_their_input(tmp_path, tiny_model, source) -> None:
+    job = Job.build(
+        {
+            "input": {"path": str(source)},
+            "output": {"path": str(tmp_path / "out")},
+            "models": [{"name": tiny_model, "as": "one"}, {"name": tiny_model, "as": "two"}],
+            "model": {"dtype": "float32", "tokens_per_batch": 512},
+            "runtime": {"runner": "inline"},
+        }
+    )
+    run(job)
+    export(Request(str(tmp_path / "out"), str(tmp_path / "x.csv"), with_input=True))
+    assert {"one_label", "two_label", "text"} <= set(pd.read_csv(tmp_path / "x.csv").columns)

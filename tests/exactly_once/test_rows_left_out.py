@@ -204,3 +204,52 @@ def test_a_part_that_lost_a_row_is_found(tmp_path, score) -> None:
     pq.write_table(content.slice(1), part, write_page_checksum=True)
     problems = verify(open_output(str(tmp_path / "out"))).problems
     assert any("lost" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl", "arrow"])
+def test_folders_alone_may_be_named_beside_a_limit(format_, tmp_path, score) -> None:
+    name = {"parquet": "parquet by polars", "csv": "csv by duckdb", "jsonl": "jsonl by polars"}
+    for day in ("1", "2"):
+        folder = tmp_path / "in" / f"day={day}"
+        folder.mkdir(parents=True)
+        WRITERS[name.get(format_, "arrow file")](table().select(["id", "text"]), folder)
+    keys = {**CARRY, "input.where": "day = '2'", "input.limit": 5}
+    result = score(tmp_path / "in", tmp_path / "out", **keys)
+    assert (result.exit_code, result.run.rows_scored) == (0, 5)
+    sound(tmp_path / "out", rows_scored=5)
+
+
+def test_an_empty_shard_has_nothing_to_select(tmp_path, score) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(table().slice(0, 0), tmp_path / "in" / "a.parquet")
+    pq.write_table(table(), tmp_path / "in" / "b.parquet")
+    keys = {**CARRY, "input.where": "stars > 2", "input.limit": 3}
+    result = score(tmp_path / "in", tmp_path / "out", **keys)
+    assert (result.exit_code, result.run.rows_scored) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("where", "wanted"),
+    [
+        ("NOT (x < 5)", [2, 3]),
+        ("x <> 3", [0, 1, 2, 3]),
+        ("(i IN (1, 2)) IS NULL", [2]),
+        ("(i IN (1, 2)) IS NOT NULL", [0, 1, 3, 4, 5]),
+        ("NOT ((i IN (1)) IS FALSE)", [0, 2]),
+    ],
+)
+def test_row_groups_are_not_judged_by_what_their_values_leave_out(
+    where, wanted, tmp_path, score
+) -> None:
+    """Least and largest values do not tell of NaN, and IN is null for null."""
+    nan = float("nan")
+    rows = pa.table(
+        {
+            "text": TEXTS[:6],
+            "x": [1.0, 2.0, nan, nan, 3.0, 3.0],
+            "i": pa.array([1, 2, None, 3, 4, 5], pa.int64()),
+        }
+    )
+    pq.write_table(rows, tmp_path / "x.parquet", row_group_size=2)
+    result = score(tmp_path / "x.parquet", tmp_path / "out", **{"input.where": where})
+    assert result.to_pandas()["row"].tolist() == wanted

@@ -50,6 +50,8 @@ class ArrowReader:
         columns: Mapping[str, pa.DataType | None],
         options: Input,
     ) -> Iterator[Rows]:
+        if not cuts:
+            return
         with _open(source, options) as arrow:
             check_columns(source, columns, arrow.schema)
             picked = Columns.of(columns, arrow.schema)

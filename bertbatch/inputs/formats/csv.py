@@ -134,7 +134,8 @@ def _column(fields: Fields, which: Ints, escape: str | None) -> pa.Array:
     empty = start == stop
     first = fields.offsets(start)
     if escape is not None:
-        short = np.flatnonzero(stop - start == 2)  # so that it has no quotes
+        plain = (stop - start == 2) & (fields.offsets(stop) - first == 2)  # has no quotes
+        short = np.flatnonzero(plain)
         pairs = fields.text[first[short, None] + (0, 1)]
         empty[short] = (pairs == (ord(escape), ord("N"))).all(axis=1)
     # Every second value is a field, the others lie between fields: nothing is copied yet.

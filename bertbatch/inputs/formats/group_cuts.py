@@ -119,6 +119,8 @@ def tables_of(
 def held_bytes(array: pa.Array) -> int:
     """The bytes of an array with its dictionaries written out."""
     kind = array.type
+    if pa.types.is_dictionary(kind) and not _is_bytes(kind.value_type):
+        return held_bytes(array.dictionary_decode())
     if pa.types.is_dictionary(kind):
         lengths = pc.binary_length(array.dictionary)
         return int(pc.sum(lengths.take(array.indices)).as_py() or 0)
@@ -129,3 +131,11 @@ def held_bytes(array: pa.Array) -> int:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return held_bytes(array.flatten())
     return int(array.nbytes)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether Arrow tells how long each value is."""
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from bertbatch.job.input import Input
 
 # What msgspec and Arrow raise for a value that is of another type, too large or too deep.
 _WRONG = (ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException)
+WRITTEN = "\0"  # ends the name of the column with a value's text, beside its typed one
 _Get = Callable[[Any], Any]  # a column's value in an object
 
 
@@ -29,27 +30,26 @@ class JsonColumns:
 
     def __init__(self, columns: Mapping[str, pa.DataType | None], options: Input):
         # What a template names is text as it is written, also if it is a number.
+        # One that is carried as well has two columns: its value, and its text.
         template = options.texts.get("template", ())
         self._types = {name: kind or pa.string() for name, kind in columns.items()}
+        texts = {name: name + WRITTEN * bool(columns[name]) for name in template if name in columns}
+        self._types |= dict.fromkeys(texts.values(), pa.string())
         roots = {name.partition(".")[0] for name in columns if "." in name}
         fields: dict[str, Any] = dict.fromkeys(roots, msgspec.Raw)
-        later = []  # decoded in a second step
-        for name, kind in columns.items():
-            if name in roots or "." in name or (kind is None and name in template):
-                fields[name] = msgspec.Raw
-                later.append(name)
-            else:
-                fields[name] = decodable(self._types[name])
+        for name in columns:
+            raw = name in roots or "." in name or name in texts
+            fields[name] = msgspec.Raw if raw else decodable(self._types[name])
         place = {name: f"f{i}" for i, name in enumerate(fields)}
         self._decode = msgspec.json.Decoder(object_of(fields, others=True)).decode
-        self._get: dict[str, _Get] = {}
-        for name in columns:
-            written = columns[name] is None and name in template
-            self._get[name] = (
-                _later(name, place, _as_written if written else self._types[name])
-                if name in later
-                else attrgetter(place[name])
-            )
+        self._get: dict[str, _Get] = {
+            name: _later(name, place, self._types[name])
+            if fields[name] is msgspec.Raw
+            else attrgetter(place[name])
+            for name in columns
+        }
+        for name, column in texts.items():
+            self._get[column] = _later(name, place, _as_written)
 
     def read(self, first_row: int, lines: Sequence[tuple[int, bytes]]) -> Rows:
         """The rows of some lines, each with its number."""

@@ -4,6 +4,7 @@ A number is an integer or not, as it is written; a string is never a time. Where
 integer may stand among numbers, and else the first one's type holds.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -16,12 +17,22 @@ _SCALARS = {pa.string(): str, pa.bool_(): bool, pa.int64(): _INTEGER, pa.float64
 
 
 def schema_of(objects: Iterable[Mapping[str, Any]]) -> pa.Schema:
-    """The fields of some objects, in the order in which they come up. What is only null is text."""
+    """The fields of some objects, in the order in which they come up. What is only null is text.
+
+    Those that no column can hold are left out: objects without fields, integers of more than 64
+    bits, and names that msgspec does not take.
+    """
     found: dict[str, pa.DataType] = {}
     for each in objects:
         for name, value in each.items():
             found[name] = _both(found.get(name, pa.null()), _type_of(value))
-    return pa.schema([(name, _settled(kind)) for name, kind in found.items()])
+    return pa.schema(
+        [
+            (name, _settled(kind))
+            for name, kind in found.items()
+            if _is_usable(kind) and not re.search(r'["\\\x00-\x1f]', name)
+        ]
+    )
 
 
 def decodable(kind: pa.DataType) -> Any:
@@ -56,7 +67,7 @@ def _type_of(value: Any) -> pa.DataType:
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
-        return pa.int64() if -_MOST <= value < _MOST else pa.null()
+        return pa.int64() if -_MOST <= value < _MOST else pa.struct([])
     if isinstance(value, list):
         inner = pa.null()
         for each in value:
@@ -84,14 +95,22 @@ def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return one
 
 
+def _is_usable(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind):
+        return _is_usable(kind.value_type)
+    if not pa.types.is_struct(kind):
+        return True
+    return kind.num_fields > 0 and all(_is_usable(kind.field(i).type) for i in _places(kind))
+
+
 def _settled(kind: pa.DataType) -> pa.DataType:
     """The type with text wherever nothing is known, which Parquet could not hold."""
     if pa.types.is_list(kind):
         return pa.list_(_settled(kind.value_type))
-    if pa.types.is_struct(kind) and kind.num_fields:
+    if pa.types.is_struct(kind):
         fields = [kind.field(i) for i in _places(kind)]
         return pa.struct([(field.name, _settled(field.type)) for field in fields])
-    return pa.string() if pa.types.is_null(kind) or pa.types.is_struct(kind) else kind
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _places(kind: pa.StructType) -> range:

@@ -52,6 +52,8 @@ class ParquetReader:
         columns: Mapping[str, pa.DataType | None],
         options: Input,
     ) -> Iterator[Rows]:
+        if not cuts:
+            return
         with _open(source, options) as (parquet, handle):
             plain = parquet()
             check_columns(source, columns, plain.schema_arrow)
@@ -100,6 +102,8 @@ def _may_hold(
 
     try:
         where = condition(options.where).may_hold(schema)
+        if where is None:
+            return lambda cut: True
         fragment = ds.ParquetFileFormat().make_fragment(handle).subset(filter=where, schema=schema)
     except (pa.ArrowException, ValueError):
         return lambda cut: True

@@ -61,7 +61,7 @@ def rows_of(world: World, part: Part) -> list[tuple[str, int]]:
 
 
 def log_of(world: World) -> PlanLog:
-    plan = PlanLog(Store(lambda op: world.do(op)[1]), "out", "model", {})
+    plan = PlanLog(Store(lambda op: world.do(op)[1]), "out", "model", lambda id_: "")
     plan.refresh()
     return plan
 

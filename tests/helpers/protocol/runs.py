@@ -62,7 +62,7 @@ def run(
     With `retry` it scores what is in quarantine again; if it is `cured`, without failing.
     """
     output = Output(store, "out")
-    plan = PlanLog(store, "out", "model", {id_: id_ for id_ in inputs})
+    plan = PlanLog(store, "out", "model", lambda id_: id_ if id_ in inputs else "")
     plan.refresh()
     revisions = Revisions(plan, output, SCHEMA)
     committed = output.committed()
