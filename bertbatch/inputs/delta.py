@@ -1,4 +1,4 @@
-"""Delta tables as input: the files of one version, and later what came to it.
+"""Delta tables as input: the files of one version, later those that came to it.
 
 The first run reads the files of the newest version. A later one reads the files that commits since
 then have added; a commit that only rewrites rows, as compaction does, adds none. Files are read
@@ -36,7 +36,9 @@ class DeltaTable:
             marked = self._table.deletion_vectors().read_all().num_rows
         except Exception as error:  # delta-rs and its storages have many
             reason = first_line(error)
-            raise JobError(f"input.path {given}: is no Delta table to read: {reason}") from error
+            raise JobError(
+                f"input.path {given}: {path} is a Delta table that cannot be read: {reason}"
+            ) from error
         mapping = self._metadata.configuration.get("delta.columnMapping.mode", "none")
         if mapping != "none":
             self._refuse(f"maps its columns by {mapping}, so that files have other names for them")

@@ -1,4 +1,4 @@
-"""Iceberg tables as input: the files of one snapshot, and later what came to it.
+"""Iceberg tables as input: the files of one snapshot, later those that came to it.
 
 A version is a snapshot's sequence number. Snapshots that only replace files, as compaction does,
 add no rows. Tables whose files alone do not tell their rows are refused: with deleted rows in

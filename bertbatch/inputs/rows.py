@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
-from bertbatch.inputs.formats.json_columns import WRITTEN
-from bertbatch.inputs.formats.reader import CutSize, Reader, Rows
+from bertbatch.inputs.formats.reader import WRITTEN, CutSize, Reader, Rows
 from bertbatch.inputs.preparation import prepared, put_together
 from bertbatch.inputs.selection import select
 from bertbatch.inputs.typed_columns import folder_values, typed_columns

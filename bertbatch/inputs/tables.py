@@ -1,13 +1,14 @@
-"""The sources of a job whose input is a table with a log: Delta or Iceberg.
+"""The sources of a job whose input is a Delta or an Iceberg table.
 
 A run plans one version of the table, which the plan names before its first source and again after
 the last. So a run that was killed is continued with that version, and the next night begins where
 it ended. How a table is read is in `delta.py` and `iceberg.py`.
 """
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from bertbatch.errors import JobError
 from bertbatch.inputs.outside import check_outside
@@ -15,9 +16,6 @@ from bertbatch.job.schema import Job
 from bertbatch.registry import FOLDERS
 from bertbatch.storage import stores
 from bertbatch.units import Source
-
-if TYPE_CHECKING:
-    from bertbatch.plan.log import PlanLog
 
 LOG = "_delta_log"
 ICEBERG = "iceberg://"
@@ -67,24 +65,26 @@ class InputTable:
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(self._source, names))
 
-    def follow(self, plan: "PlanLog") -> list[Source]:
+    def follow(
+        self, planned: Mapping[str, Source], seen: Sequence[tuple[int, bool]]
+    ) -> list[Source]:
         """The sources that were planned, and those that the version to plan has besides.
 
-        Raises JobError if the log does not tell, or tells of rows that were changed.
+        `seen`: the versions whose planning was begun, and whether it was ended. Raises JobError
+        if the log does not tell what is new, or tells of rows that were changed.
         """
         table = self.table
-        if plan.sources and table.id not in plan.tables:
+        if planned and not seen:
             raise JobError(f"input.path {self.given} is another table than the one planned before")
-        seen = plan.tables.get(table.id, [])
-        done = max((each.version for each in seen if each.done), default=None)
+        done = max((version for version, ended in seen if ended), default=None)
         after = -1 if done is None else done
-        begun = [each.version for each in seen if not each.done and each.version > after]
+        begun = [version for version, ended in seen if not ended and version > after]
         self.planned = begun[-1] if begun else table.version
         if self.planned != table.version:
             table = table.at(self.planned)
         names = table.files() if done is None else table.added(done)
-        new = self.sources([name for name in names if name not in plan.sources])
-        return sorted([*plan.sources.values(), *new], key=lambda source: source.id)
+        new = self.sources([name for name in names if name not in planned])
+        return sorted([*planned.values(), *new], key=lambda source: source.id)
 
     def _source(self, name: str) -> Source:
         try:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlglot import exp
 
+from bertbatch.inputs.where_columns import Arrays, Carefully, Fields, value_type
 from bertbatch.job.condition import (
     Node,
     columns_of,
@@ -48,7 +49,7 @@ class Condition:
 
     def check(self, schema: pa.Schema) -> None:
         """Raises ValueError if the columns' types do not go with it."""
-        nulls = [pa.nulls(1, _value_type(field.type)) for field in schema]
+        nulls = [pa.nulls(1, value_type(field.type)) for field in schema]
         try:
             _, reasons = self.select(pa.table(nulls, names=schema.names))
         except pa.ArrowException as error:  # two types that cannot be compared, or cast
@@ -63,7 +64,7 @@ class Condition:
         """
         values = {name: _plain(table.column(name)) for name in self.columns}
         try:
-            true = _truth(self._tree, _Arrays(values))
+            true = _truth(self._tree, Arrays(values))
         except pa.ArrowInvalid:
             return self._carefully(values, table.num_rows)
         return _numpy(true, table.num_rows), {}
@@ -74,17 +75,17 @@ class Condition:
         None if it could tell wrong: least and largest values leave out what is not a number, and
         Arrow has IN true or false where SQL has it null.
         """
-        kinds = [_value_type(schema.field(name).type) for name in self.columns]
+        kinds = [value_type(schema.field(name).type) for name in self.columns]
         if any(map(pa.types.is_floating, kinds)):
             return None
         if any(node.find(exp.In) for node in self._tree.find_all(exp.Is)):
             return None
-        return _truth(self._tree, _Fields(schema))
+        return _truth(self._tree, Fields(schema))
 
     def _carefully(
         self, values: dict[str, pa.ChunkedArray], rows: int
     ) -> tuple[np.ndarray, dict[int, str]]:
-        found = _Carefully(values)
+        found = Carefully(values)
         try:
             true = _truth(self._tree, found)
         except pa.ArrowInvalid as error:  # two numbers that no type holds
@@ -114,91 +115,7 @@ def condition(text: str) -> Condition:
     return Condition(text)
 
 
-class _Arrays:
-    """Columns as arrays."""
-
-    def __init__(self, values: dict[str, pa.ChunkedArray]):
-        self._values = values
-
-    def column(self, name: str) -> Any:
-        return self._values[name]
-
-    def literal(self, value: Any) -> Any:
-        return pa.scalar(value)
-
-    def cast(self, node: exp.Cast, value: Any, kind: pa.DataType) -> Any:
-        return value.cast(kind)
-
-    def type_of(self, node: Node, value: Any) -> pa.DataType:
-        return value.type
-
-    def known(self, node: Node, value: Any) -> Any:
-        """What is told of null, but null itself where a cast has failed."""
-        return value
-
-
-class _Carefully(_Arrays):
-    """Columns as arrays; what cannot be cast is null, and noted."""
-
-    def __init__(self, values: dict[str, pa.ChunkedArray]):
-        super().__init__(values)
-        self.failed: dict[int, str] = {}
-        self._failed_in: dict[int, set[int]] = {}  # the rows of each cast
-
-    def cast(self, node: exp.Cast, value: Any, kind: pa.DataType) -> Any:
-        if isinstance(value, pa.Scalar):
-            return value.cast(kind)
-        cast = []
-        rows = self._failed_in.setdefault(id(node), set())
-        for i, each in enumerate(value):
-            try:
-                cast.append(each.cast(kind).as_py())
-            except pa.ArrowInvalid:
-                cast.append(None)
-                rows.add(i)
-                said = f"input.where: {node.sql('duckdb')} fails for {each.as_py()!r:.100}"
-                self.failed.setdefault(i, said)
-        return pa.chunked_array([pa.array(cast, kind)])
-
-    def known(self, node: Node, value: Any) -> Any:
-        within = (self._failed_in.get(id(cast), set()) for cast in node.find_all(exp.Cast))
-        rows = set[int]().union(*within)
-        if not rows:
-            return value
-        failed = np.zeros(len(value), bool)
-        failed[list(rows)] = True
-        return pc.if_else(pa.array(failed), pa.scalar(None, pa.bool_()), value)
-
-
-class _Fields:
-    """Columns as fields of an Arrow expression."""
-
-    def __init__(self, schema: pa.Schema):
-        self._schema = schema
-
-    def column(self, name: str) -> Any:
-        return pc.field(name)
-
-    def literal(self, value: Any) -> Any:
-        return pc.scalar(value)
-
-    def cast(self, node: exp.Cast, value: Any, kind: pa.DataType) -> Any:
-        return value.cast(kind)
-
-    def type_of(self, node: Node, value: Any) -> pa.DataType:
-        while isinstance(node, exp.Paren):
-            node = node.this
-        if isinstance(node, exp.Column):
-            return _value_type(self._schema.field(name_of(node)).type)
-        if isinstance(node, exp.Cast):
-            return type_of(node.args["to"])
-        return pa.scalar(value_of(node)).type if is_literal(node) else pa.bool_()
-
-    def known(self, node: Node, value: Any) -> Any:
-        return value
-
-
-_How = _Arrays | _Fields
+_How = Arrays | Fields
 
 
 def _truth(node: Node, how: _How) -> Any:
@@ -291,7 +208,7 @@ def _in(node: exp.In, how: _How) -> Any:
     if pa.types.is_null(kind):  # nothing is in a list
         return value.cast(pa.bool_())
     found = pc.is_in(value, value_set=pa.array(known, kind))
-    if isinstance(how, _Fields):  # Arrow tells less of the exact form, and null is not true
+    if isinstance(how, Fields):  # Arrow tells less of the exact form, and null is not true
         return found
     null = pa.scalar(None, pa.bool_())
     found = pc.if_else(pc.is_null(value), null, found)
@@ -331,15 +248,9 @@ def _as_time(of: Node, value: Any, kind: pa.DataType) -> pa.Scalar:
         raise ValueError(f"{sql_of(of)}: {value!r} is not {kind_of(kind)}") from None
 
 
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    if isinstance(kind, pa.JsonType):
-        kind = kind.storage_type
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Without dictionaries and views, which some of Arrow's functions do not take."""
-    kind = _value_type(column.type)
+    kind = value_type(column.type)
     kind = pa.string() if kind == pa.string_view() else kind
     return column if kind == column.type else column.cast(kind)
 

@@ -194,8 +194,9 @@ def check_job(job: Job) -> Preflight:
         schema, where = stored_schema(contract), stored_where(contract)
         compare(contract, make_contract(job, specs, schema, where, rules), output.path)
         plan.refresh()
-        if listing.table is not None:
-            listing.sources = listing.table.follow(plan)
+        if (table := listing.table) is not None:
+            seen = [(each.version, each.done) for each in plan.tables.get(table.table.id, [])]
+            listing.sources = table.follow(plan.sources, seen)
     _check_group(job, schema)
     committed = output.committed() if contract else {}
     _tell_of_raw(job, listing, rules)

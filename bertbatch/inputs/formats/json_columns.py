@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.inputs.formats.json_types import decodable, object_of
-from bertbatch.inputs.formats.reader import Rows
+from bertbatch.inputs.formats.reader import WRITTEN, Rows
 from bertbatch.job.input import Input
 
 # What msgspec and Arrow raise for a value that is of another type, too large or too deep.
 _WRONG = (ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException)
-WRITTEN = "\0"  # ends the name of the column with a value's text, beside its typed one
 _Get = Callable[[Any], Any]  # a column's value in an object
 
 

@@ -16,6 +16,8 @@ from bertbatch.job.input import Input
 from bertbatch.registry import FORMATS
 from bertbatch.units import Cut, Source
 
+WRITTEN = "\0"  # ends the name of a column with a value as the file writes it, beside the value
+
 
 @dataclass(frozen=True)
 class CutSize:
