@@ -23,6 +23,9 @@ from bertbatch.registry import TABLES
 from bertbatch.runtime.preflight import check_job
 from bertbatch.storage import stores
 
+# How files of other formats are named, which nobody would want for a folder.
+FOREIGN = (".orc", ".avro", ".json", ".xlsx", ".gz", ".zst", ".tsv", ".txt", ".arrow", ".feather")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -135,6 +138,10 @@ def _format(request: Request, path: str) -> tuple[str, bool]:
     ending = path.rpartition("/")[2].rpartition(".")[2] if "." in path.rpartition("/")[2] else ""
     named = {"ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
     single = named in ("parquet", *ENCODERS)
+    if not single and f".{ending}" in FOREIGN:
+        raise JobError(
+            f"{request.target}: an export writes .parquet, .csv or .jsonl files, or folders of them"
+        )
     formats = ("parquet", *ENCODERS, *TABLES)
     if request.format is not None and request.format not in formats:
         raise JobError(f"--format {request.format}: there are {', '.join(formats)}")

@@ -5,7 +5,7 @@ the last. So a run that was killed is continued with that version, and the next 
 it ended. How a table is read is in `delta.py` and `iceberg.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -125,7 +125,7 @@ def find_table(job: Job) -> InputTable | None:
     return InputTable(given, table, table.version)
 
 
-def _opened(kind: str, given: str):  # type: ignore[no-untyped-def]
+def _opened(kind: str, given: str) -> Callable[..., Versions]:
     """How a table of a kind is opened. Raises JobError if what it needs is not installed."""
     folder = FOLDERS[kind]
     if not folder.installed:
@@ -133,4 +133,5 @@ def _opened(kind: str, given: str):  # type: ignore[no-untyped-def]
             f"input.path {given}: {kind} tables need an extra: "
             f"pip install 'bertbatch[{folder.extra}]'"
         )
-    return folder.load()
+    opened: Callable[..., Versions] = folder.load()
+    return opened

@@ -182,6 +182,8 @@ FOREIGN = [
     ("rows.csv", "rows.csv", {}, "is not what an export of .* wrote"),
     ("out/inside", None, {}, "lie in one another"),
     ("rows.csv", None, {"format": "parquet"}, "is named as a .csv file"),
+    ("rows.orc", None, {}, "writes .parquet, .csv or .jsonl files"),
+    ("rows.csv.gz", None, {}, "writes .parquet, .csv or .jsonl files"),
     ("rows.csv", None, {"partition_by": ("label",)}, "name a folder"),
     ("rows", None, {"partition_by": ("nothing",)}, "no column 'nothing'"),
     ("rows", None, {"partition_by": ("scores",)}, "column 'scores' is list"),
