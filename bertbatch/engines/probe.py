@@ -18,6 +18,7 @@ SPREAD = 0.01
 # A class whose logits are all near zero counts as if its largest were this share of the largest.
 LEAST_SHARE = 0.1
 ROUNDING = 4e-6  # rounding of sums in float32, as a share of the largest value
+CANCELLED = 5e-7  # what rounding leaves where large parts of a sum cancel out; layers' are near 1
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,7 @@ def excess(got: np.ndarray, wanted: np.ndarray, problem_type: str, dtype: str) -
         allowed = TOLERANCE[dtype] * np.maximum(size.max(0), LEAST_SHARE * size.max())
     elif problem_type == "regression":
         least = np.maximum(SPREAD * np.ptp(wanted, axis=0), ROUNDING * size.max(0))
+        allowed = np.maximum(allowed, CANCELLED)
+        least = np.maximum(least, CANCELLED)
         allowed = np.minimum(allowed, least)
     return float((off / np.maximum(allowed, 1e-12)).max())

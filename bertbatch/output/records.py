@@ -80,5 +80,6 @@ def reading(path: str) -> Iterator[None]:
 
 
 def to_json(record: dict[str, Any]) -> bytes:
-    """A record as it is stored."""
-    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    """A record as it is stored. What is no Unicode, as in names of files, is escaped."""
+    data = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    return data.encode(errors="backslashreplace")

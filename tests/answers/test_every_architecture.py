@@ -168,6 +168,9 @@ def test_what_one_worker_found_out_holds_for_the_others(tmp_path, monkeypatch):
         ("regression", [[1000.0], [1001.0]], [[1000.05], [1001.0]], "float32", True),
         ("regression", [[1000.0], [1001.0]], [[1000.005], [1001.0]], "float32", False),
         ("regression", [[1000.0], [1001.0]], [[1000.05], [1001.0]], "bfloat16", True),
+        # where large parts cancel out, rounding leaves this much
+        ("regression", [[0.03], [0.03001]], [[0.0300003], [0.03001]], "float32", False),
+        ("regression", [[0.03], [0.03001]], [[0.030002], [0.03001]], "float32", True),
         ("single_label_classification", [[float("nan"), 1]], [[1.0, 1.0]], "float32", True),
         ("single_label_classification", [[9.0, 1]], [[float("nan"), 1.0]], "float32", False),
     ],
