@@ -61,7 +61,9 @@ class Delta:
 
 def _created(url: str, schema: pa.Schema, by: tuple[str, ...]) -> DeltaTable:
     try:
-        if fsspec.core.url_to_fs(url)[0].find(url):
+        # Another exporter may be creating the table at this moment.
+        there = fsspec.core.url_to_fs(url)[0].find(url)
+        if there and not any("/_delta_log/" in name for name in there):
             raise JobError(f"{url} holds files, and is no Delta table; name a new folder")
         DeltaTable.create(url, schema=schema, mode="ignore", partition_by=list(by) or None)
         return DeltaTable(url)

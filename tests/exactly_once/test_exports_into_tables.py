@@ -175,3 +175,10 @@ def test_an_output_that_was_restored_is_refused(kind, output, root, tmp_path) ->
         path.unlink()
     with pytest.raises(JobError, match="which knows"):
         export_into(kind, root, 0, str(output))
+
+
+def test_a_folder_of_other_files_becomes_no_table(output, tmp_path) -> None:
+    write_parquet(tmp_path / "theirs" / "x.parquet", ["a"])
+    with pytest.raises(JobError, match="holds files, and is no Delta table"):
+        export(Request(str(output), str(tmp_path / "theirs"), "delta"))
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["x.parquet"]
