@@ -52,8 +52,9 @@ FORMATS = {
     "arrow": Kind("inputs.formats.arrow:ArrowReader", endings=(".arrow", ".arrows", ".feather")),
     "text": Kind("inputs.formats.text:TextReader", endings=packed(".txt")),
 }
-# Folders that say themselves which of their files are valid. See inputs/listing.py.
-FOLDERS = {
+# Inputs that say themselves which of their files are valid. See inputs/tables.py and, for the
+# first, inputs/huggingface.py.
+DATASETS = {
     "huggingface": Kind("inputs.huggingface:saved_files"),
     "delta": Kind("inputs.delta:DeltaTable", requires="deltalake", extra="delta"),
     "iceberg": Kind("inputs.iceberg:IcebergTable", requires="pyiceberg", extra="iceberg"),

@@ -8,13 +8,13 @@ loaded anew for the write, so one object is checked and written to.
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from bertbatch.errors import JobError, first_line
 from bertbatch.exports.tables import Conflict
+from bertbatch.storage import stores
 
 
 class Delta:
@@ -62,7 +62,8 @@ class Delta:
 def _created(url: str, schema: pa.Schema, by: tuple[str, ...]) -> DeltaTable:
     try:
         # Another exporter may be creating the table at this moment.
-        there = fsspec.core.url_to_fs(url)[0].find(url)
+        store, path = stores.connect(url)
+        there = store.fs.find(path)
         if there and not any("/_delta_log/" in name for name in there):
             raise JobError(f"{url} holds files, and is no Delta table; name a new folder")
         DeltaTable.create(url, schema=schema, mode="ignore", partition_by=list(by) or None)

@@ -21,6 +21,7 @@ from pyiceberg.table import Table as IcebergTable
 
 from bertbatch.errors import JobError, first_line
 from bertbatch.exports.tables import Conflict
+from bertbatch.inputs.iceberg import catalog_of
 
 PARTITION_SECONDS = 5.0  # that whoever creates a table may need to partition it
 _RETRIES = "commit.retry.num-retries"
@@ -30,9 +31,7 @@ class Iceberg:
     def __init__(self, url: str, output: str, schema: pa.Schema, by: tuple[str, ...]):
         self._property = f"bertbatch.{output}"
         self._url = url
-        catalog, _, self._name = url.removeprefix("iceberg://").partition("/")
-        if not catalog or "." not in self._name:
-            raise JobError(f"{url}: name a table as iceberg://CATALOG/NAMESPACE.TABLE")
+        catalog, self._name = catalog_of(url)
         try:
             self._catalog = load_catalog(catalog)
             self._table = self._loaded(schema, by)

@@ -14,7 +14,7 @@ from bertbatch.inputs.rows import check_unchanged
 from bertbatch.inputs.typed_columns import column_types, folder_values, typed_columns
 from bertbatch.job.carry import carried, carry_all
 from bertbatch.job.input import Input
-from bertbatch.runtime.columns_probe import first_columns
+from bertbatch.runtime.columns_probe import first_columns, schemas
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.units import Span, Unit
 
@@ -33,18 +33,16 @@ class InputColumns:
     def of(cls, preflight: Preflight) -> "InputColumns":
         """All columns of the first source that the output does not carry. Raises JobError."""
         job, taken = preflight.job, preflight.schema.names
+        schema_of = schemas(job, preflight.reader)
         known = set(job.input.carried.values())
         columns = [
-            name
-            for name in first_columns(job, preflight.listing, preflight.reader)
-            if name not in known
+            name for name in first_columns(preflight.listing, schema_of) if name not in known
         ]
         specs, _ = carry_all(columns, [], taken)
         names = {new: old for old, new in map(carried, specs[1:])}
         for source in preflight.listing.sources:
             try:
-                found = preflight.reader.schema(source, job.input)
-                schema = column_types(names, "", source, found)
+                schema = column_types(names, "", source, schema_of(source))
                 break
             except SourceError as error:
                 problem = error

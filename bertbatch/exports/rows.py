@@ -5,7 +5,8 @@ batch. What the rows look like in a file or a table is not decided here.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -32,24 +33,24 @@ class ExportedRows:
     plan: PlanLog
     classes: bool = False
     inputs: InputColumns | None = None
-    _labels: dict[str, list[str]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        labels = {}
-        for model, said in stored_models(self.contract).items():
-            column = column_of(model, "scores")
-            kind = self._stored.field(column).type if column in self._stored.names else None
-            if kind is not None and said.get("labels") and kind == pa.list_(pa.float32()):
-                names = [column_of(model, f"p_{label}") for label in said["labels"]]
-                taken = self._stored.names
-                labels[column] = [f"{n}_class" if n in taken else n for n in names]
-        object.__setattr__(self, "_labels", labels if self.classes else {})
-
-    @property
+    @cached_property
     def _stored(self) -> pa.Schema:
         return stored_schema(self.contract)
 
-    @property
+    @cached_property
+    def _labels(self) -> dict[str, list[str]]:
+        """The columns of classes that stand in place of a column."""
+        labels: dict[str, list[str]] = {}
+        for model, said in stored_models(self.contract).items() if self.classes else ():
+            column, taken = column_of(model, "scores"), self._stored.names
+            kind = self._stored.field(column).type if column in taken else None
+            if said.get("labels") and kind == pa.list_(pa.float32()):
+                names = [column_of(model, f"p_{label}") for label in said["labels"]]
+                labels[column] = [f"{n}_class" if n in taken else n for n in names]
+        return labels
+
+    @cached_property
     def schema(self) -> pa.Schema:
         """Of the rows. Dictionaries are plain values."""
         fields: list[pa.Field] = []
@@ -110,13 +111,6 @@ class ExportedRows:
             table = self.inputs.joined(units[0], table)
         return table.select(self.schema.names).cast(self.schema)
 
-    def count(self, unit: Unit) -> int:
-        """How many rows a unit's part has. Raises JobError."""
-        footer = self.output.footer(unit.part)
-        if footer is None:
-            raise JobError(f"{self.output.at(unit.part)} is gone; see bertbatch verify")
-        return int(footer["rows_scored"])
-
     def _plain(self, table: pa.Table) -> pa.Table:
         columns: dict[str, Any] = {}
         for name in table.column_names:
@@ -137,12 +131,14 @@ _NONE = pa.array([], pa.float32())
 def pieces(tables: Iterator[pa.Table], rows: int, size: int) -> Iterator[pa.Table]:
     """Tables put together until they have so many rows or bytes."""
     held: list[pa.Table] = []
+    count = bytes_ = 0
     for table in tables:
         if not table.num_rows:
             continue
         held.append(table)
-        if sum(t.num_rows for t in held) >= rows or sum(t.nbytes for t in held) >= size:
+        count, bytes_ = count + table.num_rows, bytes_ + table.nbytes
+        if count >= rows or bytes_ >= size:
             yield pa.concat_tables(held)
-            held = []
+            held, count, bytes_ = [], 0, 0
     if held:
         yield pa.concat_tables(held)

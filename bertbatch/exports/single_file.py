@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,6 @@ from bertbatch.storage.stores import Store, as_os_errors
 from bertbatch.units import digest
 
 GROUP_ROWS, GROUP_BYTES = 100_000, 64 << 20
-BLOCK = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SingleFile:
                 file.flush()
                 os.fsync(file.fileno())
                 file.seek(0)
-                self._remember(output, _digest(file), wanted)
+                self._remember(output, file_digest(file, "sha256").hexdigest(), wanted)
             self._put(temporary)
         finally:
             with suppress(FileNotFoundError):
@@ -93,14 +93,9 @@ class SingleFile:
 
     def _there(self) -> str | None:
         """The digest of what is at the path."""
-        try:
-            size = self.store.info(self.path).size
-        except FileNotFoundError:
-            return None
-        hashed = sha256()
-        for at in range(0, size, BLOCK):
-            hashed.update(self.store.read(self.path, at, min(at + BLOCK, size)))
-        return hashed.hexdigest()
+        with suppress(FileNotFoundError), self.store.open(self.path) as file:
+            return file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+        return None
 
     def _records(self, output: Output) -> str:
         return output.at("_bertbatch", "exports", f"file-{digest(self.path)[:20]}")
@@ -124,13 +119,6 @@ def _parquet(file: BinaryIO, groups: Iterator[pa.Table], schema: pa.Schema) -> i
             writer.write_table(table)
             count += table.num_rows
     return count
-
-
-def _digest(file: BinaryIO) -> str:
-    hashed = sha256()
-    while block := file.read(BLOCK):
-        hashed.update(block)
-    return hashed.hexdigest()
 
 
 def _umask() -> int:

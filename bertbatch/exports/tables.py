@@ -13,6 +13,7 @@ import pyarrow as pa
 from bertbatch.errors import JobError
 from bertbatch.exports.batches import Batches, check_not_withdrawn
 from bertbatch.exports.rows import ExportedRows
+from bertbatch.units import Unit
 
 MOST_CONFLICTS = 100  # in a row
 
@@ -53,13 +54,20 @@ def into_table(opened: Callable[[], Table], rows: ExportedRows, parts: list[str]
         batch = known[done] if done < len(known) else batches.next(known, parts, rows.plan)
         if batch is None:
             return added
-        units = rows.ordered(batch)
+        counted: list[int] = []
+
+        def tables(units: list[list[Unit]], counted: list[int]) -> Iterator[pa.Table]:
+            for group in units:
+                table = rows.read(group)
+                counted.append(table.num_rows)
+                yield table
+
         try:
-            table.append(done + 1, rows.schema, map(rows.read, units))
+            table.append(done + 1, rows.schema, tables(rows.ordered(batch), counted))
         except Conflict as error:
             conflicts += 1
             if conflicts > MOST_CONFLICTS:
                 raise JobError(f"the table is always changed by others: {error}") from error
             continue
         conflicts = 0
-        added += sum(rows.count(unit) for group in units for unit in group)
+        added += sum(counted)

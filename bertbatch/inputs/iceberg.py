@@ -21,9 +21,7 @@ from bertbatch.units import Source
 class IcebergTable:
     def __init__(self, given: str, options: dict[str, Any], version: int | None = None):
         self._given, self._options = given, options
-        catalog, _, name = given.removeprefix("iceberg://").partition("/")
-        if not catalog or "." not in name:
-            raise JobError(f"input.path {given}: name a table as iceberg://CATALOG/NAMESPACE.TABLE")
+        catalog, name = catalog_of(given)
         try:
             self._table: Table = load_catalog(catalog).load_table(name)
         except Exception as error:  # a catalog's client raises anything
@@ -148,3 +146,11 @@ class IcebergTable:
 def _number(snapshot: Snapshot) -> int:
     """The sequence number, which tables of the first format do not have."""
     return int(snapshot.sequence_number or 0)
+
+
+def catalog_of(url: str) -> tuple[str, str]:
+    """The names of the catalog and of the table in it. Raises JobError."""
+    catalog, _, name = url.removeprefix("iceberg://").partition("/")
+    if not catalog or "." not in name:
+        raise JobError(f"{url}: name a table as iceberg://CATALOG/NAMESPACE.TABLE")
+    return catalog, name

@@ -37,7 +37,7 @@ class Listing:
     def url(self, id_: str) -> str:
         """Where a source is that may have been planned before; "" if it is gone."""
         if self.table is not None:
-            return self.table.table.url(id_)
+            return self.table.versions.url(id_)
         return self._urls.get(id_, "")
 
     @cached_property
@@ -53,7 +53,7 @@ def list_sources(job: Job) -> Listing:
     """
     options = job.input
     if (table := find_table(job)) is not None:
-        return Listing("parquet", table.sources(table.table.files()), table=table)
+        return Listing("parquet", table.sources(table.versions.files()), table=table)
     found: dict[str, tuple[Source, str]] = {}
     left_out: Counter[str] = Counter()
     meant: set[str] = set()  # by their own names, or by a glob

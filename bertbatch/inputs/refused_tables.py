@@ -1,4 +1,4 @@
-"""Delta, Iceberg or Hudi tables, which are refused.
+"""Files of Delta, Iceberg or Hudi tables that are given as such, which is refused.
 
 A table's log says which of its files are valid; read as plain Parquet, deleted rows would come
 back. So a table is refused by name, also if its files, a folder in it or a glob are given.

@@ -13,7 +13,7 @@ from typing import Protocol
 from bertbatch.errors import JobError
 from bertbatch.inputs.outside import check_outside
 from bertbatch.job.schema import Job
-from bertbatch.registry import FOLDERS
+from bertbatch.registry import DATASETS
 from bertbatch.storage import stores
 from bertbatch.units import Source
 
@@ -57,7 +57,7 @@ class InputTable:
     """A table, and the version that a run plans."""
 
     given: str
-    table: Versions
+    versions: Versions
     planned: int
 
     def sources(self, names: list[str]) -> list[Source]:
@@ -73,7 +73,7 @@ class InputTable:
         `seen`: the versions whose planning was begun, and whether it was ended. Raises JobError
         if the log does not tell what is new, or tells of rows that were changed.
         """
-        table = self.table
+        table = self.versions
         if planned and not seen:
             raise JobError(f"input.path {self.given} is another table than the one planned before")
         done = max((version for version, ended in seen if ended), default=None)
@@ -88,7 +88,7 @@ class InputTable:
 
     def _source(self, name: str) -> Source:
         try:
-            return self.table.source(name)
+            return self.versions.source(name)
         except FileNotFoundError as error:
             raise JobError(
                 f"input.path {self.given}: the table's log names {name}, which is not there; was "
@@ -127,11 +127,11 @@ def find_table(job: Job) -> InputTable | None:
 
 def _opened(kind: str, given: str) -> Callable[..., Versions]:
     """How a table of a kind is opened. Raises JobError if what it needs is not installed."""
-    folder = FOLDERS[kind]
-    if not folder.installed:
+    dataset = DATASETS[kind]
+    if not dataset.installed:
         raise JobError(
             f"input.path {given}: {kind} tables need an extra: "
-            f"pip install 'bertbatch[{folder.extra}]'"
+            f"pip install 'bertbatch[{dataset.extra}]'"
         )
-    opened: Callable[..., Versions] = folder.load()
+    opened: Callable[..., Versions] = dataset.load()
     return opened

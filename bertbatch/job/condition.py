@@ -7,6 +7,7 @@ that no condition is ever taken for another. What a condition comes to, `inputs/
 import operator
 import re
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -42,8 +43,12 @@ _TYPES = {
 }
 
 
+@cache
 def parsed(text: str) -> Node:
-    """The tree of a condition. Raises ValueError if it is none, or uses what there is not."""
+    """The tree of a condition, read once in a process.
+
+    Raises ValueError if it is none, or uses what there is not.
+    """
     try:
         tree = sqlglot.parse_one(text, dialect="duckdb")
     except sqlglot.errors.SqlglotError as error:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from bertbatch.registry import ENGINES, FOLDERS, FORMATS, TASKS
+from bertbatch.registry import DATASETS, ENGINES, FORMATS, TASKS
 
 
 class Section(BaseModel):
@@ -42,6 +42,6 @@ if TYPE_CHECKING:
     Engine: TypeAlias = str
     Task: TypeAlias = str
 else:
-    Format = Literal["auto", *FORMATS, *FOLDERS]
+    Format = Literal["auto", *FORMATS, *DATASETS]
     Engine = Literal["auto", *ENGINES]
     Task = Literal["auto", *TASKS]

@@ -1,7 +1,8 @@
 """The columns of the first sources, looked at before anything starts: which types do they have?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 
 import pyarrow as pa
 
@@ -46,7 +47,15 @@ class _Types:
         )
 
 
-def probe(job: Job, listing: Listing, reader: Reader) -> tuple[pa.Schema, pa.Schema]:
+SchemaOf = Callable[[Source], pa.Schema]  # of a file, which is opened once
+
+
+def schemas(job: Job, reader: Reader) -> SchemaOf:
+    """What reads the schema of a source, and remembers it."""
+    return cache(lambda source: reader.schema(source, job.input))
+
+
+def probe(job: Job, listing: Listing, schema_of: SchemaOf) -> tuple[pa.Schema, pa.Schema]:
     """The types of the carried columns, and of those that `input.where` names.
 
     Raises JobError if all of the first sources are wrong, or the types do not go with the job.
@@ -57,7 +66,7 @@ def probe(job: Job, listing: Listing, reader: Reader) -> tuple[pa.Schema, pa.Sch
     readable = False
     for source in listing.sources[:PROBED_SOURCES]:
         try:
-            schema = reader.schema(source, job.input)
+            schema = schema_of(source)
             if not len(schema):
                 continue  # an empty file has nothing to say
             for key, columns in job.input.texts.items():
@@ -82,11 +91,11 @@ def probe(job: Job, listing: Listing, reader: Reader) -> tuple[pa.Schema, pa.Sch
     return carried.schema, where.schema
 
 
-def first_columns(job: Job, listing: Listing, reader: Reader) -> list[str]:
+def first_columns(listing: Listing, schema_of: SchemaOf) -> list[str]:
     """The columns of the first source that can be read, and of its folders."""
     for source in listing.sources[:PROBED_SOURCES]:
         with suppress(SourceError):  # which `probe` will report
-            schema = reader.schema(source, job.input)
+            schema = schema_of(source)
             if len(schema):
                 return list(dict.fromkeys([*schema.names, *partitions(source)]))
     return []

@@ -33,7 +33,7 @@ from bertbatch.plan.log import PlanLog
 from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
 from bertbatch.plan.unit_size import cut_size
-from bertbatch.runtime.columns_probe import first_columns, probe
+from bertbatch.runtime.columns_probe import SchemaOf, first_columns, probe, schemas
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.output_schema import model_fields, output_schema
@@ -110,11 +110,17 @@ class Preflight:
         return Revisions(self.plan, self.output, self.schema)
 
     def planner(self, store_entries: bool) -> Planner:
-        planner = Planner(self.plan, self.reader, self.job.input, self.unit_size(), store_entries)
-        planner.where, planner.rules = self.where, self.rules
-        if (table := self.listing.table) is not None:
-            planner.table = table.table.id, table.planned
-        return planner
+        table = self.listing.table
+        return Planner(
+            self.plan,
+            self.reader,
+            self.job.input,
+            self.unit_size(),
+            store_entries,
+            where=self.where,
+            rules=self.rules,
+            table=None if table is None else (table.versions.id, table.planned),
+        )
 
     def unit_size(self, workers: int = 1, rate: float = 0.0) -> CutSize:
         """How large new units may be for so many workers of `rate` tokens/s each (0: unknown)."""
@@ -181,21 +187,22 @@ def check_job(job: Job) -> Preflight:
         _check_task(job, spec)
     reader = reader_of(listing.format if listing.sources else "parquet")
     contract = output.contract()
+    schema_of = schemas(job, reader)
     if ALL in job.input.carry:
-        job = _with_all_columns(job, specs, listing, reader, contract)
+        job = _with_all_columns(job, specs, listing, schema_of, contract)
     _check_columns(job, specs)
     _check_engines(job, specs)
     rules = rules_of(contract, output.path)
     plan = PlanLog(output.store, output.path, scoring_fingerprint(specs), listing.url)
     if contract is None:
-        carried, where = probe(job, listing, reader)
+        carried, where = probe(job, listing, schema_of)
         schema = output_schema(job, specs, carried)
     else:
         schema, where = stored_schema(contract), stored_where(contract)
         compare(contract, make_contract(job, specs, schema, where, rules), output.path)
         plan.refresh()
         if (table := listing.table) is not None:
-            seen = [(each.version, each.done) for each in plan.tables.get(table.table.id, [])]
+            seen = [(each.version, each.done) for each in plan.tables.get(table.versions.id, [])]
             listing.sources = table.follow(plan.sources, seen)
     _check_group(job, schema)
     committed = output.committed() if contract else {}
@@ -219,13 +226,13 @@ def _with_all_columns(
     job: Job,
     specs: dict[str, ModelSpec],
     listing: Listing,
-    reader: Reader,
+    schema_of: SchemaOf,
     contract: dict[str, Any] | None,
 ) -> Job:
     """The job with all columns carried: those of the first source, or those of its output."""
     if contract is None:
         made = [field.name for field in model_fields(specs, job.attention)]
-        carry, renamed = carry_all(first_columns(job, listing, reader), job.input.carry, made)
+        carry, renamed = carry_all(first_columns(listing, schema_of), job.input.carry, made)
         for old, new in renamed.items():
             log.info("column '%s' is carried as '%s': the output has one of that name", old, new)
     else:

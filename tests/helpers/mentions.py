@@ -222,7 +222,7 @@ SHAPES: list[tuple[str, Callable[[re.Match[str], Path], bool]]] = [
     (r"([A-Za-z_]+)\.(\w+)(?:\(.*\))?", _attribute),
     (r"(_?[a-z]+(?:_[a-z]+)*)\(.*\)", _name),
     (r"([A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*)", _name),
-    (r"([A-Z]+(?:_[A-Z]+)+|RULES|FORMATS|FOLDERS|TABLES|TASKS|ENGINES|STATISTICS)", _name),
+    (r"([A-Z]+(?:_[A-Z]+)+|RULES|FORMATS|DATASETS|TABLES|TASKS|ENGINES|STATISTICS)", _name),
     (r"(_?[a-z]+(?:_[a-z0-9]+)+)", _name),
 ]
 

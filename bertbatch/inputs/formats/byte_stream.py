@@ -105,7 +105,9 @@ def open_stream(source: Source, options: Input, format: str, encoding: str) -> I
         return store.read(path, start, stop) if start < stop else b""
 
     try:
-        if not (codec or store.is_archive) and not _is_wide(encoding, fetch(0, 4)):
+        # Only what may begin with a byte order mark is looked at: a request, on object stores.
+        start = fetch(0, 4) if encoding == "utf-8" else b""
+        if not (codec or store.is_archive or _is_wide(encoding, start)):
             yield ByteStream(source, format, encoding, fetch, forward=False)
             return
         with store.open(path) as file, _decompressed(file, codec, source, format) as stream:
