@@ -6,9 +6,9 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.types import StringType
 
 from bertbatch import JobError
-from bertbatch.plan import planner
 from tests.helpers.jobs import CARRY
 from tests.helpers.outputs import sound
+from tests.helpers.planning import Killed, dies_after
 from tests.helpers.racing_exports import begin_catalog
 from tests.helpers.tiny import make_texts
 
@@ -78,23 +78,11 @@ def test_rows_that_are_deleted_before_they_are_seen_are_not_scored(table, tmp_pa
     assert ids(score(URL, tmp_path / "out", **CARRY)) == list(range(45))
 
 
-def test_a_run_that_was_stopped_goes_on_with_its_snapshot(
-    table, tmp_path, score, monkeypatch
-) -> None:
-    monkeypatch.setattr(planner, "ENTRY_SOURCES", 1)
-    real = planner.Planner._store
-    stored = []
-
-    def store(self, cuts):
-        if stored:
-            raise RuntimeError("killed")
-        stored.append(cuts)
-        return real(self, cuts)
-
-    monkeypatch.setattr(planner.Planner, "_store", store)
-    with pytest.raises(RuntimeError):
-        score(URL, tmp_path / "out", **CARRY)
-    monkeypatch.setattr(planner.Planner, "_store", real)
+def test_a_run_that_was_stopped_goes_on_with_its_snapshot(table, tmp_path, score) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        dies_after(1, patch)
+        with pytest.raises(Killed):
+            score(URL, tmp_path / "out", **CARRY)
     table.append(rows(40, 10))
     assert ids(score(URL, tmp_path / "out", **CARRY)) == list(range(40))
     assert ids(score(URL, tmp_path / "out", **CARRY)) == list(range(50))
