@@ -75,16 +75,17 @@ def _append(kind: str, root: Path, i: int, number: int) -> None:
 
         table = DeltaTable(target_of(kind, root, i))
         schema = pa.schema(table.schema().to_arrow())
-        write_deltalake(table, _row(schema, number), mode="append")
+        write_deltalake(table, row_like(schema, number), mode="append")
         return
     from pyiceberg.catalog import load_catalog
 
     loaded = load_catalog("c").load_table(f"n.t{i}")
     loaded.metadata.properties["commit.retry.num-retries"] = "0"
-    loaded.append(_row(loaded.schema().as_arrow(), number))
+    loaded.append(row_like(loaded.schema().as_arrow(), number))
 
 
-def _row(schema: pa.Schema, number: int) -> pa.Table:
+def row_like(schema: pa.Schema, number: int) -> pa.Table:
+    """A row of another writer's, with a value in every column."""
     values = {"row": number, "source": "other", "label": "other"}
     columns = [
         pa.array([values[name] if name in values else _some(kind)], kind)

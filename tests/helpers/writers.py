@@ -126,6 +126,21 @@ def _bytes(table: pa.Table, folder: Path) -> Path:
     return folder / "x.parquet"
 
 
+def _required(file: Write) -> Write:
+    """As programs write that declare columns to have no nulls."""
+
+    def write(table: pa.Table, folder: Path) -> Path:
+        fields = [field.with_nullable(False) for field in table.schema]
+        return file(table.cast(pa.schema(fields)), folder)
+
+    return write
+
+
+def _parquet(table: pa.Table, folder: Path) -> Path:
+    pq.write_table(table, folder / "x.parquet", row_group_size=9)
+    return folder / "x.parquet"
+
+
 def _json_typed(table: pa.Table, folder: Path) -> Path:
     kind = pa.json_(pa.string())
     text = pa.chunked_array([pa.ExtensionArray.from_storage(kind, c) for c in table["text"].chunks])
@@ -147,6 +162,8 @@ WRITERS: dict[str, Write] = {
     "parquet by duckdb": _by_duckdb("x.parquet", "FORMAT parquet, COMPRESSION zstd"),
     "parquet of bytes": _bytes,
     "parquet of JSON": _json_typed,
+    "parquet without nulls": _required(_parquet),
+    "arrow without nulls": _required(_arrow_file(None)),
     "csv by polars": _by_polars("csv", "x.csv"),
     "csv by pandas": _by_pandas("csv", "x.csv.zst", index=False),
     "csv by duckdb": _by_duckdb("x.csv.gz", "FORMAT csv, COMPRESSION gzip"),

@@ -58,7 +58,8 @@ class Columns:
         for root, *inner in self.paths.values():
             array = batch.column(root)
             arrays.append(pc.struct_field(array, inner) if inner else array)
-        return pa.RecordBatch.from_arrays(arrays, list(self.paths))
+        # With the fields of the file, which may say that there are no nulls.
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema(batch.schema))
 
 
 def path_of(name: str, schema: pa.Schema | pa.StructType) -> tuple[str, ...] | None:
