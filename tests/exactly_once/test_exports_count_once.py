@@ -1,5 +1,6 @@
 """An export has each scored row once: again, killed in the middle, or raced by another."""
 
+import json
 import random
 import shutil
 import signal
@@ -186,5 +187,14 @@ def test_a_restored_output_is_refused(output, source, tmp_path, score) -> None:
     shutil.copytree(tmp_path / "backup", records)
     write_parquet(source / "d.parquet", TEXTS[:3], 600)
     score(source, output, **CARRY)
+    with pytest.raises(JobError, match="copied or restored"):
+        export(request)
+
+
+def test_a_batch_of_other_parts_than_the_target_has_is_refused(output, tmp_path) -> None:
+    request = Request(str(output), str(tmp_path / "rows"))
+    export(request)
+    (record,) = (output / "_bertbatch" / "exports").glob("*/00000001.json")
+    record.write_text(json.dumps({"parts": json.loads(record.read_text())["parts"][:-1]}))
     with pytest.raises(JobError, match="copied or restored"):
         export(request)

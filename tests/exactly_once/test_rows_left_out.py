@@ -250,6 +250,7 @@ def test_row_groups_are_not_judged_by_what_their_values_leave_out(
             "i": pa.array([1, 2, None, 3, 4, 5], pa.int64()),
         }
     )
-    pq.write_table(rows, tmp_path / "x.parquet", row_group_size=2)
-    result = score(tmp_path / "x.parquet", tmp_path / "out", **{"input.where": where})
+    pq.write_table(rows, tmp_path / "x.parquet", row_group_size=3)
+    keys = {"input.where": where, "runtime.unit_rows": 3}  # a cut for each group
+    result = score(tmp_path / "x.parquet", tmp_path / "out", **keys)
     assert result.to_pandas()["row"].tolist() == wanted
