@@ -238,8 +238,9 @@ def test_an_empty_shard_has_nothing_to_select(tmp_path, score) -> None:
         ("NOT ((i IN (1)) IS FALSE)", [0, 2]),
     ],
 )
+@pytest.mark.parametrize("size", [2, 3])
 def test_row_groups_are_not_judged_by_what_their_values_leave_out(
-    where, wanted, tmp_path, score
+    size, where, wanted, tmp_path, score
 ) -> None:
     """Least and largest values do not tell of NaN, and IN is null for null."""
     nan = float("nan")
@@ -250,7 +251,7 @@ def test_row_groups_are_not_judged_by_what_their_values_leave_out(
             "i": pa.array([1, 2, None, 3, 4, 5], pa.int64()),
         }
     )
-    pq.write_table(rows, tmp_path / "x.parquet", row_group_size=3)
-    keys = {"input.where": where, "runtime.unit_rows": 3}  # a cut for each group
+    pq.write_table(rows, tmp_path / "x.parquet", row_group_size=size)
+    keys = {"input.where": where, "runtime.unit_rows": size}  # a cut for each group
     result = score(tmp_path / "x.parquet", tmp_path / "out", **keys)
     assert result.to_pandas()["row"].tolist() == wanted
