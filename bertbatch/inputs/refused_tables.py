@@ -14,6 +14,10 @@ from bertbatch.errors import JobError
 from bertbatch.inputs.paths import Found
 from bertbatch.storage.stores import Store, is_glob
 
+_ADVICE = {
+    "a Delta": "give that folder as a whole",
+    "an Iceberg": "give the table as iceberg://CATALOG/NAMESPACE.TABLE",
+}
 _MARKS = {"_delta_log": "a Delta", ".hoodie": "a Hudi"}
 _ICEBERG = re.compile(r"(.*)/metadata/[^/]*\.metadata\.json")
 
@@ -25,7 +29,7 @@ def refuse_tables(given: str, store: Store, path: str, found: Found) -> None:
         kind, folder = table
         raise JobError(
             f"input.path {given}: {folder} is {kind} table, whose files may hold rows that it no "
-            "longer has; write the rows to score to a folder of Parquet files, and give that"
+            f"longer has; {_ADVICE.get(kind, 'write its rows to a folder of Parquet files')}"
         )
 
 
