@@ -1,6 +1,7 @@
 """Small real things: a tiny BERT, corpora in Parquet and CSV, both runners."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ from tests.helpers.tiny import make_model, make_texts
 # Their assertions, too, say what was and what should have been.
 pytest.register_assert_rewrite("tests.helpers.command_line", "tests.helpers.outputs")
 torch.set_num_threads(1)  # tiny models: threads would only wait for each other
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HOME"], ignore_errors=True)
 
 
 def _limit(name: str) -> None:

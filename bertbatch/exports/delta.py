@@ -63,7 +63,7 @@ def _created(url: str, schema: pa.Schema, by: tuple[str, ...]) -> DeltaTable:
     try:
         # Another exporter may be creating the table at this moment.
         store, path = stores.connect(url)
-        there = store.fs.find(path)
+        there = store.below(path)
         if there and not any("/_delta_log/" in name for name in there):
             raise JobError(f"{url} holds files, and is no Delta table; name a new folder")
         DeltaTable.create(url, schema=schema, mode="ignore", partition_by=list(by) or None)

@@ -104,8 +104,7 @@ class Folder:
                 raise JobError(f"{self.path}/{name}, which was exported, {what}; export anew")
 
     def _check_empty(self) -> None:
-        names = self.store.fs.find(self.path) if self.store.fs.exists(self.path) else []
-        if names:
+        if names := self.store.below(self.path):
             raise JobError(f"{self.path} holds {names[0]}, which is no export; name a new folder")
 
     def _record(self, path: str, shape: Any) -> dict[str, Any] | None:

@@ -38,10 +38,24 @@ def as_os_errors() -> Iterator[None]:
     """Turns whatever a store's client raises into an OSError."""
     try:
         yield
+    except PermissionError:
+        _forget_clients()
+        raise
     except OSError:
         raise
     except Exception as error:  # botocore's and other clients' errors are of any type
+        _forget_clients()
         raise OSError(f"{type(error).__name__}: {public(error)}") from error
+
+
+def _forget_clients() -> None:
+    """Lets the next use of an object store read the credentials of the environment again.
+
+    fsspec keeps one client for equal options, and so the credentials that it found or missed.
+    """
+    for protocol in _CONDITIONAL_PUT:
+        if protocol in fsspec.registry:
+            fsspec.registry[protocol].clear_instance_cache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +143,12 @@ class Store:
             return []
         names = (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
         return sorted(name for name in names if not name.startswith("."))
+
+    @as_os_errors()
+    def below(self, folder: str) -> list[str]:
+        """The paths of all files in a folder and its subfolders; empty if there is none."""
+        self.fs.invalidate_cache(folder)
+        return cast(list[str], self.fs.find(folder))
 
     def temporary(self, folder: str) -> list[str]:
         """The names of temporary files of local creates, unfinished or left by dead processes."""

@@ -187,6 +187,27 @@ def test_a_wrong_key_is_reported_before_anything_starts(score, corpus, place, s3
     assert store.names(f"{folder}/out") == []
 
 
+@pytest.mark.parametrize(
+    "first", [{}, {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "wrong"}]
+)
+def test_a_key_set_after_a_failure_is_used(score, corpus, place, s3, tmp_path, monkeypatch, first):
+    """In a notebook, where the process of the failed run goes on."""
+    store, folder, url = place
+    upload(corpus, store, folder)
+    s3fs.S3FileSystem.clear_instance_cache()  # whose keys were right
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3["client_kwargs"]["endpoint_url"])
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in first.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(JobError, match=r"input\.path s3://"):
+        score(f"{url}/in", tmp_path / "out")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    score(f"{url}/in", tmp_path / "out")
+
+
 def test_a_missing_bucket_and_a_missing_folder_are_reported(score, place, options):
     _, _, url = place
     for path in (f"{url}/nowhere", f"{url}/*.parquet", "s3://nobucket/in"):

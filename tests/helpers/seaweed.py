@@ -21,6 +21,7 @@ SERVICES = ("master", "volume", "filer", "s3")
 @contextmanager
 def seaweed(folder: Path) -> Iterator[dict[str, Any]]:
     """Runs a server with one empty bucket in a folder; yields its storage options."""
+    s3fs.S3FileSystem.clear_instance_cache()  # of another server, by the same environment
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
