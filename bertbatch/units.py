@@ -7,8 +7,12 @@ stage names its work by them.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +83,32 @@ class RetryRows:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeats:
+    """Those of a unit's texts that other units have, too.
+
+    `at` uint32 [texts] are their places among the unit's texts, ascending; `file` int [texts] says
+    in which of `files` the answer to each is stored.
+    """
+
+    at: "np.ndarray"
+    file: "np.ndarray"
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """The atom of work, retry and commit: one cut of a source, or several whole sources.
 
-    With `retry`, only these rows of them, which another unit has in quarantine.
+    With `retry`, only these rows of them, which another unit has in quarantine. What a run knows
+    of repeated texts comes with the unit and is not stored. With `first_texts` int64 [texts] it is
+    no unit of the plan: only the texts at these places are scored, for all units that have them.
     """
 
     id: str
     spans: tuple[Span, ...]
     retry: RetryRows | None = None
+    repeats: Repeats | None = field(default=None, compare=False)
+    first_texts: "np.ndarray | None" = field(default=None, compare=False)
 
     @property
     def rows(self) -> int:

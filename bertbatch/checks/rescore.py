@@ -90,10 +90,12 @@ def _compare_bits(
     unit = next((u for u in units if not (u.retry or preflight.job.attention)), None)
     if threads is None or unit is None:
         return
+    footer, part = preflight.output.part(unit.part)
+    if footer.get("rows_repeated"):
+        return  # they were scored in other batches
     workers = ModelWorkers(context, "cpu", threads)
     workers.settle(make_probes(context), {})
     (prepared,) = stages.read_and_tokenize(context, [unit])
-    _, part = preflight.output.part(unit.part)
     if part.num_rows != len(prepared.passthrough.row):
         return  # some rows went to quarantine, perhaps after others were scored without them
     equal = np.ones(part.num_rows, bool)

@@ -34,6 +34,12 @@ def show_summary(result: Result) -> None:
                 if count or what == "truncated":
                     share = f"{count:,} ({count / run.rows_scored:.1%})"
                     row(what, f"{share} for {model}" if model else share)
+        if run.rows_repeated:
+            row(
+                "repeated",
+                f"{counted(run.rows_repeated, 'row')} with the answers of texts that were scored "
+                f"once; {counted(run.texts_once, 'such text')} scored in this run",
+            )
         if run.computed_tokens:
             row("padding", f"{run.padding:.1%} of the computed tokens")
         row(

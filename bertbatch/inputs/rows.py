@@ -5,7 +5,7 @@ that can be scored gets its reason here; carried columns get the output's names 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -37,6 +37,20 @@ class Chunk:
     bad: pa.Table
     left_out: int = 0  # by `input.where`
 
+    def only(self, kept: np.ndarray) -> "Chunk":
+        """With some of the rows to score, by bool [rows], and all others as they are."""
+
+        def some(texts: list[str]) -> list[str]:
+            return [text for text, keep in zip(texts, kept, strict=True) if keep] if texts else []
+
+        return replace(
+            self,
+            texts=some(self.texts),
+            pair_texts=some(self.pair_texts),
+            row=self.row[kept],
+            carried=self.carried.filter(pa.array(kept)),
+        )
+
 
 @dataclass(frozen=True)
 class Types:
@@ -44,6 +58,12 @@ class Types:
 
     carried: pa.Schema  # by the output's names
     where: pa.Schema  # of the columns that `input.where` names
+
+
+def texts_alone(options: Input, types: Types) -> tuple[Input, Types]:
+    """What is asked of files, without carried columns."""
+    alone = options.model_copy(update={"carry": []})
+    return alone, Types(pa.schema([]), types.where)
 
 
 def read_units(
@@ -93,19 +113,12 @@ def _only(chunk: Chunk, source: Source, retry: RetryRows) -> Chunk:
     """Those of a span's rows that are to be scored again."""
     wanted = np.array([row for id_, row in retry.rows if id_ == source.id], np.int64)
     kept = np.isin(chunk.row, wanted)
-
-    def some(texts: list[str]) -> list[str]:
-        return [text for text, keep in zip(texts, kept, strict=True) if keep] if texts else []
-
     bad = np.isin(chunk.bad["row"].to_numpy(), wanted)
     absent = len(wanted) - int(kept.sum()) - int(bad.sum())
-    return Chunk(
-        some(chunk.texts),
-        some(chunk.pair_texts),
-        chunk.row[kept],
-        chunk.carried.filter(pa.array(kept)),
-        chunk.bad.filter(pa.array(bad)),
-        min(absent, chunk.left_out),
+    return replace(
+        chunk.only(kept),
+        bad=chunk.bad.filter(pa.array(bad)),
+        left_out=min(absent, chunk.left_out),
     )
 
 
@@ -166,18 +179,7 @@ def leave_out(chunk: Chunk, source: Source, reasons: dict[int, str]) -> Chunk:
         [reasons[i] for i in sorted(reasons)],
         chunk.carried.filter(pa.array(~kept)),
     )
-    texts, pair_texts = (
-        [text for text, keep in zip(each, kept, strict=True) if keep] if each else []
-        for each in (chunk.texts, chunk.pair_texts)
-    )
-    return Chunk(
-        texts,
-        pair_texts,
-        chunk.row[kept],
-        chunk.carried.filter(pa.array(kept)),
-        pa.concat_tables([unscorable, chunk.bad]),
-        chunk.left_out,
-    )
+    return replace(chunk.only(kept), bad=pa.concat_tables([unscorable, chunk.bad]))
 
 
 def _prepared(table: pa.Table, key: str, options: Input) -> tuple[list[str], dict[int, str]]:

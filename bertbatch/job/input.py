@@ -77,6 +77,11 @@ class Input(Section):
         None,
         description="a condition as SQL writes it; only rows for which it is true are scored",
     )
+    dedupe: Literal["corpus"] | None = Field(
+        None,
+        description="corpus: a text that occurs in several units is scored once, and all its rows "
+        "have that answer; the input is read once more for that",
+    )
     csv: Csv = Field(Csv(), description="the dialect of CSV input")
     text_rows: Literal["line", "file"] = Field(
         "line", description="what of a plain text file is a row"

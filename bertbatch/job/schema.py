@@ -188,6 +188,15 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def repeats_have_no_statistics(self) -> "Job":
+        if self.attention and self.input.dedupe:
+            raise ValueError(
+                "input.dedupe: attention statistics are of each row's own forward pass; leave one "
+                "of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def engine_has_statistics(self) -> "Job":
         engines = [model.engine for model in self.each_model.values()]
         if self.attention and "openvino" in engines:

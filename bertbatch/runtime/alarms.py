@@ -2,8 +2,11 @@
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from bertbatch.errors import Alarm, EmptyInput
 from bertbatch.job.schema import Alarms, Job
 from bertbatch.output.folder import Output
 from bertbatch.runtime.counts import Counts
@@ -12,6 +15,15 @@ log = logging.getLogger("bertbatch")
 
 ENOUGH_ROWS = 100  # of which a share says something
 LOOKED_BACK = 100  # runs, for one that scored enough rows to compare with
+
+
+@contextmanager
+def empty_as_alarm(job: Job) -> Iterator[None]:
+    """An empty input is an alarm if the job says so."""
+    try:
+        yield
+    except EmptyInput as error:
+        raise Alarm(str(error)) if job.alarms.empty_input else error from None
 
 
 def evaluate(

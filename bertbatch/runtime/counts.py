@@ -4,6 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 BY_MODEL = ("truncated", "unknown", "content", "unlabelled")
 
 
@@ -11,6 +14,7 @@ BY_MODEL = ("truncated", "unknown", "content", "unlabelled")
 class Counts:
     """What can be counted of rows that were scored, quarantined, or left out by `input.where`.
 
+    `rows_repeated`: the scored rows whose answers were stored, see `repeats/`.
     `real_tokens` and `computed_tokens`: of the forward passes, without and with padding.
     By model are counted `truncated` rows; `unknown` and `content`, tokens outside the vocabulary
     and all that are not special; and `unlabelled`, scored rows without a label, if the task has
@@ -20,6 +24,7 @@ class Counts:
     rows_scored: int = 0
     rows_quarantined: int = 0
     rows_left_out: int = 0
+    rows_repeated: int = 0
     tokens: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
@@ -49,6 +54,18 @@ class Counts:
         """As it is stored: what is counted by model as a number, if there is one model."""
         only = BY_MODEL if set(getattr(self, BY_MODEL[0])) <= {""} else ()
         return {**vars(self), **{name: getattr(self, name)[""] for name in only}}
+
+    def count_labels(
+        self, model: str, labelled: tuple[np.ndarray, pa.Array] | None, rows: int
+    ) -> None:
+        """Counts the labels of some scored rows, as a task gives them."""
+        if labelled is None:
+            return
+        places, labels = labelled
+        self.unlabelled[model] += rows - len(np.unique(places))
+        for item in labels.value_counts().to_pylist():
+            label = item["values"]
+            self.labels[f"{model}: {label}" if model else label] += item["counts"]
 
     def add(self, other: "Counts") -> None:
         for name in Counts.__dataclass_fields__:

@@ -29,19 +29,43 @@ class TextFacts:
 
 
 @dataclass
-class Passthrough:
-    """What of a unit need not pass the models, and goes from the reader to the commit.
-
-    Arrays and `carried` have an entry for each row to score, `bad` one for each other row. `texts`
-    has an entry for each model; models with equal tokenizers share one.
-    """
+class Origin:
+    """Where some of a unit's rows are from, and the columns that they carry."""
 
     source: np.ndarray  # int32, index into the unit's spans
     row: np.ndarray  # int64, number in the source
     carried: pa.Table
+
+
+@dataclass
+class Repeated(Origin):
+    """Rows whose answers are stored: `answers` has a row for each, `reasons` of those without."""
+
+    answers: pa.Table
+    reasons: dict[int, str]
+
+    @property
+    def answered(self) -> np.ndarray:
+        """Which rows have an answer, bool [rows]."""
+        answered = np.ones(len(self.row), bool)
+        answered[list(self.reasons)] = False
+        return answered
+
+
+@dataclass
+class Passthrough(Origin):
+    """What of a unit need not pass the models, and goes from the reader to the commit.
+
+    Arrays and `carried` have an entry for each row to score, `bad` one for each row that cannot
+    be. `texts` has an entry for each model; models with equal tokenizers share one. `hashes` are
+    of texts that are scored for other units.
+    """
+
     bad: pa.Table
     left_out: int  # rows, by `input.where`
     texts: Mapping[str, TextFacts]
+    repeated: Repeated | None = None
+    hashes: pa.Array | None = None
 
 
 @dataclass

@@ -30,6 +30,7 @@ class Totals(Counts):
     rows_planned: int = 0
     rows_again: int = 0  # of `rows`, those that had been in quarantine
     quarantined_again: int = 0
+    texts_once: int = 0  # scored for several units
 
     @property
     def label_shares(self) -> dict[str, float]:

@@ -7,23 +7,27 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bertbatch.engines import batching
-from bertbatch.errors import Alarm, EmptyInput, JobError, RunError
+from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.output.contract import make_contract
 from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
-from bertbatch.runtime.alarms import ENOUGH_ROWS, evaluate
+from bertbatch.runtime.alarms import ENOUGH_ROWS, empty_as_alarm, evaluate
 from bertbatch.runtime.counts import Record
 from bertbatch.runtime.executors.executor import Executor
 from bertbatch.runtime.executors.start import Starting
 from bertbatch.runtime.failures import Outcome
 from bertbatch.runtime.judgement import Ending, Judgement, judge
+from bertbatch.runtime.notices import tell_before
 from bertbatch.runtime.preflight import Preflight, check_job
+from bertbatch.runtime.repeated_texts import RepeatedTexts, find_repeated
+from bertbatch.runtime.rescue import rescue
 from bertbatch.runtime.result import ProgressListener, Result, Totals
 from bertbatch.runtime.scheduler import Scheduler
 from bertbatch.runtime.signals import StopSignal
@@ -49,7 +53,7 @@ def run(job: Job, listener: ProgressListener | None = None, verbose: bool = Fals
 def run_started(job: Job, starting: Starting, listener: ProgressListener | None = None) -> Result:
     """As `run`, where what is likely to be needed has begun to start."""
     try:
-        with _empty(job):
+        with empty_as_alarm(job):
             return _Run(job, listener or ProgressListener(), starting).run()
     except OSError as error:  # of the plan, the records: parts have retries of their own
         raise RunError(f"the storage failed: {error}") from error
@@ -59,17 +63,8 @@ def preflight(job: Job) -> Preflight:
     """What a run of the job would find. Raises what it would raise before it begins."""
     if job.alarms.against is not None:
         open_output(job.alarms.against, job.output.storage_options)
-    with _empty(job):
+    with empty_as_alarm(job):
         return check_job(job)
-
-
-@contextmanager
-def _empty(job: Job) -> Iterator[None]:
-    """An empty input is an alarm if the job says so."""
-    try:
-        yield
-    except EmptyInput as error:
-        raise Alarm(str(error)) if job.alarms.empty_input else error from None
 
 
 class _Run:
@@ -134,10 +129,7 @@ class _Run:
                 self._planner.size = preflight.unit_size(executor.workers, max(rates))
                 self._listener.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
-                scheduler = Scheduler(executor, self._observe, self._should_stop)
-                outcome = scheduler.run(self._tasks())
-                while not outcome.stopped and (tasks := self._rescued(outcome)):
-                    outcome = scheduler.run(iter(tasks))
+                outcome = self._score(executor)
             except JobError as error:
                 raise RunError(str(error)) if self._begun_now else error from None
             finally:
@@ -171,17 +163,7 @@ class _Run:
     def _report(self) -> None:
         """Logs what is worth knowing before the work begins, and counts what is done."""
         preflight = self._preflight
-        for reason, count in preflight.listing.left_out.items():
-            log.info("left out %s: %s", counted(count, "file"), reason)
-        for dtype in {spec.quantization for spec in preflight.specs.values()} - {None}:
-            log.warning(
-                "model.dtype %s changes answers: some labels will not be those of float32", dtype
-            )
-        if self._job.attention:
-            log.info(
-                "attention statistics: computed by the torch engine only; long texts take 1.3 to "
-                "3.5 times as long, the most with AMX"
-            )
+        tell_before(preflight)
         done = [u for u in preflight.plan.units.values() if u.id in preflight.committed]
         self._totals.units_before = len(done)
         self._totals.rows_before = sum(unit.new_rows for unit in done)
@@ -205,6 +187,25 @@ class _Run:
                 "nodes share, or a URL"
             )
 
+    def _score(self, executor: Executor) -> Outcome:
+        with TemporaryDirectory(prefix="bertbatch-texts-") as folder:
+            repeated = self._repeated(executor, Path(folder))
+            scheduler = Scheduler(executor, self._observe, self._should_stop)
+            outcome = scheduler.run(repeated.known_to(self._tasks()))
+            while not outcome.stopped and (tasks := self._rescued(outcome)):
+                outcome = scheduler.run(iter(tasks))
+        return outcome
+
+    def _repeated(self, executor: Executor, folder: Path) -> RepeatedTexts:
+        """Repeated texts, scored; what fails here is scored by the units that have it."""
+        if self._job.input.dedupe is None:
+            return RepeatedTexts()
+        for _ in self._new_units():
+            pass  # planned to the end, since texts may be repeated anywhere
+        repeated = find_repeated(self._preflight, folder, executor.workers, self._should_stop)
+        repeated.score(executor, self._totals, self._should_stop)
+        return repeated
+
     def _tasks(self) -> Iterator[ReadTask]:
         """Every read task: of units planned earlier, then of new ones as they are planned.
 
@@ -213,15 +214,22 @@ class _Run:
         preflight = self._preflight
         preflight.revisions.write_tombstones()
         yield from preflight.tasks(list(preflight.plan.units.values()))
-        for units in self._planner.extend(preflight.listing.sources):
-            preflight.output.clear_success()  # again: another run may have ended before this entry
-            preflight.revisions.write_tombstones()
-            self._count_planned(units)
-            yield from preflight.tasks(units)
+        if self._job.input.dedupe is None:
+            for units in self._new_units():
+                yield from preflight.tasks(units)
         while units := preflight.plan.refresh():  # what another run has planned meanwhile
             preflight.revisions.write_tombstones()
             self._count_planned(units)
             yield from preflight.tasks(units)
+
+    def _new_units(self) -> Iterator[list[Unit]]:
+        """The units of new sources, as they are planned."""
+        preflight = self._preflight
+        for units in self._planner.extend(preflight.listing.sources):
+            preflight.output.clear_success()  # again: another run may have ended before this entry
+            preflight.revisions.write_tombstones()
+            self._count_planned(units)
+            yield units
 
     def _withdraw(self) -> None:
         """Takes sources out of the plan that changed or vanished; see `find_changes`."""
@@ -233,22 +241,11 @@ class _Run:
 
     def _rescued(self, outcome: Outcome) -> list[ReadTask]:
         """Read tasks for the good sources of units that failed because of a bad one."""
-        preflight = self._preflight
-        tasks = []
-        for id_ in list(outcome.failed_units):
-            unit = preflight.plan.units.get(id_)
-            if unit is None or unit.retry or len(unit.spans) == 1:
-                continue
-            rest = [s for s in unit.spans if s.source.id not in outcome.failed_sources]
-            if rest and len(rest) < len(unit.spans):
-                units = preflight.revisions.replace_unit(unit, rest)
-                del outcome.failed_units[id_]
-                self._count_planned(units)
-                if id_ not in preflight.plan.units:
-                    self._totals.units_planned -= 1
-                    self._totals.rows_planned -= unit.new_rows
-                tasks += [ReadTask([unit]) for unit in units]
-        return tasks
+        added, withdrawn = rescue(self._preflight, outcome)
+        self._count_planned(added)
+        self._totals.units_planned -= len(withdrawn)
+        self._totals.rows_planned -= sum(unit.new_rows for unit in withdrawn)
+        return [ReadTask([unit]) for unit in added]
 
     def _count_planned(self, units: Iterable[Unit]) -> None:
         for unit in units:

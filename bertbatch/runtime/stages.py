@@ -7,7 +7,7 @@ where they run.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +17,18 @@ from bertbatch.attention.sample import sampled
 from bertbatch.engines.scoring import Scored
 from bertbatch.inputs import rows
 from bertbatch.inputs.formats.reader import reader_of
+from bertbatch.job.input import Input
 from bertbatch.job.models import column_of
 from bertbatch.model.sequences import encode_rows
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Answers, Tokens, joined
 from bertbatch.output import commit as protocol
 from bertbatch.output.part import accounted
+from bertbatch.repeats.stored import write_answers
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Counts, Record
-from bertbatch.runtime.passthrough import Passthrough, Prepared, TextFacts
+from bertbatch.runtime.known_texts import hashes_of, origin_column, take_known, with_stored
+from bertbatch.runtime.passthrough import Origin, Passthrough, Prepared, TextFacts
 from bertbatch.runtime.unit_statistics import Rows, unit_statistics
 from bertbatch.storage.retry import retry
 from bertbatch.tasks.task import task_of
@@ -38,8 +41,11 @@ MOST_TEXT = 1 << 22  # characters of a text that is tokenized whole, which takes
 def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]:
     """The units of one read task, in order: all of them, or SourceError."""
     prepared = []
-    reader, options = reader_of(context.format), context.job.input
-    for unit, read in rows.read_units(reader, options, context.types, units, context.rules):
+    reader, (options, types) = reader_of(context.format), _asked_of(context, units)
+    for unit, read in rows.read_units(reader, options, types, units, context.rules):
+        repeated = None
+        if unit.repeats or unit.first_texts is not None:
+            read, repeated = take_known(context.output, unit, read)
         chunks, made = _encode(context, unit, read)
         source = np.repeat(
             np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
@@ -58,11 +64,20 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
             carried=pa.concat_tables([chunk.carried for chunk in chunks]),
             bad=pa.concat_tables([chunk.bad for chunk in chunks]),
             left_out=sum(chunk.left_out for chunk in chunks),
+            repeated=repeated,
+            hashes=None if unit.first_texts is None else hashes_of(chunks),
             texts={model: facts[key] for model, key in encoding.items()},
         )
         tokens = {model: scored[key] for model, key in encoding.items()}
         prepared.append(Prepared(unit, len(row), tokens, passthrough))
     return prepared
+
+
+def _asked_of(context: Context, units: Sequence[Unit]) -> tuple[Input, rows.Types]:
+    """What is to be read; of texts that are scored for other units, no carried columns."""
+    if units[0].first_texts is not None:
+        return rows.texts_alone(context.job.input, context.types)
+    return context.job.input, context.types
 
 
 def _facts(tokens: Tokens) -> TextFacts:
@@ -165,6 +180,65 @@ def commit(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"
         )
+    made = _predictions(context, passthrough, poison, pieces)
+    counts, kept = made.counts, made.kept
+    if unit.first_texts is not None:
+        assert passthrough.hashes is not None
+        scored = pa.table(made.columns)
+        write_answers(context.output, unit.id, scored, passthrough.hashes, made.reasons)
+        return Record(unit.id, True, counts)
+    ids = [span.source.id for span in unit.spans]
+    bad = [passthrough.bad, _poisoned(ids, passthrough, made.reasons)]
+    carried = passthrough.carried
+    columns = {
+        "source": origin_column(ids, passthrough.source[kept]),
+        "row": pa.array(passthrough.row[kept]),
+        **{name: carried[name].filter(pa.array(kept)) for name in carried.column_names},
+        **made.columns,
+    }
+    table = pa.table([columns[name] for name in context.schema.names], schema=context.schema)
+    if (repeated := passthrough.repeated) is not None:
+        bad.append(_poisoned(ids, repeated, repeated.reasons))
+        table = with_stored(context, ids, table, repeated, counts)
+    quarantined = pa.concat_tables(bad)
+    counts.rows_quarantined, counts.rows_left_out = quarantined.num_rows, passthrough.left_out
+    counts.reasons = Counter(
+        _LINE.sub("", reason) for reason in quarantined.column("reason").to_pylist()
+    )
+    facts = {
+        "tokens": counts.tokens,
+        **({"rows_left_out": counts.rows_left_out} if counts.rows_left_out else {}),
+        **({"rows_repeated": counts.rows_repeated} if counts.rows_repeated else {}),
+    }
+    side = of_models(made.aggregates) if made.aggregates else None
+    result = protocol.commit(context.output, unit, table, quarantined, facts, side)
+    if not result.ours:
+        counts = Counts(*accounted(result.footer))
+    return Record(unit.id, result.ours, counts)
+
+
+@dataclass
+class _Predictions:
+    """`kept` bool [rows]: which rows have an answer; `reasons`, by place: why the others have none.
+
+    `columns` has what is made of the answers, with an entry for each kept row. `aggregates` are
+    the attention statistics of each model.
+    """
+
+    kept: np.ndarray
+    reasons: dict[int, str]
+    columns: dict[str, pa.Array]
+    aggregates: dict[str, pa.Table] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+
+
+def _predictions(
+    context: Context,
+    passthrough: Passthrough,
+    poison: Sequence[tuple[int, str]],
+    pieces: Sequence[Mapping[str, Scored]],
+) -> _Predictions:
+    """`pieces` hold the rows' answers in order, without the `poison` ones (index, reason)."""
     reasons = dict(poison)
     answered = np.ones(len(passthrough.row), bool)
     answered[list(reasons)] = False
@@ -180,13 +254,8 @@ def commit(
         answers[model] = found
     kept = np.ones(len(passthrough.row), bool)
     kept[list(reasons)] = False
-    bad = pa.concat_tables([passthrough.bad, _poisoned(unit, passthrough, reasons)])
-
-    left_out = passthrough.left_out
-    counts = Counts(int(kept.sum()), bad.num_rows, left_out)
-    counts.reasons = Counter(_LINE.sub("", reason) for reason in bad.column("reason").to_pylist())
-    columns = _origin(unit, passthrough, kept)
-    aggregates: dict[str, pa.Table] = {}
+    made = _Predictions(kept, reasons, {})
+    made.counts.rows_scored = int(kept.sum())
     attention = context.job.attention
     for model, spec in context.specs.items():
         texts, own = passthrough.texts[model], [piece[model] for piece in pieces]
@@ -197,39 +266,20 @@ def commit(
             parts=texts.parts and texts.parts.take(kept),
         )
         task = task_of(spec)
-        made = task.columns(answer)
-        labelled = task.labelled(made)
-        said = {field.name: column for field, column in zip(task.fields, made, strict=True)}
+        columns = task.columns(answer)
+        labelled = task.labelled(columns)
+        said = {field.name: column for field, column in zip(task.fields, columns, strict=True)}
         said |= _lengths(texts, kept)
         if attention:
             by = attention.group_by
             grouping = None if by is None else passthrough.carried[by].filter(pa.array(kept))
             all_ = Rows(answered, kept, labelled, grouping)
-            of_rows, aggregates[model] = unit_statistics(attention, spec, texts, all_, own)
+            of_rows, made.aggregates[model] = unit_statistics(attention, spec, texts, all_, own)
             said |= of_rows
-        columns |= {column_of(model, name): column for name, column in said.items()}
-        _count(counts, model, texts, kept, own)
-        _count_labels(counts, model, labelled)
-    ordered = [columns[name] for name in context.schema.names]
-    predictions = pa.table(ordered, schema=context.schema)
-    facts = {"tokens": counts.tokens, **({"rows_left_out": left_out} if left_out else {})}
-    side = of_models(aggregates) if aggregates else None
-    result = protocol.commit(context.output, unit, predictions, bad, facts, side)
-    if not result.ours:
-        theirs = result.footer
-        counts = Counts(*accounted(theirs))
-    return Record(unit.id, result.ours, counts)
-
-
-def _origin(unit: Unit, passthrough: Passthrough, kept: np.ndarray) -> dict[str, pa.Array]:
-    """Where the kept rows are from, and what they carry, by column."""
-    ids = [span.source.id for span in unit.spans]
-    source, carried = passthrough.source[kept], passthrough.carried
-    return {
-        "source": pa.DictionaryArray.from_arrays(source, pa.array(ids, pa.string())),
-        "row": pa.array(passthrough.row[kept]),
-        **{name: carried[name].filter(pa.array(kept)) for name in carried.column_names},
-    }
+        made.columns |= {column_of(model, name): column for name, column in said.items()}
+        _count(made.counts, model, texts, kept, own)
+        made.counts.count_labels(model, labelled, made.counts.rows_scored)
+    return made
 
 
 def _lengths(texts: TextFacts, kept: np.ndarray) -> dict[str, pa.Array]:
@@ -254,22 +304,12 @@ def _count(
     counts.content[model] = int(texts.content[kept].sum())
 
 
-def _count_labels(counts: Counts, model: str, labelled: tuple[np.ndarray, pa.Array] | None) -> None:
-    if labelled is None:
-        return
-    places, labels = labelled
-    counts.unlabelled[model] = counts.rows_scored - len(np.unique(places))
-    for item in labels.value_counts().to_pylist():
-        label = item["values"]
-        counts.labels[f"{model}: {label}" if model else label] += item["counts"]
-
-
-def _poisoned(unit: Unit, passthrough: Passthrough, reasons: dict[int, str]) -> pa.Table:
+def _poisoned(ids: Sequence[str], origin: Origin, reasons: dict[int, str]) -> pa.Table:
     """The quarantine rows of those that a model could not answer."""
     order = sorted(reasons)
     return rows.quarantine(
-        [unit.spans[passthrough.source[i]].source.id for i in order],
-        passthrough.row[order],
+        [ids[origin.source[i]] for i in order],
+        origin.row[order],
         [reasons[i] for i in order],
-        passthrough.carried.take(pa.array(order, pa.int64())),
+        origin.carried.take(pa.array(order, pa.int64())),
     )

@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from bertbatch import run
+from bertbatch import Result, run
 from tests.helpers.architectures import tiny_config
 from tests.helpers.jobs import make_job
 from tests.helpers.outputs import predictions
@@ -199,7 +199,7 @@ def expected(case: dict[str, str], model_name: str, rows: list[dict[str, Any]]) 
 COLUMNS = {"regression": "values", "cross_encoder": "score", "embedding": "embedding"}
 
 
-def check(case: dict[str, str], folder: Path, source: Path, out: Path) -> None:
+def check(case: dict[str, str], folder: Path, source: Path, out: Path, **more: Any) -> Result:
     model_name = model_of(folder, case)
     keys: dict[str, Any] = {"model.task": case["task"], "model.max_length": LENGTH}
     keys |= {"model.engine": case["engine"], "input.carry": ["text", "second"]}
@@ -210,18 +210,19 @@ def check(case: dict[str, str], folder: Path, source: Path, out: Path) -> None:
         keys |= {"model.candidate_labels": LABELS, "model.hypothesis_template": TEMPLATE}
     if case["task"] == "cross_encoder":
         keys["input.text_pair"] = "second"
-    result = run(make_job(model_name, source, out, case["runner"], **keys))
+    result = run(make_job(model_name, source, out, case["runner"], **keys, **more))
     assert (result.exit_code, result.run.rows_quarantined) == (0, 0)
     table = predictions(out)
     wanted = expected(case, model_name, table.to_pylist())
     if case["task"] == "token_classification":
         rows = table["entities"].to_pylist()
         assert [[(e["label"], e["start"], e["end"]) for e in row] for row in rows] == wanted
-        return
+        return result
     got = np.array(table[COLUMNS.get(case["task"], "scores")].to_pylist(), np.float64)
     got = got.reshape(wanted.shape)
     assert np.ptp(wanted, axis=0).max() > 0.01  # texts differ
     np.testing.assert_allclose(got, wanted, atol=2e-4 * max(np.abs(wanted).max(), 1))
+    return result
 
 
 @pytest.mark.parametrize("case", every_pair(), ids=name)
@@ -237,6 +238,19 @@ def test_the_whole_product(case, folder, source, tmp_path, request):
     if case["runner"] == "ray":
         request.getfixturevalue("ray_here")
     check(case, folder, source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("task", FACTORS["task"])
+def test_repeated_texts_have_the_answers_of_their_task(task, folder, source, tmp_path):
+    long_text = "truncate" if task in ("cross_encoder", "zero_shot") else "windows"
+    values = (task, "bert", "wordpiece", "torch", "inline", long_text)
+    case = dict(zip(FACTORS, values, strict=True))
+    table = pq.read_table(source)
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "twice.parquet")
+    more = {"input.dedupe": "corpus", "runtime.unit_rows": 5}
+    result = check(case, folder, tmp_path / "twice.parquet", tmp_path / "out", **more)
+    assert result.run.rows_repeated == 2 * table.num_rows
+    assert result.run.texts_once == table.num_rows
 
 
 def test_every_pair_is_there():

@@ -22,7 +22,7 @@ ORDER = [
     ["inputs", "model"],
     ["tasks", "output"],
     ["engines", "plan"],
-    ["attention"],
+    ["attention", "repeats"],
     ["runtime"],
     ["checks", "exports"],
     ["display"],

@@ -21,16 +21,31 @@ ROUNDS = int(os.environ.get("BERTBATCH_ROUNDS", "200"))
 
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("runner", "share"), [("inline", 0.93), ("ray", 0.07)])
+@pytest.mark.parametrize(
+    ("runner", "share", "more"),
+    [
+        ("inline", 0.5, ()),
+        ("inline", 0.2, ("--set", "input.dedupe=corpus")),
+        ("ray", 0.07, ()),
+    ],
+)
 def test_a_run_killed_at_random_loses_and_doubles_nothing(
-    runner, share, corpus, tmp_path, tiny_model, expected
+    runner, share, more, corpus, tmp_path, tiny_model, expected
 ):
     """The driver; or on Ray one after the other of all its processes, until the run ends."""
     rng = random.Random(runner)
     out, kills, outputs = tmp_path / "out", 0, 0
-    options = ("--runner", runner, "--unit-rows", "5")
+    options = ("--runner", runner, "--unit-rows", "5", *more)
+    sleep = "0.02" if runner == "inline" else "0.2"
     # Most of a run on Ray is its start: what matters comes after some seconds.
-    least, most, pause, sleep = (0, 0.2, 0.5, "0.02") if runner == "inline" else (4, 16, 3, "0.2")
+    least, most, pause = 4.0, 16.0, 3.0
+    if runner == "inline":  # at any moment of a run
+        began = time.monotonic()
+        code, said = finish(
+            start(tiny_model, corpus, tmp_path / "whole", *options, FAULT_SLEEP=sleep)
+        )
+        assert code == 0, said
+        least, most, pause = 0.0, time.monotonic() - began, 0.1
     while kills < share * ROUNDS:
         process = start(tiny_model, corpus, out, *options, FAULT_SLEEP=sleep)
         time.sleep(rng.uniform(least, most))

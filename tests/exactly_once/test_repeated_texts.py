@@ -1,0 +1,271 @@
+"""`input.dedupe: corpus`: a text that several units have is scored once, every row is answered."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertbatch import Job, JobError, run
+from bertbatch.repeats.hashes import text_hashes
+from bertbatch.repeats.search import Search
+from bertbatch.repeats.stored import FOLDER
+from bertbatch.units import Cut, Source, Span, Unit
+from tests.helpers.jobs import make_job
+from tests.helpers.outputs import answers, quarantine, same_answers, sound
+from tests.helpers.tiny import make_texts
+
+KEYS = {"input.carry": ["id"], "runtime.unit_rows": 25}
+ONCE = {**KEYS, "input.dedupe": "corpus"}
+
+
+def write(folder: Path, files: list[list[str | None]], first: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    count = first
+    for i, texts in enumerate(files):
+        ids = range(count, count + len(texts))
+        table = pa.table({"id": pa.array(ids, pa.int64()), "text": pa.array(texts, pa.string())})
+        pq.write_table(table, folder / f"{first:05}-{i}.parquet")
+        count += len(texts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """300 rows in three files, of which most have one of 40 texts."""
+    draw = random.Random(5)
+    texts: list[str | None] = [*make_texts(40, seed=3)]
+    rows = [draw.choice(texts) if draw.random() < 0.8 else f"only {i}" for i in range(300)]
+    rows[7] = rows[130] = None
+    return write(tmp_path_factory.mktemp("in"), [rows[:120], rows[120:130], rows[130:]])
+
+
+def stored(out: Path) -> pd.DataFrame:
+    files = sorted((out / FOLDER).iterdir())
+    return pd.concat([pq.read_table(pa.BufferReader(f.read_bytes())).to_pandas() for f in files])
+
+
+def repeated(files: Path, unit_rows: int) -> tuple[int, int]:
+    """The rows whose text another unit has, and how many texts these are, found plainly."""
+    found: dict[str, Counter[tuple[str, int]]] = {}
+    for path in sorted(files.glob("*.parquet")):
+        for i, text in enumerate(pq.read_table(path)["text"].to_pylist()):
+            if text is not None:
+                found.setdefault(text, Counter())[path.name, i // unit_rows] += 1
+    several = [units for units in found.values() if len(units) > 1]
+    return sum(units.total() for units in several), len(several)
+
+
+@pytest.mark.parametrize("runner", ["inline", "ray"])
+def test_each_repeated_text_is_scored_once(runner, corpus, tiny_model, tmp_path, request):
+    if runner == "ray":
+        request.getfixturevalue("ray_here")
+    run(make_job(tiny_model, corpus, tmp_path / "plain", **KEYS))
+    job = make_job(tiny_model, corpus, tmp_path / "out", runner, **ONCE)
+    result = run(job)
+    same_answers(answers(tmp_path / "out"), answers(tmp_path / "plain"))
+    sound(tmp_path / "out", rows_scored=298, rows_quarantined=2)
+    planned, texts = result.run, stored(tmp_path / "out")
+    assert planned.texts_once == len(texts) == texts["hash"].nunique()
+    parts = [pq.read_table(path) for path in sorted((tmp_path / "out").glob("part-*"))]
+    for part in parts:  # in the order of the input
+        places = list(zip(part["source"].to_pylist(), part["row"].to_pylist(), strict=True))
+        assert places == sorted(places)
+    # Equal texts have answers that are equal to the last bit.
+    found = answers(tmp_path / "out").merge(pd.read_parquet(corpus)[["id", "text"]], on="id")
+    assert found.groupby("text")["score"].nunique().max() == 1
+    again = run(job)
+    assert (again.run.rows, again.run.texts_once) == (0, 0)
+
+
+def test_counts_are_those_of_plain_code(corpus, tiny_model, tmp_path):
+    keys = {**ONCE, "runtime.unit_mib": 1}
+    texts = pa.concat_tables(map(pq.read_table, sorted(corpus.iterdir())))["text"].to_pylist()
+    one = write(tmp_path / "in", [texts])
+    result = run(make_job(tiny_model, one, tmp_path / "out", **keys))
+    assert (result.run.rows_repeated, result.run.texts_once) == repeated(one, 25)
+    plain = run(make_job(tiny_model, one, tmp_path / "plain", **KEYS))
+    for name in ("rows_scored", "rows_quarantined", "tokens", "labels", "truncated", "unlabelled"):
+        assert getattr(result.run, name) == getattr(plain.run, name), name
+    assert result.run.real_tokens < plain.run.real_tokens / 2
+
+
+def test_any_repeats_are_found(tmp_path):
+    draw = random.Random(1)
+    for case in range(40):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        most = draw.choice([3, 40, 2000])
+        texts = [
+            [f"t{draw.randrange(most)}" for _ in range(draw.randrange(60))]
+            for _ in range(draw.choice([1, 3, 150]))
+        ]
+        sources = [Source(str(i), "", 1, "") for i in range(len(texts))]
+        units = [Unit(f"u{s.id}", (Span(s, Cut(0, 1, 0, 1, 1)),)) for s in sources]
+        stored = [f"t{i}" for i in range(0, most, 7)] if case % 2 else []
+        search = Search(folder, units)
+        search.add_stored("stored", text_hashes(stored, []))
+        for i in draw.sample(range(len(units)), len(units)):
+            search.add(units[i], text_hashes(texts[i], []))
+        search.finish(draw.choice([1, 8]))
+        where: dict[str, set[int]] = {}
+        for i, some in enumerate(texts):
+            for text in some:
+                where.setdefault(text, set()).add(i)
+        several = {t for t, them in where.items() if len(them) > 1 or t in stored}
+        firsts: dict[str, str] = dict.fromkeys(stored, "stored")
+        for unit in search.first_units():
+            joined = [text for span in unit.spans for text in texts[int(span.source.id)]]
+            for at in unit.first_texts.tolist():
+                assert joined[at] not in firsts, "scored twice"
+                firsts[joined[at]] = unit.id
+        assert set(firsts) - set(stored) == several - set(stored)
+        for i, unit in enumerate(units):
+            known = search.with_repeats(unit).repeats
+            at = [] if known is None else known.at.tolist()
+            assert at == [n for n, text in enumerate(texts[i]) if text in several]
+            for n, file in zip(at, [] if known is None else known.file.tolist(), strict=True):
+                assert known.files[file] == firsts[texts[i][n]]
+
+
+@pytest.mark.parametrize("lost", ["all", "one", "damaged"])
+def test_answers_that_are_lost_cost_work_only(lost, corpus, tiny_model, tmp_path, monkeypatch):
+    run(make_job(tiny_model, corpus, tmp_path / "plain", **KEYS))
+    from bertbatch.runtime import repeated_texts
+
+    score = repeated_texts.RepeatedTexts.score
+
+    def scored(self, executor, totals, should_stop):
+        score(self, executor, totals, should_stop)
+        files = sorted((tmp_path / "out" / FOLDER).iterdir())
+        assert files
+        for path in files if lost == "all" else files[:1]:
+            if lost == "damaged":
+                data = bytearray(path.read_bytes())
+                data[len(data) // 3] ^= 255
+                path.write_bytes(data)
+            else:
+                path.unlink()
+
+    monkeypatch.setattr(repeated_texts.RepeatedTexts, "score", scored)
+    run(make_job(tiny_model, corpus, tmp_path / "out", **ONCE))
+    same_answers(answers(tmp_path / "out"), answers(tmp_path / "plain"))
+    sound(tmp_path / "out", rows_scored=298)
+
+
+def test_later_files_use_answers_of_earlier_runs(tiny_model, tmp_path):
+    texts = make_texts(30, seed=8)
+    files = write(tmp_path / "in", [texts, texts])
+    job = make_job(tiny_model, files, tmp_path / "out", **ONCE)
+    first = run(job)
+    write(files, [texts[:20], ["another"] * 3], first=1000)
+    second = run(job)
+    assert (first.run.texts_once, second.run.texts_once) == (len({*texts}), 0)
+    assert second.run.rows_repeated == 20
+    sound(tmp_path / "out", rows_scored=83)
+    run(make_job(tiny_model, files, tmp_path / "plain", **KEYS))
+    same_answers(answers(tmp_path / "out"), answers(tmp_path / "plain"))
+    # It is no part of the contract: it may be left out, or begin later.
+    write(files, [texts[:20]], first=2000)
+    assert run(make_job(tiny_model, files, tmp_path / "out", **KEYS)).run.rows_repeated == 0
+    write(files, [texts[:20]], first=3000)
+    assert run(make_job(tiny_model, files, tmp_path / "plain", **ONCE)).exit_code == 0
+    sound(tmp_path / "out", rows_scored=103)
+
+
+def test_a_broken_file_costs_itself(tiny_model, tmp_path):
+    texts = make_texts(40, seed=9)
+    files = write(tmp_path / "in", [texts, texts, texts])
+    data = bytearray((files / "00000-0.parquet").read_bytes())
+    data[40:400] = bytes(360)  # its footer is whole, so that it is planned
+    (files / "00000-0.parquet").write_bytes(data)
+    result = run(make_job(tiny_model, files, tmp_path / "out", **ONCE))
+    assert result.exit_code == 3
+    assert list(result.failed_sources) == ["00000-0.parquet"]
+    sound(tmp_path / "out", rows_scored=80)
+    assert result.run.texts_once == len({*texts})
+
+
+def test_a_text_without_an_answer_is_quarantined_wherever_it_is(tiny_model, tmp_path, monkeypatch):
+    from bertbatch.runtime.worker import ModelWorkers
+
+    score = ModelWorkers.score
+
+    def fails(self, tokens, first, stop, *more):
+        lengths = tokens[""].lengths[first:stop]
+        if (lengths == 21).any():
+            raise ValueError("a length that it does not take")
+        return score(self, tokens, first, stop, *more)
+
+    monkeypatch.setattr(ModelWorkers, "score", fails)
+    texts = [" ".join("abcdefghij"[i % 10] for i in range(n)) for n in range(1, 30)]
+    files = write(tmp_path / "in", [texts, texts])
+    result = run(
+        make_job(tiny_model, files, tmp_path / "out", **ONCE, **{"limits.max_quarantined": 1})
+    )
+    bad = quarantine(tmp_path / "out")
+    assert [row["row"] for row in bad] == [18, 18]
+    assert all("a length that it does not take" in row["reason"] for row in bad)
+    assert sorted(row["id"] for row in bad) == [18, 18 + 29]
+    sound(tmp_path / "out", rows_scored=56, rows_quarantined=2)
+    assert result.run.reasons.total() == 2
+
+
+def test_pairs_conditions_limits_and_retries(tiny_model, tmp_path):
+    rows = [(i, f"text {i % 6}", f"other {i % 4}", i % 5) for i in range(120)]
+    frame = pd.DataFrame(rows, columns=["id", "text", "other", "kind"])
+    frame.loc[3, "text"] = None
+    (tmp_path / "in").mkdir()
+    frame[:60].to_csv(tmp_path / "in" / "a.csv", index=False)
+    frame[60:].to_csv(tmp_path / "in" / "b.csv", index=False)
+    more = {
+        "input.text_pair": "other", "input.where": "kind <> '2'", "input.limit": 90,
+        "runtime.unit_rows": 11, "limits.max_quarantined": 1,
+    }  # fmt: skip
+    for name, keys in (("plain", KEYS), ("out", ONCE)):
+        run(make_job(tiny_model, tmp_path / "in", tmp_path / name, **{**keys, **more}))
+        sound(tmp_path / name, rows_quarantined=1)
+    same_answers(answers(tmp_path / "out"), answers(tmp_path / "plain"))
+    assert len(stored(tmp_path / "out")) == 12
+    again = {**ONCE, **more, "runtime.retry_quarantined": True}
+    assert run(make_job(tiny_model, tmp_path / "in", tmp_path / "out", **again)).run.rows_again == 1
+    sound(tmp_path / "out", rows_quarantined=1)
+
+
+def test_nothing_carried_and_few_columns(corpus, tiny_model, tmp_path):
+    keys = {"runtime.unit_rows": 25, "output.columns": ["score"]}
+    run(make_job(tiny_model, corpus, tmp_path / "plain", **keys))
+    keys["input.dedupe"] = "corpus"
+    result = run(make_job(tiny_model, corpus, tmp_path / "out", **keys))
+    assert result.exit_code == 0
+    sound(tmp_path / "out", rows_scored=298)
+    frames = [
+        pd.read_parquet(tmp_path / name).sort_values(["source", "row"], ignore_index=True)
+        for name in ("out", "plain")
+    ]
+    assert list(frames[0].columns) == ["source", "row", "score"]
+    pd.testing.assert_frame_equal(*frames, atol=1e-5)
+
+
+def test_statistics_are_refused(tiny_model, corpus, tmp_path):
+    with pytest.raises(JobError, match=r"input\.dedupe"):
+        Job.build(
+            {
+                "input": {"path": str(corpus), "dedupe": "corpus"},
+                "output": {"path": str(tmp_path / "out")},
+                "attention": {},
+            }
+        )
+
+
+def test_hashes_tell_pairs_and_texts_apart():
+    pairs = [("a", "b"), ("ab", ""), ("", "ab"), ("a", "bb"), ("aÿ", "b"), ("a", "ÿb")]
+    left, right = zip(*pairs, strict=True)
+    hashes = text_hashes(left, right).to_pylist()
+    assert len(set(hashes)) == len(pairs)
+    assert text_hashes(["é", "é"], []).to_pylist() == text_hashes(["é"], []).to_pylist() * 2
+    assert np.all([len(each) == 16 for each in hashes])
