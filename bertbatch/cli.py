@@ -3,157 +3,22 @@
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
 
-from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bertbatch.command import (
-    Date,
-    Input,
-    JobFile,
-    Log,
-    Name,
     OutputPath,
-    Set,
-    Style,
-    Verbose,
     command,
     of_job,
 )
 from bertbatch.command import app as app
 from bertbatch.commands import job_files as job_files
+from bertbatch.commands import jobs as jobs
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 from bertbatch.job.types import split_commas
-
-
-@command
-def score(
-    input: Input,
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="the folder or URL for the predictions")
-    ],
-    text: Annotated[str | None, of_job("input.text")] = None,
-    text_pair: Annotated[str | None, of_job("input.text_pair")] = None,
-    carry: Annotated[str | None, of_job("input.carry")] = None,
-    model: Annotated[list[str] | None, of_job("model.name", more=" (repeatable)")] = None,
-    task: Annotated[str | None, of_job("model.task")] = None,
-    long_text: Annotated[str | None, of_job("model.long_text")] = None,
-    candidate_labels: Annotated[str | None, of_job("model.candidate_labels")] = None,
-    max_length: Annotated[int | None, of_job("model.max_length")] = None,
-    unit_rows: Annotated[int | None, of_job("runtime.unit_rows", "auto")] = None,
-    runner: Annotated[str | None, of_job("runtime.runner")] = None,
-    format: Annotated[str | None, of_job("input.format")] = None,
-    where: Annotated[str | None, of_job("input.where", "all rows")] = None,
-    limit: Annotated[int | None, of_job("input.limit", "all rows")] = None,
-    attention: Annotated[
-        bool, typer.Option("--attention", help="also compute statistics of every attention head")
-    ] = False,
-    set: Set = None,
-    log: Log = "auto",
-    verbose: Verbose = False,
-) -> int:
-    """Score INPUT into OUTPUT; the same command again resumes."""
-    given: dict[str, dict[str, Any]] = {
-        "input": {
-            **{"path": input, "text": text, "text_pair": text_pair, "carry": carry},
-            **{"format": format, "where": where, "limit": limit},
-        },
-        "output": {"path": output},
-        "model": {
-            **{"task": task, "max_length": max_length, "long_text": long_text},
-            "candidate_labels": candidate_labels,
-        },
-        "runtime": {"runner": runner, "unit_rows": unit_rows},
-    }
-    data: dict[str, Any] = {
-        s: {k: v for k, v in keys.items() if v is not None} for s, keys in given.items()
-    }
-    if model and len(model) > 1:
-        data["models"] = [{"name": one} for one in model]
-    elif model:
-        data["model"]["name"] = model[0]
-    if attention:
-        data["attention"] = {}
-    return _run(lambda: Job.build(data, "command line", set), log, verbose)
-
-
-@command
-def run(
-    job: JobFile,
-    set: Set = None,
-    date: Date = None,
-    name: Name = None,
-    retry_quarantined: Annotated[
-        bool, typer.Option("--retry-quarantined", help="score rows in quarantine again")
-    ] = False,
-    log: Log = "auto",
-    verbose: Verbose = False,
-) -> int:
-    """Run a job file; the same command again resumes, or scores only what is new."""
-    changes = _changes(set, date, name)
-    if retry_quarantined:
-        changes.append("runtime.retry_quarantined=true")
-    return _run(lambda: Job.load(job, changes), log, verbose)
-
-
-@command
-def plan(
-    job: JobFile,
-    set: Set = None,
-    date: Date = None,
-    name: Name = None,
-) -> None:
-    """Show what a job would do: sources, units, rows, done and pending. Writes nothing."""
-
-    from bertbatch.checks.estimate import estimate
-    from bertbatch.display.plan import show_plan
-    from bertbatch.runtime.run import preflight
-    from bertbatch.runtime.source_changes import find_changes
-
-    found = preflight(Job.load(job, _changes(set, date, name)))
-    changes = find_changes(found)
-    if found.work():
-        found.output.check_access()
-    show_plan(estimate(found, changes))
-
-
-@command
-def submit(
-    job: JobFile,
-    address: Annotated[
-        str,
-        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="the cluster's dashboard, http://…"),
-    ],
-    set: Set = None,
-    date: Date = None,
-    name: Name = None,
-    id: Annotated[
-        str | None, typer.Option("--id", help="the submission's id", show_default="made up")
-    ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="exit after submitting, without following the job")
-    ] = False,
-    package: Annotated[
-        bool, typer.Option(help="upload bertbatch itself; --no-package if the image has it")
-    ] = True,
-    retries: Annotated[int, typer.Option(min=0, help="resubmit this often if the driver dies")] = 2,
-) -> int:
-    """Run a job file on a Ray cluster, follow its log, and exit with its code."""
-
-    from bertbatch.display.progress import ask_to_stop, make_listener
-    from bertbatch.runtime.submit import Submission, submit
-
-    changes = _changes(set, date, name)
-    with closing(make_listener("plain")):
-        return submit(
-            Submission(job, changes, address, id, package, retries),
-            detach,
-            ask_to_stop,
-            lambda text: print(text, end="", flush=True),
-        )
 
 
 @command
@@ -315,23 +180,6 @@ def peek(
 
     settings = Model(name=model) if model else Model()
     show_inspection(inspect_text(settings, text, second), token, layer, head, heads)
-
-
-def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[str]:
-    given = {"date": date, "run": name}
-    return [*(set or []), *(f"{key}={value!r}" for key, value in given.items() if value)]
-
-
-def _run(build: Any, log: Style, verbose: bool) -> int:
-    from bertbatch.runtime.executors.start import Starting
-
-    job = build()
-    with Starting(job, verbose) as starting:  # a child imports torch while this process imports:
-        from bertbatch.display.progress import make_listener
-        from bertbatch.runtime.run import run_started
-
-        with closing(make_listener(log)) as listener:
-            return run_started(job, starting, listener).exit_code
 
 
 if __name__ == "__main__":
