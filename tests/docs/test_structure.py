@@ -26,7 +26,7 @@ ORDER = [
     ["runtime"],
     ["checks", "exports"],
     ["display"],
-    ["command"],
+    ["command", "python"],
     ["commands"],
     ["cli"],
     ["__main__"],
