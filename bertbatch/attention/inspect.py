@@ -17,7 +17,7 @@ from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
 from bertbatch.model.token_kinds import special_ids
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
-from bertbatch.model.tokens import Answers, Batch
+from bertbatch.model.tokens import Answers
 from bertbatch.tasks.task import task_of
 
 

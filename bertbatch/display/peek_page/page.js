@@ -242,9 +242,12 @@ function shorten(token, most) {
 
 // Two columns of tokens, from left to right
 
-const line = { height: 20, width: 440, left: 160, right: 280 };
+const line = { height: 20 };
 
 function makeLines() {
+  line.width = Math.min(440, at("figure").parentElement.clientWidth);
+  line.left = 0.37 * line.width;
+  line.right = 0.63 * line.width;
   const svg = make("svg", { width: line.width, height: n * line.height, role: "img", class: "lines" });
   svg.setAttribute("aria-label", "Lines from each token on the left to the tokens that it attends to");
   const others = make("g", { "stroke-width": 1 });
@@ -257,7 +260,7 @@ function makeLines() {
   data.tokens.forEach((token, i) => {
     for (const [way, x, anchor] of [["from", line.left - 6, "end"], ["to", line.right + 6, "start"]]) {
       const text = make("text", { x, y: (i + 0.5) * line.height, "text-anchor": anchor, class: way });
-      text.append(shorten(token, 18), make("title", {}, token));
+      text.append(shorten(token, Math.floor(line.width / 25)), make("title", {}, token));
       pointAt(text, () => ({ token: i, direction: way }));
       text.addEventListener("click", () => { at("direction").value = way; chooseToken(i); });
       svg.append(text);
@@ -406,7 +409,7 @@ for (const id of ["layer", "head"]) {
   at(id).addEventListener("change", () => chooseHead(Number(at("layer").value), Number(at("head").value)));
 }
 at("number").addEventListener("change", numberGrid);
-at("direction").addEventListener("change", showToken);
+at("direction").addEventListener("change", () => chooseToken(state.token));
 at("drawing").addEventListener("change", showHead);
 for (const scheme of [night, paused]) scheme.addEventListener("change", repaint);
 showHeader();

@@ -80,7 +80,7 @@ def page(shown: Shown) -> str:
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        title=html.escape(_cut(" · ".join(shown.texts), 60)),
+        title=html.escape(_cut(" ".join(" · ".join(shown.texts).split()), 60)),
         version=html.escape(bertbatch.__version__),
         data=as_json(contents(shown)),
     )
