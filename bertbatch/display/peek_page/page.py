@@ -16,6 +16,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 import bertbatch
 from bertbatch.attention.inspect import Inspection
@@ -63,6 +64,8 @@ def write_page(shown: Shown, path: Path) -> None:
     except (OSError, ValueError) as error:  # a path with a NUL is no value
         why = getattr(error, "strerror", None) or error
         raise JobError(f"--html {path}: cannot be written: {why}") from error
+    console = Console()
+    console.print(f"\npage written to {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _is_page(path: Path) -> bool:
