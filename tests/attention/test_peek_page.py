@@ -11,6 +11,7 @@ from bertbatch.display.peek_page.page import MOST_TOKENS
 from tests.helpers.chromium import browser
 from tests.helpers.classifiers import save_japanese
 from tests.helpers.command_line import invoke
+from tests.helpers.taggers import SCRIPTS, save_tagger
 from tests.helpers.tiny import make_model
 
 HOSTILE = [
@@ -190,6 +191,16 @@ def test_japanese(second, chromium, peek, tmp_path):
     assert np.abs(shown(page) - attentions(model, *texts)).max() <= 1 / 255
     assert page.overflow() == 0
     assert page.errors() == []
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "unigram"])
+def test_other_scripts(tokenizer, chromium, peek, tmp_path):
+    model = save_tagger(tmp_path / "model", tokenizer)
+    for text in (SCRIPTS[script][0] for script in ("Arabic", "Thai", "mixed")):
+        page = chromium.open(peek(text, "--model", model), 400)
+        assert page.evaluate("document.querySelector('blockquote').textContent") == text
+        assert page.overflow() == 0
+        assert page.errors() == []
 
 
 @pytest.mark.parametrize("width", [1280, 400])
