@@ -53,7 +53,7 @@ def _unfiltered(kind: int, line: np.ndarray, above: np.ndarray) -> np.ndarray:
     if kind == 1:
         return np.asarray(line.cumsum(0) % 256)
     if kind == 2:
-        return (line + above) % 256
+        return np.asarray((line + above) % 256)
     out = np.zeros_like(line)
     left = corner = np.zeros(3, int)
     for x, (value, up) in enumerate(zip(line, above, strict=True)):
@@ -66,7 +66,7 @@ def _unfiltered(kind: int, line: np.ndarray, above: np.ndarray) -> np.ndarray:
 def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
     """Whichever of the three is nearest to left + up − corner."""
     away = [abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)]
-    return np.choose(np.argmin(away, axis=0), [left, up, corner])
+    return np.asarray(np.choose(np.argmin(away, axis=0), [left, up, corner]))
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:

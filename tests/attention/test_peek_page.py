@@ -245,10 +245,13 @@ def test_it_prints_in_light_colours(chromium, peek, tiny_model):
     chips = "[...document.querySelectorAll('#tokens button')].map((chip) => chip.style.background)"
     light = chromium.open(path).evaluate(chips)
     page = chromium.open(path, dark=True)
+    dark = page.evaluate(chips)
     assert page.evaluate(body) == "rgb(21, 23, 28)"
-    assert page.evaluate(chips) != light
-    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
-    page.call("Emulation.setEmulatedMedia", media="print", features=dark)
-    assert page.evaluate(body) == "rgb(255, 255, 255)"
-    assert page.evaluate(chips) == light
+    assert dark != light
+    page.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {chips} }})")
     assert page.pdf().startswith(b"%PDF")
+    assert page.evaluate("window.printed") == light
+    assert page.evaluate(chips) == dark
+    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.call("Emulation.setEmulatedMedia", media="print", features=scheme)
+    assert page.evaluate(body) == "rgb(255, 255, 255)"

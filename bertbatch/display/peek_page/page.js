@@ -11,7 +11,7 @@ const weights = bytes(data.weights), rest = bytes(data.rest);
 const strongest = 5;  // weights that are named in words
 const faint = 0.1;    // lines of other tokens are drawn from this weight on
 const small = Math.min(n, 32);  // points of a small map
-const paused = matchMedia("print"), night = matchMedia("(prefers-color-scheme: dark)");
+const night = matchMedia("(prefers-color-scheme: dark)");
 
 // Light to dark, from white to the blue end of cividis; in the dark cividis itself, so that in both
 // a weight is a matter of lightness, which every eye and a grey print can tell.
@@ -23,6 +23,7 @@ const ramps = {
 const state = {
   layer: data.start.layer, head: data.start.head, token: data.start.token,
   over: null,  // the token under the pointer: {token, direction}; on a map its partner, too: other
+  onPaper: false,  // while it is printed
 };
 
 const at = (id) => document.getElementById(id);
@@ -61,7 +62,7 @@ function number(value, digits = 3) {
 
 // The colour of a weight, by its square root, so that small ones can be told apart.
 function colour(share) {
-  const ramp = night.matches && !paused.matches ? ramps.dark : ramps.light;
+  const ramp = night.matches && !state.onPaper ? ramps.dark : ramps.light;
   const place = Math.min(Math.sqrt(share), 1) * (ramp.length - 1);
   const below = Math.min(Math.floor(place), ramp.length - 2), part = place - below;
   return ramp[below].map((low, k) => Math.round(low + part * (ramp[below + 1][k] - low)));
@@ -411,7 +412,9 @@ for (const id of ["layer", "head"]) {
 at("number").addEventListener("change", numberGrid);
 at("direction").addEventListener("change", () => chooseToken(state.token));
 at("drawing").addEventListener("change", showHead);
-for (const scheme of [night, paused]) scheme.addEventListener("change", repaint);
+night.addEventListener("change", repaint);
+addEventListener("beforeprint", () => { state.onPaper = true; repaint(); });
+addEventListener("afterprint", () => { state.onPaper = false; repaint(); });
 showHeader();
 makeGrid();
 makeTokens();
