@@ -51,7 +51,7 @@ OUTSIDE = {
     *("dist/", "out/benchmarks/", "attention.parquet", "_bertbatch", "_bertbatch/"),
     # other libraries' names
     *("AttentionInterface", "If-None-Match", "Xeon", "GELU", "NOREPLACE", "TZ"),
-    *("auth_token", "save_pretrained", "varlen_attn", "trust_remote_code"),
+    *("DeprecationWarning", "auth_token", "save_pretrained", "varlen_attn", "trust_remote_code"),
     *(
         "decode_lines",
         "pyarrow.json",
