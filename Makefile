@@ -5,7 +5,7 @@ WHEELS ?= wheels
 # A machine with a GPU may be offline: `make gpu-check PYTHON=python3` makes no .venv.
 OWN := $(filter-out file,$(origin PYTHON))
 
-.PHONY: help setup demo test test-cluster test-faults test-kernels test-processors test-release test-sweeps check dist
+.PHONY: help setup demo test test-cluster test-faults test-kernels test-processors test-release test-sweeps check site dist
 .PHONY: bench bench-gpu gpu-check format clean
 
 help:  ## list the targets
@@ -55,11 +55,15 @@ test-sweeps: .venv/test  ## test every architecture and thousands of damaged mod
 test-release: .venv/test  ## test what `make dist` builds, and the image's installation, without the checkout (minutes)
 	$(BIN)/python -m pytest -m release
 
-check: .venv/test  ## check lint, format, types and known vulnerabilities
+check: .venv/test  ## check lint, format, types, the documentation's links and known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m recipes.website
 	$(BIN)/python recipes/audit.py
+
+site: .venv/test  ## build the documentation as a site, in build/site
+	$(BIN)/python -m recipes.website
 
 dist: .venv/test  ## build the wheel and the sdist into dist/
 	$(BIN)/python -m recipes.dist
