@@ -47,7 +47,7 @@ CODE = re.compile(r"(^```.*?^```|(?<=\n\n)(?:    [^\n]*\n)+)", re.M | re.S)
 # What may stand in a page's prose: code, a link, a URL that GitHub makes a link of.
 MARKED = re.compile(
     r"`+[^`]+`+|\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)"
-    r"|<[^>]*>|(?P<url>https?://[^\s)]*[^\s).,;:])"
+    r"|<[^>\n]*>|(?P<url>https?://[^\s)]*[^\s).,;:])"
 )
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash", ".sbatch": "bash"}
 SETTINGS = {
@@ -74,7 +74,10 @@ SETTINGS = {
 def build(out: Path = OUT) -> int:
     """Writes the site. The exit code: 1 if there was any warning, or it needs the network."""
     from sphinx.application import Sphinx
+    from sphinx.util.console import nocolor
 
+    if not sys.stderr.isatty():
+        nocolor()
     source = out.parent / f"{out.name}-source"
     for old in (out, source):
         shutil.rmtree(old, ignore_errors=True)
@@ -106,9 +109,9 @@ class Staging:
         found = sorted(set(markdown()) - LEFT_OUT)
         for name in found:
             before = ORPHAN if fnmatch(name, NOT_LISTED) else ""
-            self._write(name, before + self._linked((ROOT / name).read_text(), name))
+            self._write(name, before + self.linked((ROOT / name).read_text(), name))
         self._write("docs/api.md", api())
-        start = self._linked((ROOT / "README.md").read_text(), "README.md")
+        start = self.linked((ROOT / "README.md").read_text(), "README.md")
         self._write("index.md", f"{start}\n{contents([*found, 'docs/api.md'])}")
         while waiting := {name for name in self._shown if not (self._folder / page(name)).exists()}:
             for name in sorted(waiting):
@@ -119,7 +122,7 @@ class Staging:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def _linked(self, text: str, name: str) -> str:
+    def linked(self, text: str, name: str) -> str:
         """A page's text, whose links lead to pages of the site."""
 
         def replaced(found: re.Match[str]) -> str:
@@ -146,7 +149,7 @@ class Staging:
         inside = str(path)
         if inside in LEFT_OUT or inside == "README.md":
             inside = "index.md"
-        elif path.suffix != ".md":
+        elif path.suffix != ".md" and (ROOT / path).exists():
             self._shown.add(inside)
             inside = page(inside)
         return os.path.relpath(inside, os.path.dirname(name) or ".")
@@ -163,7 +166,7 @@ class Staging:
         lines = [
             f"- [{p.stem if p.suffix == '.md' else p.name}]({p.name}){said(p)}" for p in inside
         ]
-        return heading + self._linked("\n".join(lines), f"{name}/index.md")
+        return heading + self.linked("\n".join(lines), f"{name}/index.md")
 
 
 def markdown() -> Iterator[str]:
