@@ -27,6 +27,7 @@ ORDER = [
     ["checks", "exports"],
     ["display"],
     ["command"],
+    ["commands"],
     ["cli"],
     ["__main__"],
 ]
