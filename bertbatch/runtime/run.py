@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from bertbatch import __version__
 from bertbatch.engines import batching
 from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
@@ -319,6 +320,7 @@ class _Run:
                 "failed_sources": {id_: [marks[id_], why] for id_, why in failed.items()},
                 "failed_units": outcome.failed_units,
                 "worker_deaths": outcome.worker_deaths,
+                "version": __version__,
             }
             preflight.output.write_run(self._id, record)
         result = Result(
