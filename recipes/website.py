@@ -49,6 +49,7 @@ MARKED = re.compile(
     r"`+[^`]+`+|\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)"
     r"|<[^>\n]*>|(?P<url>https?://[^\s)]*[^\s).,;:])"
 )
+PICTURES = (".png", ".svg")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash", ".sbatch": "bash"}
 SETTINGS = {
     "project": "bertbatch",
@@ -147,6 +148,10 @@ class Staging:
         if (ROOT / path / "README.md").exists():
             path = path / "README.md"
         inside = str(path)
+        if path.suffix in PICTURES:
+            (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, self._folder / path)
+            return target if name != "README.md" else inside
         if inside in LEFT_OUT or inside == "README.md":
             inside = "index.md"
         elif path.suffix != ".md" and (ROOT / path).exists():

@@ -106,6 +106,11 @@ class Preflight:
         )
 
     @property
+    def contract(self) -> dict[str, Any]:
+        """What every part of the output has in common."""
+        return make_contract(self.job, self.specs, self.schema, self.where, self.rules)
+
+    @property
     def revisions(self) -> Revisions:
         return Revisions(self.plan, self.output, self.schema)
 

@@ -14,7 +14,6 @@ from bertbatch import __version__
 from bertbatch.engines import batching
 from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
-from bertbatch.output.contract import make_contract
 from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
 from bertbatch.runtime.alarms import ENOUGH_ROWS, empty_as_alarm, evaluate
@@ -102,14 +101,7 @@ class _Run:
         # To the end: a signal while the record is written must not leave it half written.
         with self._signal.handled():
             try:
-                contract = make_contract(
-                    preflight.job,
-                    preflight.specs,
-                    preflight.schema,
-                    preflight.where,
-                    preflight.rules,
-                )
-                if not preflight.output.write_contract(contract):
+                if not preflight.output.write_contract(preflight.contract):
                     log.warning(
                         "%s: this store overwrites a file that exists, even if asked not to: two "
                         "concurrent runs could both write a unit; run one at a time",
@@ -279,8 +271,8 @@ class _Run:
         if self._job.limits.max_hours is not None and not self._out_of_time:
             seconds = self._job.limits.max_hours * 3600 - END_SECONDS
             self._out_of_time = time.monotonic() - self._began > seconds
-        over = self._out_of_time or self._too_many_quarantined or self._lease.lost
-        return over or bool(self._signal.number)
+        over = self._out_of_time or self._too_many_quarantined
+        return over or self._lease.lost or bool(self._signal.number)
 
     def _finish(self, outcome: Outcome) -> Result:
         """Writes the run's record, and `_SUCCESS.json` if every planned unit is committed."""
