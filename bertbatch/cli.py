@@ -14,6 +14,7 @@ from bertbatch.command import app as app
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 from bertbatch.job.types import split_commas
+from bertbatch.judging_commands import compare, evaluate
 
 
 @command
@@ -267,6 +268,10 @@ def attention(
         table = compare_outputs(this, other, across_models, model)
         show_comparison(table)
     write_table(table, path)
+
+
+for judging in (evaluate, compare):
+    command(judging)
 
 
 @command

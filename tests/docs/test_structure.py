@@ -27,6 +27,7 @@ ORDER = [
     ["checks", "exports"],
     ["display"],
     ["command"],
+    ["judging_commands"],
     ["cli"],
     ["__main__"],
 ]

@@ -1,0 +1,65 @@
+"""The commands that judge answers: `evaluate`, `compare`, `report`."""
+
+from typing import Annotated
+
+import typer
+
+from bertbatch.errors import Alarm, JobError
+
+Gold = Annotated[str | None, typer.Option(help="the output's column with the right answers")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+OfModel = Annotated[
+    str | None, typer.Option(help="which of several models: what its columns begin with")
+]
+
+
+def evaluate(
+    output: Annotated[str, typer.Argument(help="the output of a job")],
+    gold: Annotated[str, typer.Option(help="the output's column with the right answers")],
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="exit with 4 if the accuracy is below this"),
+    ] = None,
+    json: Json = False,
+    model: OfModel = None,
+) -> None:
+    """Judge the predictions by a carried column that has the right answers."""
+
+    from bertbatch.checks.evaluate import evaluate
+    from bertbatch.display.evaluation import evaluation_record, show_evaluation
+    from bertbatch.display.plain_json import show_json
+    from bertbatch.output.folder import open_output
+
+    found = evaluate(open_output(output), gold, model)
+    if min_accuracy is not None and found.accuracy is None:
+        raise JobError("--min-accuracy: numbers have errors, and no accuracy; leave it out")
+    if json:
+        show_json(evaluation_record(found))
+    else:
+        show_evaluation(found)
+    if min_accuracy is not None and (found.accuracy or 0.0) < min_accuracy:
+        raise Alarm(f"accuracy {found.accuracy:.4f} is below {min_accuracy:g} (--min-accuracy)")
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="the output of a job")],
+    b: Annotated[str, typer.Argument(help="another output over the same rows")],
+    gold: Gold = None,
+    json: Json = False,
+    limit: Annotated[
+        int, typer.Option(min=0, help="how many rows with different answers to show")
+    ] = 10,
+    model: OfModel = None,
+) -> None:
+    """Compare two outputs over the same rows: where they agree, which answers changed."""
+
+    from bertbatch.checks.compare import compare
+    from bertbatch.display.agreement import agreement_record, show_agreement
+    from bertbatch.display.plain_json import show_json
+    from bertbatch.output.folder import open_output
+
+    found = compare(open_output(a), open_output(b), gold, limit, model)
+    if json:
+        show_json(agreement_record(found))
+    else:
+        show_agreement(found)
