@@ -14,7 +14,7 @@ from bertbatch.command import app as app
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 from bertbatch.job.types import split_commas
-from bertbatch.judging_commands import compare, evaluate
+from bertbatch.judging_commands import compare, evaluate, report
 
 
 @command
@@ -270,7 +270,7 @@ def attention(
     write_table(table, path)
 
 
-for judging in (evaluate, compare):
+for judging in (evaluate, compare, report):
     command(judging)
 
 

@@ -1,5 +1,6 @@
 """The commands that judge answers: `evaluate`, `compare`, `report`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,3 +64,26 @@ def compare(
         show_json(agreement_record(found))
     else:
         show_agreement(found)
+
+
+def report(
+    output: Annotated[str, typer.Argument(help="the output of a job, complete or not")],
+    to: Annotated[
+        Path | None, typer.Option(help="the HTML file to write, such as report.html; required")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="another output over the same rows to compare with")
+    ] = None,
+    gold: Gold = None,
+    model: OfModel = None,
+) -> None:
+    """Write a report on an output as one HTML file, from its committed files alone."""
+
+    from bertbatch.output.folder import open_output
+    from bertbatch.report.page import write_report
+
+    if to is None:
+        raise JobError("--to is missing: name the file to write, such as --to report.html")
+    other = None if against is None else open_output(against)
+    size = write_report(open_output(output), to, other, gold, model)
+    print(f"{size / 1e6:.1f} MB written to {to}")

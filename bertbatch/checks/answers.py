@@ -108,32 +108,47 @@ def read_columns(
     columns: Sequence[str],
     damaged: dict[str, str] | None = None,
 ) -> Iterator[pa.Table]:
-    """Some columns of each part, in order; a few parts are in memory at a time.
+    """Some columns of each part, as `read_parts` reads them."""
+    for _, _, table in read_parts(output, parts, columns, damaged):
+        yield table
+
+
+def read_parts(
+    output: Output,
+    parts: Sequence[str],
+    columns: Sequence[str],
+    damaged: dict[str, str] | None = None,
+) -> Iterator[tuple[str, dict[str, Any], pa.Table]]:
+    """Each part's name, footer, and some of its columns, in order; a few are in memory at a time.
 
     A part that cannot be read is noted in `damaged` with the reason. Raises JobError without it.
     """
     names = list(dict.fromkeys(columns))
-    waiting: deque[tuple[str, Future[pa.Table]]] = deque()
+    waiting: deque[tuple[str, Future[tuple[dict[str, Any], pa.Table]]]] = deque()
     left = iter(parts)
     with ThreadPoolExecutor(READING) as pool:
         while True:
             while len(waiting) < READING and (part := next(left, None)) is not None:
-                waiting.append((part, pool.submit(read_part, output, part, names)))
+                waiting.append((part, pool.submit(_read_part, output, part, names)))
             if not waiting:
                 return
             part, reading = waiting.popleft()
             try:
-                yield reading.result()
+                footer, table = reading.result()
             except JobError as error:
                 if damaged is None:
                     raise
                 damaged[part] = str(error)
+            else:
+                yield part, footer, table
 
 
-def read_part(output: Output, part: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a part. Raises JobError if it cannot be read."""
+def _read_part(
+    output: Output, part: str, columns: Sequence[str]
+) -> tuple[dict[str, Any], pa.Table]:
     try:
-        return output.part(part, columns)[1].select(list(columns))
+        footer, table = output.part(part, columns)
+        return footer, table.select(list(columns))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise JobError(
             f"{output.at(part)} cannot be read: {error}; bertbatch verify says what is damaged"

@@ -110,12 +110,17 @@ class Numbers(Evaluation):
     ranked: int = 0
 
 
-def evaluate(output: Output, gold: str, model: str | None = None) -> Evaluation:
+Damaged = dict[str, str] | None
+
+
+def evaluate(
+    output: Output, gold: str, model: str | None = None, damaged: Damaged = None
+) -> Evaluation:
     """Judges the committed rows of an output by its carried column `gold`.
 
-    `model`: whose answers, by what their columns begin with, if there are several. Raises JobError
-    if the column is not there or has other values than labels, and for a task without such a
-    judgement.
+    `model`: whose answers, by what their columns begin with, if there are several. `damaged`: as
+    for `read_parts`. Raises JobError if the column is not there or has other values than labels,
+    and for a task without such a judgement.
     """
     answers = read_answers(output, model)
     if why := REFUSED.get(answers.kind):
@@ -123,7 +128,7 @@ def evaluate(output: Output, gold: str, model: str | None = None) -> Evaluation:
     answers.check_there(gold)
     there = committed(answers)
     judge = {"single_label": _labels, "multi_label": _sets, "regression": _numbers}[answers.kind]
-    found = judge(answers, there, gold)
+    found = judge(answers, there, gold, damaged)
     if not found.rows:
         raise JobError(f"--gold {gold}: no committed row of {output.path} has a value")
     return found
@@ -139,16 +144,16 @@ def _facts(answers: Answers, there: Committed, gold: str) -> dict[str, Any]:
     }
 
 
-def _labels(answers: Answers, there: Committed, column: str) -> Classification:
+def _labels(answers: Answers, there: Committed, column: str, damaged: Damaged) -> Classification:
     label, score = answers.name("label"), answers.name("score")
     answers.check_there(label)
-    gold = read_gold(answers, there.parts, column)
+    gold = read_gold(answers, there.parts, column, damaged)
     count = len(gold.labels)
     confusion = np.zeros((count, count + 1), np.int64)
     calibration = Calibration() if answers.has("score") else None
     without = 0
     wanted = [column, label, *([score] if calibration else [])]
-    for table in read_columns(answers.output, there.parts, wanted):
+    for table in read_columns(answers.output, there.parts, wanted, damaged):
         right, judged = gold.single(table[column])
         given = label_places(table[label], gold.labels)
         without += int((~judged).sum())
@@ -172,13 +177,13 @@ def _labels(answers: Answers, there: Committed, column: str) -> Classification:
     )
 
 
-def _sets(answers: Answers, there: Committed, column: str) -> LabelSets:
+def _sets(answers: Answers, there: Committed, column: str, damaged: Damaged) -> LabelSets:
     labels = answers.name("labels")
     answers.check_there(labels)
-    gold = read_gold(answers, there.parts, column)
+    gold = read_gold(answers, there.parts, column, damaged)
     counts = np.zeros((3, len(gold.labels)), np.int64)  # hits, predicted, support
     rows = without = right = 0
-    for table in read_columns(answers.output, there.parts, [column, labels]):
+    for table in read_columns(answers.output, there.parts, [column, labels], damaged):
         true, judged = gold.several(table[column])
         given = label_members(table[labels], gold.labels)
         true, given = true[judged], given[judged]
@@ -197,7 +202,7 @@ def _sets(answers: Answers, there: Committed, column: str) -> LabelSets:
     )
 
 
-def _numbers(answers: Answers, there: Committed, column: str) -> Numbers:
+def _numbers(answers: Answers, there: Committed, column: str, damaged: Damaged) -> Numbers:
     if answers.has("values"):
         raise JobError(
             f"{answers.output.path}: the model gives several numbers for each row; evaluate judges "
@@ -208,7 +213,8 @@ def _numbers(answers: Answers, there: Committed, column: str) -> Numbers:
     found = Numbers(**_facts(answers, there, column))
     share = min(1.0, RANKED / max(sum(unit.selected for unit in there.units), 1))
     kept: list[np.ndarray] = []
-    for table in read_columns(answers.output, there.parts, ["source", "row", column, value]):
+    wanted = ["source", "row", column, value]
+    for table in read_columns(answers.output, there.parts, wanted, damaged):
         both = np.stack([table[value].to_numpy(), numbers(table[column], column)]).astype(float)
         judged = ~np.isnan(both).any(0)
         found.without_gold += int((~judged).sum())

@@ -48,14 +48,18 @@ class Gold:
         return found
 
 
-def read_gold(answers: Answers, parts: Sequence[str], column: str) -> Gold:
+def read_gold(
+    answers: Answers, parts: Sequence[str], column: str, damaged: dict[str, str] | None = None
+) -> Gold:
     """What the values of a gold column mean, from a first look at all of them.
+
+    `damaged`: as for `read_parts`.
 
     Raises JobError if the column is not there, has no values, or has one that is no label.
     """
     answers.check_there(column)
     several = answers.kind == "multi_label"
-    values = _distinct(_texts(answers, parts, column, several), column, several)
+    values = _distinct(_texts(answers, parts, column, damaged), column, several)
     if not len(values):
         raise JobError(f"--gold {column}: no committed row of {answers.output.path} has a value")
     labels = answers.labels
@@ -84,9 +88,10 @@ def _are_ids(values: pa.Array, labels: Sequence[str]) -> bool:
 
 
 def _texts(
-    answers: Answers, parts: Sequence[str], column: str, several: bool
+    answers: Answers, parts: Sequence[str], column: str, damaged: dict[str, str] | None
 ) -> Iterator[pa.Array]:
-    for table in read_columns(answers.output, parts, [column]):
+    several = answers.kind == "multi_label"
+    for table in read_columns(answers.output, parts, [column], damaged):
         yield _split(table[column])[1] if several else plain_text(table[column])
 
 

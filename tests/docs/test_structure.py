@@ -26,6 +26,7 @@ ORDER = [
     ["runtime"],
     ["checks", "exports"],
     ["display"],
+    ["report"],
     ["command"],
     ["judging_commands"],
     ["cli"],

@@ -1,0 +1,71 @@
+"""What a report is made of: everything that is read, before a section is written."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from bertbatch.checks.answers import Answers, Committed, committed, read_answers
+from bertbatch.checks.compare import Agreement, compare
+from bertbatch.checks.evaluate import REFUSED, Evaluation, evaluate
+from bertbatch.checks.status import Status, read_status
+from bertbatch.errors import JobError
+from bertbatch.output.folder import Output
+from bertbatch.report.scan import Scan, scan
+
+log = logging.getLogger("bertbatch")
+RUNS = 200  # the last runs that a report has
+
+
+@dataclass
+class Material:
+    """`there` and `status` are None if the plan cannot be read, which `problems` says then."""
+
+    answers: Answers
+    there: Committed | None
+    status: Status | None
+    runs: list[dict[str, Any]]
+    scan: Scan
+    other: Output | None = None
+    evaluation: Evaluation | None = None
+    agreement: Agreement | None = None
+    not_compared: str | None = None  # why there is no agreement
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def output(self) -> Output:
+        return self.answers.output
+
+
+def gather(output: Output, other: Output | None, gold: str | None, model: str | None) -> Material:
+    """Reads an output. Raises JobError for an output, column or model that there is not.
+
+    What is damaged is noted, and the rest is shown.
+    """
+    answers = read_answers(output, model)
+    if gold is not None:
+        answers.check_there(gold)
+    problems: list[str] = []
+    there, status = None, None
+    try:
+        there = committed(answers)
+        status = read_status(output, 1)
+    except JobError as error:
+        problems.append(str(error))
+    parts = there.parts if there else sorted(output.committed().values())
+    rows = sum(unit.selected for unit in there.units) if there else 0
+    found = Material(
+        answers, there, status, output.runs(RUNS), scan(answers, parts, rows), other,
+        problems=problems,
+    )  # fmt: skip
+    problems += [*found.scan.wrong, *found.scan.damaged.values()]
+    if gold is not None and found.scan.rows and there:
+        if why := REFUSED.get(answers.kind):
+            raise JobError(f"--gold {gold}: {why}")
+        found.evaluation = evaluate(output, gold, model, dict(found.scan.damaged))
+    if other is not None:
+        other.existing_contract()  # that it is an output: else nothing was meant to be compared
+        try:
+            found.agreement = compare(output, other, None, 20, model)
+        except JobError as error:
+            found.not_compared = str(error)
+    return found
