@@ -27,7 +27,7 @@ class Words:
 class Table:
     """Rows under a head. `numeric` are the places of columns with numbers.
 
-    `folded` tables are opened by a click; their caption is what is clicked.
+    `folded` tables are opened by a click on their caption.
     """
 
     caption: str
@@ -35,6 +35,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     numeric: Sequence[int] = ()
     folded: bool = False
+    wide: bool = False  # over the whole width of the page
     kind: str = "table"
 
 

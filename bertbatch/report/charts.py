@@ -82,6 +82,23 @@ def histogram(
     return Chart(caption, drawing(draw), table)
 
 
+def as_days(axes: Any) -> None:
+    """Gives the x axis a few ticks at days or times."""
+    from matplotlib import dates
+
+    made: Any = dates  # its functions have no types
+    locator = made.AutoDateLocator(minticks=3, maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(made.ConciseDateFormatter(locator))
+
+
+def whole_numbers() -> Any:
+    """Ticks at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True)
+
+
 def heatmap_colors() -> list[str]:
     """The colors of a heatmap from its smallest value to its largest: 32 of cividis.
 

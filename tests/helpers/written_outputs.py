@@ -10,7 +10,7 @@ from bertbatch.output.commit import commit
 from bertbatch.output.contract import _encoded
 from bertbatch.output.folder import open_output
 from bertbatch.plan.log import Entry, stored_plan
-from bertbatch.tasks.single_label import LABEL, LIST
+from bertbatch.tasks.single_label import LABEL, lists
 from bertbatch.units import Cut, Source, Span
 
 SOURCE = pa.dictionary(pa.int32(), pa.string())
@@ -25,7 +25,7 @@ def single_labels(labels: list[str], scores: np.ndarray, **carried: Any) -> pa.T
             **carried,
             "label": pa.array(np.array(labels, object)[best], pa.string()).cast(LABEL),
             "score": scores.max(1),
-            "scores": pa.array(list(scores), LIST),
+            "scores": lists(scores),
             **lengths(len(scores)),
         }
     )
@@ -35,7 +35,7 @@ def label_sets(labels: list[str], scores: np.ndarray, **carried: Any) -> pa.Tabl
     """Answers of a multi-label model, every label over ½."""
     sets = [[labels[i] for i in np.flatnonzero(row > 0.5)] for row in scores]
     given = {"labels": pa.array(sets, pa.list_(pa.string())).cast(pa.list_(LABEL))}
-    given["scores"] = pa.array(list(scores.astype(np.float32)), LIST)
+    given["scores"] = lists(scores)
     return pa.table({**carried, **given, **lengths(len(scores))})
 
 

@@ -8,7 +8,7 @@ from bertbatch.attention.aggregates import ALL, COLUMN, LABEL, LENGTH
 from bertbatch.attention.corpus import Corpus, read_corpus
 from bertbatch.errors import JobError
 from bertbatch.report.blocks import Block, Chart, Heatmap, Section, Table, Words, shown
-from bertbatch.report.charts import drawing, heatmap_colors
+from bertbatch.report.charts import INK, drawing, heatmap_colors, whole_numbers
 from bertbatch.report.material import Material
 
 CELLS = 150_000  # of all heatmaps together
@@ -97,10 +97,12 @@ def _scatter(corpus: Corpus, entropy: np.ndarray, other: np.ndarray, name: str, 
     layer = np.arange(len(entropy)) // corpus.heads + 1
 
     def draw(axes: Any) -> None:
-        points = axes.scatter(other, entropy, c=layer, s=16, vmin=1, vmax=max(corpus.layers, 2))
+        last = max(corpus.layers, 2)
+        look = {"s": 18, "vmin": 1, "vmax": last, "edgecolors": INK, "linewidths": 0.4}
+        points = axes.scatter(other, entropy, c=layer, **look)
         axes.set_xlabel(f"{name}, {unit}")
         axes.set_ylabel("entropy, nats")
-        bar = axes.figure.colorbar(points, ax=axes, label="layer")
+        bar = axes.figure.colorbar(points, ax=axes, label="layer", ticks=whole_numbers())
         bar.outline.set_visible(False)
 
     rows = [

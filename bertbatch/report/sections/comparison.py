@@ -66,7 +66,7 @@ def _agreement(found: Agreement) -> list[Block]:
             for flip in found.flips
         ]
         caption = "Rows with different answers, the most certain first"
-        blocks.append(Table(caption, ("source", "row", "A", "B"), lines, (1,)))
+        blocks.append(Table(caption, ("source", "row", "A", "B"), lines, (1,), wide=True))
     return blocks
 
 

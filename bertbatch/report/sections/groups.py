@@ -4,7 +4,7 @@ from datetime import date
 from typing import Any
 
 from bertbatch.report.blocks import Block, Chart, Section, Table, share, shown, whole
-from bertbatch.report.charts import SERIES, drawing
+from bertbatch.report.charts import SERIES, as_days, drawing
 from bertbatch.report.grouping import NONE, Groups
 from bertbatch.report.material import Material
 
@@ -64,8 +64,7 @@ def _by_day(each: Groups, names: list[str]) -> Chart | None:
         axes.set_ylim(bottom=None if each.sums else 0)
         if len(names) > 1:
             axes.legend(fontsize=8)
-        for label in axes.get_xticklabels():
-            label.set(rotation=30, ha="right")
+        as_days(axes)
 
     caption = (
         f"Labels by day in “{shown(each.column)}”" if names else f"By day in “{shown(each.column)}”"

@@ -50,7 +50,8 @@ def quarantine(material: Material) -> Section | None:
                 ("reason", "source", "row"),
                 shown_rows,
                 (2,),
-                True,
+                folded=True,
+                wide=True,
             )
         )
     if unread:

@@ -29,7 +29,7 @@ def _table(caption: str, found: Sequence[dict[str, Any]]) -> Table:
     lines = [[_cell(row[name]) for name in names] for row in found]
     numeric = [i for i, name in enumerate(names) if name in NUMERIC]
     head = [HEADS.get(name, name) for name in names]
-    return Table(caption, head, lines, numeric, folded=True)
+    return Table(caption, head, lines, numeric, folded=True, wide=True)
 
 
 def _cell(value: Any) -> str:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from bertbatch.report.blocks import Block, Chart, Section, Table, Words, share, shown, whole
-from bertbatch.report.charts import MARK, drawing
+from bertbatch.report.charts import MARK, as_days, drawing
 from bertbatch.report.material import RUNS, Material
 
 
@@ -58,8 +58,7 @@ def _rates(records: list[dict[str, Any]]) -> Chart:
         axes.set_ylabel("rows/s")
         axes.set_ylim(bottom=0)
         if places is dated:
-            for label in axes.get_xticklabels():
-                label.set(rotation=30, ha="right")
+            as_days(axes)
         else:
             axes.set_xlabel("run")
 
