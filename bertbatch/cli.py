@@ -14,7 +14,7 @@ from bertbatch.command import app as app
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 from bertbatch.job.types import split_commas
-from bertbatch.judging_commands import compare, evaluate, report
+from bertbatch.judging_commands import compare, evaluate, plot_attention, report
 
 
 @command
@@ -232,7 +232,8 @@ def export(
 def attention(
     output: Annotated[str, typer.Argument(help="an output scored with attention statistics")],
     to: Annotated[
-        Path | None, typer.Option(help="the Parquet file to write; default: attention.parquet")
+        Path | None,
+        typer.Option(help="the file to write; default: attention.parquet; .png or .svg for --plot"),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="another output to compare with, at equal lengths")
@@ -243,6 +244,13 @@ def attention(
     model: Annotated[
         str | None, typer.Option(help="which of several models: what its columns begin with")
     ] = None,
+    plot: Annotated[
+        str | None, typer.Option(help="draw this statistic of every head, and write no table")
+    ] = None,
+    group: Annotated[
+        str, typer.Option(help="of --plot: whose rows: all, label, length or column")
+    ] = "all",
+    value: Annotated[str, typer.Option(help="of --plot: the value that the rows have")] = "",
 ) -> None:
     """Write the corpus's statistics of every head as one table, or compare two corpora."""
 
@@ -257,6 +265,9 @@ def attention(
     from bertbatch.output.folder import open_output
 
     this = open_output(output)
+    if plot is not None or group != "all" or value:
+        plot_attention(output, plot, group, value, to, against, model)
+        return
     other = None if against is None else open_output(against)
     path = to or Path("attention.parquet" if other is None else "comparison.parquet")
     check_outside(path, [output, *([against] if against else [])])

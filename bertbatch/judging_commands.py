@@ -1,4 +1,4 @@
-"""The commands that judge answers: `evaluate`, `compare`, `report`."""
+"""The commands that judge answers: `evaluate`, `compare`, `report`; pictures of statistics."""
 
 from pathlib import Path
 from typing import Annotated
@@ -87,3 +87,30 @@ def report(
     other = None if against is None else open_output(against)
     size = write_report(open_output(output), to, other, gold, model)
     print(f"{size / 1e6:.1f} MB written to {to}")
+
+
+def plot_attention(
+    output: str,
+    statistic: str | None,
+    group: str,
+    value: str,
+    to: Path | None,
+    against: str | None,
+    model: str | None,
+) -> None:
+    """What `bertbatch attention --plot` does. Raises JobError for what cannot be drawn."""
+
+    from bertbatch.attention.corpus import read_corpus
+    from bertbatch.display.attention_tables import check_outside
+    from bertbatch.output.folder import open_output
+    from bertbatch.report.plot import plot_heads
+
+    if statistic is None:
+        raise JobError("--group, --value choose the rows of a picture: add --plot, a statistic")
+    if against is not None:
+        raise JobError("--plot draws one output; leave --against out, or see bertbatch report")
+    if to is None:
+        raise JobError("--to is missing: name the picture, such as --to entropy.png")
+    check_outside(to, [output])
+    plot_heads(read_corpus(open_output(output), model), statistic, group, value, to)
+    print(f"written to {to}")

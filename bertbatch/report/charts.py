@@ -146,32 +146,41 @@ def inline(svg: str) -> str:
 
 @contextmanager
 def _settings() -> Iterator[Any]:
-    """matplotlib's plotting functions, without a window and with this page's style."""
+    """matplotlib with the style of this page."""
+    style = {
+        "figure.dpi": 72,
+        "font.size": 10,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.4,
+        "lines.color": MARK,
+        "legend.frameon": False,
+        "legend.labelcolor": INK,
+    }
+    with plotting(style) as plt:
+        yield plt
+
+
+@contextmanager
+def plotting(style: dict[str, Any] | None = None) -> Iterator[Any]:
+    """matplotlib's plotting functions, without a window."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",  # letters stay letters
-            "svg.hashsalt": "bertbatch",
-            "text.parse_math": False,  # a label may have dollars in it
-            "figure.dpi": 72,
-            "font.size": 10,
-            "axes.edgecolor": FAINT,
-            "axes.labelcolor": INK,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": FAINT,
-            "grid.linewidth": 0.4,
-            "lines.color": MARK,
-            "legend.frameon": False,
-            "legend.labelcolor": INK,
-            "image.cmap": "cividis",
-        }
-    ):
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",  # letters stay letters
+        "svg.hashsalt": "bertbatch",
+        "text.parse_math": False,  # a label may have dollars in it
+        "image.cmap": "cividis",
+        **(style or {}),
+    }
+    with matplotlib.rc_context(settings):
         yield plt

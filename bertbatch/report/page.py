@@ -59,7 +59,7 @@ def write_report(
     material = gather(output, other, gold, model)
     made = (make(material) for make in SECTIONS)
     page = render(material, [section for section in made if section is not None])
-    _write(to, page)
+    write_file(to, page)
     return len(page)
 
 
@@ -87,15 +87,15 @@ def render(material: Material, sections: list[Section]) -> bytes:
     return page.encode(errors="replace")
 
 
-def _write(to: Path, page: bytes) -> None:
-    """In one step, so that no half of a page is ever there."""
+def write_file(to: Path, data: bytes) -> None:
+    """Writes a file in one step, so that no half of it is ever there. Raises JobError."""
     name = ""
     try:
         with tempfile.NamedTemporaryFile(
             dir=to.parent, prefix=f".{to.name[:100]}.", delete=False
         ) as file:
             name = file.name
-            file.write(page)
+            file.write(data)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, to)
     except OSError as error:

@@ -131,4 +131,4 @@ def _strongest(corpus: Corpus) -> Table:
             )
         )
     head = ("statistic", "smallest, in layer.head", "largest, in layer.head", "mean of heads")
-    return Table("Heads with the smallest and largest means", head, rows, (1, 2, 3))
+    return Table("Heads with the smallest and largest means", head, rows, (1, 2, 3), wide=True)

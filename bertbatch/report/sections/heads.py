@@ -46,8 +46,8 @@ def heads(material: Material) -> Section | None:
     blocks: list[Block] = [
         Words(
             f"The correlation of two heads over rows, mean of {len(columns)} statistics, from "
-            f"{whole(rows)} rows{part}. Rows are unlike the others where the mean over all heads "
-            "is."
+            f"{whole(rows)} rows{part}. Unusual are rows whose mean over all heads is very small "
+            "or very large."
         ),
         _chart(matrix, of_layer),
         _rows(extreme, len(start)),

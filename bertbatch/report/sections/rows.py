@@ -6,13 +6,21 @@ from typing import Any
 from bertbatch.report.blocks import Block, Section, Table, Words, shown
 from bertbatch.report.material import Material
 
+CAPTIONS = {
+    "least certain": "The least certain rows",
+    "longest": "The longest texts",
+    "most unknown tokens": "The texts with the largest share of unknown tokens",
+    "largest": "The largest values",
+    "smallest": "The smallest values",
+}
 HEADS = {"n_tokens": "tokens", "unk_share": "unknown"}
 NUMERIC = ("row", "score", "value", "n_tokens", "unk_share")
 
 
 def rows(material: Material) -> Section | None:
     found = material.scan
-    tables = [_table(f"The {name} rows", top.rows) for name, top in found.tops.items() if top.rows]
+    there = {name: top.rows for name, top in found.tops.items() if top.rows}
+    tables = [_table(CAPTIONS[name], there[name]) for name in CAPTIONS if name in there]
     typical = [row for top in found.typical.values() for row in top.rows]
     if typical:
         tables.insert(1, _table("The most typical rows of each label", typical))
