@@ -1,6 +1,5 @@
 """What a report is made of: everything that is read, before a section is written."""
 
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +10,17 @@ from bertbatch.checks.status import Status, read_status
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
 from bertbatch.report.scan import Scan, scan
+from bertbatch.wording import counted
 
-log = logging.getLogger("bertbatch")
 RUNS = 200  # the last runs that a report has
 
 
 @dataclass
 class Material:
-    """`there` and `status` are None if the plan cannot be read, which `problems` says then."""
+    """What was read; `problems` says what is damaged.
+
+    `there` is None if the plan cannot be read, `status` also if a part cannot.
+    """
 
     answers: Answers
     there: Committed | None
@@ -30,6 +32,12 @@ class Material:
     agreement: Agreement | None = None
     not_compared: str | None = None  # why there is no agreement
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def rows_quarantined(self) -> int:
+        """Rows in quarantine now, without those that were scored again since."""
+        again = [unit.rows for unit in self.there.units if unit.retry] if self.there else []
+        return self.scan.quarantined - sum(again)
 
     @property
     def output(self) -> Output:
@@ -51,12 +59,17 @@ def gather(output: Output, other: Output | None, gold: str | None, model: str | 
         status = read_status(output, 1)
     except JobError as error:
         problems.append(str(error))
+    except OSError:  # a part that cannot be read: the scan names it
+        pass
     parts = there.parts if there else sorted(output.committed().values())
     rows = sum(unit.selected for unit in there.units) if there else 0
     found = Material(
         answers, there, status, output.runs(RUNS), scan(answers, parts, rows), other,
         problems=problems,
     )  # fmt: skip
+    if there and there.complete and len(there.units) < len(there.plan.units):
+        missing = counted(len(there.plan.units) - len(there.units), "unit")
+        problems.append(f"_SUCCESS.json is there, but {missing} of the plan have no part")
     problems += [*found.scan.wrong, *found.scan.damaged.values()]
     if gold is not None and found.scan.rows and there:
         if why := REFUSED.get(answers.kind):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bertbatch.output.contract import stored_fingerprint, stored_models
-from bertbatch.report.blocks import Block, Section, Table, share, shown, whole
+from bertbatch.report.blocks import Block, Section, Table, shown, whole
 from bertbatch.report.material import Material
 from bertbatch.report.scan import carried_columns
 
@@ -39,21 +39,21 @@ def state(material: Material) -> str:
 
 
 def _output(material: Material) -> list[tuple[str, str]]:
-    scan, status = material.scan, material.status
+    scan, there = material.scan, material.there
     rows = [("path", shown(material.output.path)), ("state", state(material))]
-    if status:
+    if there:
+        units = there.plan.units.values()
         rows += [
-            ("units", f"{status.units_done:,} of {status.units_planned:,} committed"),
-            ("rows planned", whole(status.rows_planned)),
-            ("rows in quarantine", whole(status.quarantined)),
+            ("sources", whole(len(there.plan.sources))),
+            ("units", f"{len(there.units):,} of {len(units):,} committed"),
+            ("rows planned", whole(sum(unit.new_rows for unit in units))),
         ]
-    rows.insert(4, ("rows scored", whole(scan.rows)))
+    rows += [
+        ("rows scored", whole(scan.rows)),
+        ("rows in quarantine", whole(material.rows_quarantined)),
+    ]
     if scan.left_out:
         rows.append(("rows left out", whole(scan.left_out)))
-    if scan.truncated:
-        rows.append(("truncated texts", f"{scan.truncated:,} ({share(scan.truncated, scan.rows)})"))
-    if material.there:
-        rows.append(("sources", whole(len(material.there.plan.sources))))
     return rows
 
 
