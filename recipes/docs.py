@@ -196,7 +196,7 @@ def python_kind(hint: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
     if get_origin(hint) is list:
         return python_kind(get_args(hint)[0])
-    return {str: "text", int: "integer", bool: "flag", Path: "path"}[hint]
+    return {str: "text", int: "integer", float: "number", bool: "flag", Path: "path"}[hint]
 
 
 def quoted(path: str) -> Callable[[], str]:

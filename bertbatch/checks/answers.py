@@ -1,4 +1,4 @@
-"""The columns with a model's answers, and the rows of them that are committed."""
+"""Which columns of an output hold a model's answers; reading what is committed of them."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence

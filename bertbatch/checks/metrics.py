@@ -1,4 +1,4 @@
-"""Formulas of how good answers are, and how far two sets of answers agree.
+"""Formulas of how good answers are, or how far two sets of answers agree.
 
 They are over counts and sums that can be added up part by part. Nothing here reads an output.
 """

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from bertbatch.attention.sample import sampled
 from bertbatch.checks.answers import Answers, read_parts
+from bertbatch.job.carry import OUTPUT_COLUMNS
 from bertbatch.job.models import column_of
 from bertbatch.output.contract import stored_models
 from bertbatch.output.part import accounted
@@ -26,10 +27,7 @@ SAMPLE = 200_000  # numbers of which a distribution is drawn; of more rows about
 SHOWN_ROWS = 8  # of each kind of extreme row
 TYPICAL_LABELS = 8  # labels whose most typical rows are kept
 TEXT = 400  # characters that are kept of a text
-MADE = (
-    *("label", "labels", "score", "scores", "value", "values", "embedding", "entities", "logits"),
-    *("windows", "window", "n_tokens", "truncated", "unk_share"),
-)
+MADE = (*OUTPUT_COLUMNS, "embedding", "entities", "windows", "window")
 
 
 @dataclass
