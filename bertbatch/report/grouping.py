@@ -1,4 +1,4 @@
-"""Rows and labels by the values of a carried column, counted while an output is read."""
+"""What is counted by the values of a carried column while an output is read."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The attention statistics of the corpus: every head, and what heads are like."""
+"""The attention statistics of the corpus, for every head."""
 
 from typing import Any
 

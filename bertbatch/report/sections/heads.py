@@ -1,4 +1,4 @@
-"""Which heads vary together from row to row, and which rows are unlike the others."""
+"""Which heads vary together from row to row; rows that are unlike the others."""
 
 from collections.abc import Sequence
 from typing import Any

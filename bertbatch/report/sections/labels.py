@@ -1,4 +1,4 @@
-"""Which answers there are, and how sure the model is of them."""
+"""The answers: how often there is which, how sure the model is."""
 
 import numpy as np
 

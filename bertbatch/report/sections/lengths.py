@@ -1,4 +1,4 @@
-"""How long texts are, how many were cut, and what the vocabulary lacks."""
+"""How long texts are, how many were cut, what the vocabulary lacks."""
 
 import numpy as np
 

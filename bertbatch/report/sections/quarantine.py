@@ -1,4 +1,4 @@
-"""Which rows could not be scored, and why."""
+"""The rows that could not be scored, by reason."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the runs did: how fast, with what padding, and when."""
+"""What the runs did: when, how fast, with what padding."""
 
 from datetime import datetime
 from typing import Any
