@@ -10,6 +10,7 @@ import typer
 
 from bertbatch.display.streams import make_steady
 from bertbatch.errors import Alarm, JobError, RunError
+from bertbatch.job.schema import Job
 
 
 class _App(typer.Typer):
@@ -21,11 +22,30 @@ class _App(typer.Typer):
 
 
 app = _App(
-    help="Exactly-once batch scoring of text with BERT-family classifiers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from bertbatch import __version__
+
+        print(f"bertbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="print the version and exit"
+        ),
+    ] = False,
+) -> None:
+    """Exactly-once batch scoring of text with BERT-family models."""
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
@@ -39,13 +59,36 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     return called
 
 
-JobFile = Annotated[Path, typer.Argument(help="the job file")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="change a key: a.b=c (repeatable)")]
+def of_job(key: str, default: str = "none", more: str = "") -> Any:
+    """An option that sets a key of the job: what it means is said there.
+
+    `default` says what holds without it, where the key's own default does not.
+    """
+    section, _, name = key.partition(".")
+    shape = Job.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    shown = default if shape.default in (None, [], "") else str(shape.default)
+    return typer.Option(help=f"{shape.description}{more}", show_default=shown)
+
+
+Input = Annotated[
+    str,
+    typer.Argument(metavar="INPUT", help="a file, folder or glob; local or s3://, gs://, …"),
+]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="the job file")]
+OutputPath = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="the output of a job: a folder or URL")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="change a key: a.b=c (repeatable)", show_default="none"),
+]
 Date = Annotated[
-    str | None, typer.Option("--date", help="the day that {date} in paths means; default: today")
+    str | None,
+    typer.Option("--date", help="the day that {date} in paths means", show_default="today"),
 ]
 Name = Annotated[
-    str | None, typer.Option("--run", help="the name that {run} in paths means; default: the time")
+    str | None,
+    typer.Option("--run", help="the name that {run} in paths means", show_default="the time"),
 ]
 Style = Literal["auto", "plain", "json"]
 Log = Annotated[

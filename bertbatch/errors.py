@@ -5,6 +5,10 @@ it without a traceback.
 """
 
 
+class DataLost(Exception):
+    """What a stage had made is gone, or no longer whole: it has to be read again."""
+
+
 class JobError(Exception):
     """The job cannot start or go on as it is written; the command line exits with 2."""
 

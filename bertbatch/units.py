@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,11 @@ class RetryRows:
 class Repeats:
     """Those of a unit's texts that other units have, too.
 
-    `at` uint32 [texts] are their places among the unit's texts, ascending; `file` int [texts] says
-    in which of `files` the answer to each is stored.
+    `hashes` of different texts; `file` int32 [texts] says in which of `files` the answer to each is
+    stored.
     """
 
-    at: "np.ndarray"
+    hashes: "pa.Array"
     file: "np.ndarray"
     files: tuple[str, ...]
 

@@ -1,6 +1,7 @@
 """Writes the generated blocks of docs/: `python -m recipes.docs`. The tests compare them."""
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,10 +158,11 @@ def commands() -> str:
     parts = []
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         rows = list(parameters(command))
-        usage = " ".join(r[0] for r in rows if not r[0].startswith("-"))
+        given = [r[0] for r in rows if not r[0].startswith("-")]
         lines = [f"### bertbatch {name}", "", command.help, ""]
-        lines += [f"    bertbatch {name} {usage} [OPTIONS]", ""]
-        lines += ["| | type | default | |", "|---|---|---|---|"]
+        usage = " ".join(["bertbatch", name, *given, *["[OPTIONS]"] * (len(rows) > len(given))])
+        lines += [f"    {usage}", ""]
+        lines += ["| | type | default | |", "|---|---|---|---|"] if rows else []
         lines += [
             f"| `{names}` | {type_} | {usual} | {said} |" for names, type_, usual, said in rows
         ]
@@ -172,8 +174,7 @@ def parameters(command: Any) -> Iterator[tuple[str, str, str, str]]:
     """Each parameter's names, type, default and help."""
     hints = get_type_hints(command.callback, include_extras=True)
     for one in command.params:
-        # A default that the job has, not the command, is in brackets at the end of the help.
-        said, _, usual = one.help.removesuffix("]").partition(" [")
+        said, usual = one.help, one.show_default if isinstance(one.show_default, str) else ""
         if not one.opts[0].startswith("-"):
             names = one.name.upper() if one.required else f"[{one.name.upper()}]"
         else:
@@ -182,7 +183,7 @@ def parameters(command: Any) -> Iterator[tuple[str, str, str, str]]:
             said = f"{said}; or `{one.envvar}` in the environment"
         if one.default not in (None, False) and not one.required:
             usual = str(one.default).lower() if one.default is True else str(one.default)
-        usual = "required" if one.required else usual and f"`{usual}`"
+        usual = "required" if one.required else usual
         yield names, python_kind(hints[one.name]), usual, said
 
 
@@ -235,6 +236,8 @@ def main() -> None:
     for name, (page, make) in BLOCKS.items():
         path = ROOT / page
         path.write_text(filled(path.read_text(), name, make()))
+    schema = json.dumps(Job.json_schema(), indent=1, ensure_ascii=False)
+    (ROOT / "jobs" / "job.schema.json").write_text(schema + "\n")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.runtime.source_changes import Changes
 
+DONE, PENDING, NEW, CHANGED, REFUSED = "done", "pending", "new", "changed", "refused"
+
 
 @dataclass
 class SourceEstimate:
-    """A source's units and rows; `failed` says why it cannot be planned, if so."""
+    """A source's size, units and rows; `refused` says why it cannot be scored, if so."""
 
+    bytes: int = 0
     units: int = 0
     rows_done: int = 0
     rows_pending: int = 0
-    failed: str = ""
+    state: str = NEW  # as the table says it
+    refused: str = ""
 
 
 @dataclass
@@ -34,24 +38,45 @@ class Estimate:
     def rows_pending(self) -> int:
         return sum(source.rows_pending for source in self.sources.values())
 
+    @property
+    def bytes(self) -> int:
+        return sum(source.bytes for source in self.sources.values())
+
+    def count(self, state: str) -> int:
+        return sum(source.state == state for source in self.sources.values())
+
 
 def estimate(preflight: Preflight, changes: Changes) -> Estimate:
     """Plans every source in memory; nothing is written."""
+    before = dict(preflight.plan.sources)
     planner = preflight.planner(store_entries=False)
     planner.failed.update(changes.failed)
     for _ in planner.extend(preflight.listing.sources):
         pass
-    sources = {source.id: SourceEstimate() for source in preflight.listing.sources}
+    sources = {
+        source.id: SourceEstimate(source.size, state=PENDING if source.id in before else NEW)
+        for source in preflight.listing.sources
+    }
     found = Estimate(sources, left_out=preflight.listing.left_out)
     for unit in preflight.plan.units.values():
         done = unit.id in preflight.committed
         found.units_done += done
         found.units_pending += not done
         for span in unit.spans:
-            source = sources.setdefault(span.source.id, SourceEstimate())
+            gone = SourceEstimate(span.source.size, state=PENDING)
+            source = sources.setdefault(span.source.id, gone)
+            if unit.retry:
+                continue  # its rows were counted
             source.units += 1
             source.rows_done += span.cut.rows * done
             source.rows_pending += span.cut.rows * (not done)
+    for id_, source in sources.items():
+        if source.state == PENDING and not source.rows_pending:
+            source.state = DONE
+        listed = preflight.listed.get(id_)
+        if id_ in changes.withdraw or (id_ in before and listed not in (None, before[id_])):
+            source.state = CHANGED
     for id_, reason in planner.failed.items():
-        sources.setdefault(id_, SourceEstimate()).failed = reason
+        source = sources.setdefault(id_, SourceEstimate())
+        source.state, source.refused = REFUSED, reason
     return found

@@ -262,7 +262,7 @@ def _side_files(output: Output) -> set[str]:
         for folder in SIDE_FILES
         for name in store.names(output.at("_bertbatch", folder))
     }
-    for folder in ("", *(f"_bertbatch/{f}" for f in (*SIDE_FILES, "plan", "runs"))):
+    for folder in ("", *(f"_bertbatch/{f}" for f in (*SIDE_FILES, "plan", "runs", "texts"))):
         for name in store.temporary(output.at(folder) if folder else output.path):
             paths.add(f"{folder}/{name}" if folder else name)
     return paths

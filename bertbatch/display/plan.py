@@ -1,34 +1,79 @@
-"""The table of `bertbatch plan`: sources, units, rows."""
+"""What `bertbatch plan` prints."""
+
+import json
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertbatch.checks.estimate import Estimate
-from bertbatch.wording import counted
+from bertbatch.checks.estimate import CHANGED, DONE, NEW, PENDING, REFUSED, Estimate
+from bertbatch.checks.forecast import Forecast
+from bertbatch.checks.outlook import Outlook
+from bertbatch.checks.text_sample import Lengths
+from bertbatch.display.facts import Facts
+from bertbatch.wording import counted, duration, size
 
-LINES = 40  # sources shown
+LINES = 20  # sources shown
 
 
-def show_plan(estimate: Estimate) -> None:
-    """What a run would do, source by source."""
-    table = Table("source", "units", "rows", "done", "pending", box=None, pad_edge=False)
-    for id_, source in list(estimate.sources.items())[:LINES]:
-        done, pending = source.rows_done, source.rows_pending
-        cells = [f"{n:,}" for n in (source.units, done + pending, done, pending)]
-        table.add_row(*map(Text, [id_, *(["failed", source.failed] if source.failed else cells)]))
+def show_plan(outlook: Outlook) -> None:
+    """What a run would do, source by source, then in all."""
+    planned = outlook.estimate
     console = Console()
-    console.print(table, highlight=False, soft_wrap=True)
-    if (more := len(estimate.sources) - LINES) > 0:
+    console.print(_sources(planned), highlight=False, soft_wrap=True)
+    if (more := len(planned.sources) - LINES) > 0:
         console.print(f"… and {counted(more, 'more source')}", highlight=False)
-    for reason, count in estimate.left_out.items():
-        console.print(f"left out {counted(count, 'file')}: {reason}", highlight=False)
-    units = estimate.units_done + estimate.units_pending
-    rows = estimate.rows_done + estimate.rows_pending
-    console.print(
-        f"{counted(len(estimate.sources), 'source')}, {counted(units, 'unit')} "
-        f"({estimate.units_done:,} done, {estimate.units_pending:,} pending), "
-        f"{counted(rows, 'row')} "
-        f"({estimate.rows_done:,} done, {estimate.rows_pending:,} pending)",
-        highlight=False,
+    facts = Facts()
+    row = facts.add
+    states = {state: planned.count(state) for state in (DONE, PENDING, NEW, CHANGED, REFUSED)}
+    said = ", ".join(f"{number:,} {state}" for state, number in states.items() if number)
+    row("sources", f"{len(planned.sources):,} ({said or 'none'}), {size(planned.bytes)}")
+    for reason, count in planned.left_out.items():
+        row("left out", f"{counted(count, 'file')}: {reason}")
+    units = planned.units_done + planned.units_pending
+    row("units", f"{units:,} ({planned.units_done:,} done, {planned.units_pending:,} pending)")
+    rows = planned.rows_done + planned.rows_pending
+    row("rows", f"{rows:,} ({planned.rows_done:,} done, {planned.rows_pending:,} pending)")
+    for model, one in outlook.lengths.items():
+        row(f"tokens{model and f' of {model}'}", _lengths(one, outlook.sampled))
+    if outlook.time:
+        row("time here", _time(outlook.time))
+    if outlook.elsewhere:
+        row("elsewhere", _time(outlook.elsewhere))
+    for one_thing in outlook.advice:
+        row("note", one_thing)
+    facts.show()
+
+
+def print_plan(outlook: Outlook) -> None:
+    """The same as JSON."""
+    print(json.dumps(outlook.record, indent=1, ensure_ascii=False))
+
+
+def _sources(planned: Estimate) -> Table:
+    table = Table("source", "size", "units", "rows", "state", box=None, pad_edge=False)
+    for id_, source in list(planned.sources.items())[:LINES]:
+        rows = source.rows_done + source.rows_pending
+        state = f"{source.state}: {source.refused}" if source.refused else source.state
+        if source.rows_done and source.rows_pending:
+            state += f", {source.rows_done:,} rows done"
+        cells = [id_, size(source.bytes), f"{source.units:,}", f"{rows:,}", state]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _lengths(one: Lengths, sampled: int) -> str:
+    windows = f", {one.windows:.1f} sequences a text" if one.windows > 1 else ""
+    return (
+        f"median {one.median:,.0f}, mean {one.mean:,.0f}, 95 % up to {one.p95:,.0f}, longest "
+        f"{one.longest:,}; {one.truncated:.1%} truncated at {one.max_length:,}{windows} "
+        f"(of {counted(sampled, 'row')})"
     )
+
+
+def _time(found: Forecast) -> str:
+    least, most = map(duration, found.seconds)
+    when = least if least == most else f"{least} to {most}"
+    cost = "" if found.cost is None else f", cost {found.cost[0]:,.2f} to {found.cost[1]:,.2f}"
+    tokens = f"{sum(found.tokens) / 2:,.0f} tokens at {found.rate:,.0f} tokens/s"
+    return f"{when}{cost}: {tokens} ({found.basis})"

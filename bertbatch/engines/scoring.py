@@ -33,6 +33,7 @@ class Scored:
     real_tokens: int
     computed_tokens: int
     statistics: "Statistics | None" = None
+    selection: int = 0  # of the tokens
 
 
 @dataclass(frozen=True)
@@ -120,4 +121,10 @@ def score(
     if sampled.any():
         text = np.where(tokens.sampled[first:stop], place[inverse], -1)
         statistics = Statistics(values, counts, text)
-    return Scored(Answers(answers, offsets).take(inverse), int(lengths.sum()), computed, statistics)
+    return Scored(
+        Answers(answers, offsets).take(inverse),
+        int(lengths.sum()),
+        computed,
+        statistics,
+        tokens.selection,
+    )

@@ -206,6 +206,17 @@ class Job(Section):
         return self
 
     @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema of job files (draft 2020-12)."""
+        found = cls.model_json_schema()
+        found["properties"]["run"] = {**found["properties"]["run"], "type": ["string", "integer"]}
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **found,
+            "title": "A job of bertbatch",
+        }
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str], changes: list[str] | None = None) -> "Job":
         """The job in a YAML file, with `a.b=c` changes applied.
 

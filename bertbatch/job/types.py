@@ -34,7 +34,9 @@ StorageOptions = Annotated[
         description="passed to the storage client; ${NAME} is read from the environment",
     ),
 ]
-CommaList = Annotated[list[str], BeforeValidator(split_commas)]
+CommaList = Annotated[
+    list[str], BeforeValidator(split_commas, json_schema_input_type=list[str] | str)
+]
 CountOrAuto = Annotated[int | Literal["auto"], AfterValidator(_at_least_one)]
 MibOrAuto = Annotated[float | Literal["auto"], AfterValidator(_size)]
 if TYPE_CHECKING:

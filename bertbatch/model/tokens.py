@@ -50,6 +50,7 @@ class Tokens:
     sampled: np.ndarray
     spans: "Spans | None" = None
     parts: "Parts | None" = None
+    selection: int = 0  # what says which rows of their unit these are
 
     @property
     def lengths(self) -> np.ndarray:

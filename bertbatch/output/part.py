@@ -95,6 +95,11 @@ def unit_of_side(path: str) -> str:
     return path.rpartition("/")[2].partition("-")[0]
 
 
+def is_part(name: str) -> bool:
+    """Whether a file of an output's folder has the name of a part."""
+    return re.fullmatch(r"part-.*-[0-9a-f]{20}\.parquet", name) is not None
+
+
 def unit_of_part(name: str) -> str:
     """The id of the unit that a part is of, by its name."""
     return name.removesuffix(".parquet").rpartition("-")[2]

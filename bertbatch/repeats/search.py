@@ -1,29 +1,40 @@
 """Finds the texts that several units have, in bounded memory.
 
-Hashes of all texts are written into partitions by their first byte, and each partition is sorted
-by itself. A text that several units have is scored by a unit of such texts, which is made of the
-units where they occur first.
+Hashes of each unit's different texts are written into partitions by their first byte, and each
+partition is sorted by itself. A text that several units have is scored by a unit of such texts,
+which is made of units where they occur first.
 """
 
+import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.repeats.hashes import KIND
 from bertbatch.repeats.spill import Spill
-from bertbatch.units import Repeats, Unit, digest
+from bertbatch.units import Repeats, Unit
 
-_HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("unit", "<i4"), ("at", "<u4")])
-_LINK = np.dtype([("unit", "<i4"), ("at", "<u4"), ("first", "<i4")])
-_FIRST = np.dtype([("unit", "<i4"), ("at", "<u4")])
+_WORDS = [("high", "<u8"), ("low", "<u8")]  # of a hash
+_HASH = np.dtype([*_WORDS, ("unit", "<i4"), ("at", "<u4"), ("rows", "<u4")])
+_LINK = np.dtype([*_WORDS, ("unit", "<i4"), ("first", "<i4")])
+_FIRST = np.dtype([*_WORDS, ("unit", "<i4"), ("at", "<u4")])
 
 BUCKET = 64  # units whose links share a file on the disk
 MOST_UNITS = 64  # that one unit of first texts reads,
 MOST_BYTES = 64 << 20  # of texts and columns,
 MOST_TEXTS, LEAST_TEXTS = 1 << 14, 64
 UNITS_A_WORKER = 4  # at least, so that the workers end together
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Units whose first texts are scored together, dealt out to several files by their hashes."""
+
+    units: list[int]
+    names: list[str]
 
 
 class Search:
@@ -42,9 +53,8 @@ class Search:
         self._links = Spill(folder, "links", _LINK)
         self._firsts = Spill(folder, "firsts", _FIRST)
         self._stored: list[str] = []
-        self._groups: list[list[int]] = []  # units, by number, of each unit of first texts
-        self._names: list[str] = []  # of the groups' files
-        self._group_of: dict[int, int] = {}
+        self._groups: list[_Group] = []
+        self._group_of: dict[int, _Group] = {}
         self._bucket: tuple[int, np.ndarray] = (-1, np.empty(0, _LINK))
         self.rows = self.texts = 0
 
@@ -60,24 +70,24 @@ class Search:
         self._add(number, hashes)
 
     def _add(self, number: int, hashes: pa.Array) -> None:
-        pairs = np.frombuffer(hashes.buffers()[1], "<u8").reshape(-1, 2)
-        records = np.empty(len(hashes), _HASH)
-        records["high"], records["low"] = pairs[:, 0], pairs[:, 1]
-        records["unit"], records["at"] = number, np.arange(len(hashes))
+        """One record for each different text: one that is in every row takes no more room."""
+        words = np.frombuffer(hashes.buffers()[1], _WORDS, len(hashes), hashes.offset * 16)
+        different, at, rows = np.unique(words, return_index=True, return_counts=True)
+        records = np.empty(len(different), _HASH)
+        records["high"], records["low"] = different["high"], different["low"]
+        records["unit"], records["at"], records["rows"] = number, at, rows
         self._hashes.add(records["high"] & 0xFF, records)
 
-    def finish(self, workers: int) -> None:
-        """Finds what is repeated. Nothing can be added after that."""
+    def partitions(self) -> Iterator[None]:
+        """Finds what is repeated, one partition after the other. Then nothing can be added."""
         for key in sorted(self._hashes.keys):
             records = self._hashes.read(key)
             self._hashes.drop(key)
             self._match(records)
-        most = self.texts // max(workers * UNITS_A_WORKER, 1)
-        self._group(min(max(most, LEAST_TEXTS), MOST_TEXTS))
+            yield
 
     def _match(self, records: np.ndarray) -> None:
-        order = np.lexsort(tuple(records[name] for name in ("at", "unit", "low", "high")))
-        records = records[order]
+        records = records[np.lexsort(tuple(records[name] for name in ("unit", "low", "high")))]
         high, low = records["high"], records["low"]
         new = np.ones(len(records), bool)
         new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
@@ -85,51 +95,55 @@ class Search:
         first = records["unit"][start]  # stored answers come first
         last = records["unit"][np.append(start[1:], len(records)) - 1]
         repeated = (first != last) & (last >= 0)
-        rows = repeated[text] & (records["unit"] >= 0)
-        links = np.empty(int(rows.sum()), _LINK)
-        links["unit"], links["at"] = records["unit"][rows], records["at"][rows]
-        links["first"] = first[text][rows]
+        linked = repeated[text] & (records["unit"] >= 0)
+        links = _copy(records[linked], _LINK)
+        links["first"] = first[text][linked]
         self._links.add(links["unit"] // BUCKET, links)
-        fresh = repeated & (first >= 0)
-        firsts = np.empty(int(fresh.sum()), _FIRST)
-        firsts["unit"], firsts["at"] = first[fresh], records["at"][start[fresh]]
+        firsts = _copy(records[start[repeated & (first >= 0)]], _FIRST)
         self._firsts.add(firsts["unit"] // BUCKET, firsts)
         np.add.at(self._firsts_of, firsts["unit"], 1)
-        self.rows += len(links)
+        self.rows += int(records["rows"][linked].sum())
         self.texts += len(firsts)
 
-    def _group(self, texts: int) -> None:
-        """Puts units with first texts together, until these are so many."""
+    def group(self, workers: int) -> None:
+        """Decides which units score first texts together, for so many workers."""
+        each = self.texts // max(workers * UNITS_A_WORKER, 1)
+        texts = min(max(each, LEAST_TEXTS), MOST_TEXTS)
         group: list[int] = []
         count = size = 0
         for number in np.flatnonzero(self._firsts_of).tolist():
             own, bytes_ = int(self._firsts_of[number]), self._units[number].bytes
             full = len(group) == MOST_UNITS or size + bytes_ > MOST_BYTES or count + own > texts
             if group and full:
-                self._close(group)
+                self._close(group, count, texts)
                 group, count, size = [], 0, 0
             group.append(number)
             count, size = count + own, size + bytes_
         if group:
-            self._close(group)
+            self._close(group, count, texts)
 
-    def _close(self, group: list[int]) -> None:
-        what = [[self._units[number].id, int(self._firsts_of[number])] for number in group]
-        self._group_of |= dict.fromkeys(group, len(self._groups))
+    def _close(self, units: list[int], count: int, texts: int) -> None:
+        # Names that no other run gives: what is in a file follows from its name.
+        names = [uuid.uuid4().hex[:20] for _ in range(-(-count // texts))]
+        group = _Group(units, names)
         self._groups.append(group)
-        self._names.append(digest(["texts", what])[:20])
+        self._group_of |= dict.fromkeys(units, group)
 
     def first_units(self) -> Iterator[Unit]:
         """The units that score each repeated text once."""
-        for name, group in zip(self._names, self._groups, strict=True):
-            places, before = [], 0
-            for number in group:
+        for group in self._groups:
+            places: list[list[np.ndarray]] = [[] for _ in group.names]
+            before = 0
+            for number in group.units:
                 firsts = self._firsts.read(number // BUCKET)
-                own = firsts["at"][firsts["unit"] == number].astype(np.int64)
-                places.append(np.sort(own) + before)
+                firsts = firsts[firsts["unit"] == number]
+                share = firsts["low"] % len(group.names)
+                for i, own in enumerate(places):
+                    own.append(np.sort(firsts["at"][share == i].astype(np.int64)) + before)
                 before += int(self._texts[number])
-            spans = tuple(span for number in group for span in self._units[number].spans)
-            yield Unit(name, spans, first_texts=np.concatenate(places))
+            spans = tuple(span for number in group.units for span in self._units[number].spans)
+            for name, own in zip(group.names, places, strict=True):
+                yield Unit(name, spans, first_texts=np.concatenate(own))
 
     def with_repeats(self, unit: Unit) -> Unit:
         """The unit, with what is known of its repeated texts."""
@@ -142,10 +156,29 @@ class Search:
         links = self._bucket[1][self._bucket[1]["unit"] == number]
         if not len(links):
             return unit
-        links = links[np.argsort(links["at"])]
-        firsts, file = np.unique(links["first"], return_inverse=True)
-        names = [
-            self._stored[-1 - first] if first < 0 else self._names[self._group_of[first]]
-            for first in firsts.tolist()
+        files: dict[str, int] = {}
+        file = [
+            files.setdefault(self._file(first, low), len(files))
+            for first, low in zip(links["first"].tolist(), links["low"].tolist(), strict=True)
         ]
-        return replace(unit, repeats=Repeats(links["at"], file, tuple(names)))
+        words = np.empty(len(links), _WORDS)
+        words["high"], words["low"] = links["high"], links["low"]
+        buffers = [None, pa.py_buffer(words.tobytes())]
+        hashes = pa.Array.from_buffers(KIND, len(links), buffers)
+        return replace(unit, repeats=Repeats(hashes, np.array(file, np.int32), tuple(files)))
+
+    def _file(self, first: int, low: int) -> str:
+        """Where the answer to a text is, by the unit where it occurs first."""
+        if first < 0:
+            return self._stored[-1 - first]
+        names = self._group_of[first].names
+        return names[low % len(names)]
+
+
+def _copy(records: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Those fields of records that another dtype has, too."""
+    found = np.zeros(len(records), dtype)
+    for name in dtype.names or ():
+        if name in (records.dtype.names or ()):
+            found[name] = records[name]
+    return found

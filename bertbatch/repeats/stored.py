@@ -1,16 +1,17 @@
 """Stored answers to texts that several units have: a file for each unit of such texts.
 
-A file is Parquet, for its checksums, by another name, since programs may read every Parquet file of
-an output. It has a row for each text: its hash, the reason if it cannot be scored, and else every
-column that is made of the model's answer. A file that is missing or damaged costs work, never an
-answer.
+A file is its own SHA-256 and then Parquet. It has a row for each text: its hash, the reason if it
+cannot be scored, and else every column that is made of the model's answer. A file that is missing,
+damaged or not as expected costs work, never an answer.
 """
 
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -20,27 +21,28 @@ import pyarrow.parquet as pq
 from bertbatch.output.folder import Output
 from bertbatch.repeats.hashes import KIND
 from bertbatch.storage.retry import retry
-from bertbatch.storage.stores import as_os_errors
+from bertbatch.units import Repeats
 
 log = logging.getLogger("bertbatch")
 
 FOLDER, ENDING = "_bertbatch/texts", ".answers"
 HASH, REASON = "hash", "reason"
 CACHE_BYTES = 256 << 20  # of answers that a process keeps
-
+_DIGEST = 32  # bytes
 _DAMAGE = (OSError, ValueError, KeyError, pa.ArrowException)
 
 
 def write_answers(
     output: Output, name: str, scored: pa.Table, hashes: pa.Array, reasons: dict[int, str]
 ) -> None:
-    """Stores the answers to some texts, unless another run has.
+    """Stores the answers to some texts under a name of their own.
 
     `scored` has a row for each text without a reason; `reasons` are by the text's place.
     """
     kept = np.ones(len(hashes), bool)
     kept[list(reasons)] = False
     good = scored.append_column(HASH, hashes.filter(pa.array(kept)))
+    good = good.append_column(REASON, pa.nulls(len(good), pa.string()))
     bad = pa.table(
         {
             HASH: hashes.filter(pa.array(~kept)),
@@ -49,36 +51,49 @@ def write_answers(
     )
     table = pa.concat_tables([good, bad], promote_options="default")
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    data = sink.getvalue().to_pybytes()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    data = sha256(content).digest() + content
 
     def create() -> None:
-        with suppress(FileExistsError):
+        with suppress(FileExistsError):  # an earlier try, whose reply was lost
             output.store.create(_path(output, name), data)
 
     retry(create)
 
 
-def stored_hashes(output: Output) -> Iterator[tuple[str, pa.Array]]:
-    """The name of each file, with the hashes of its texts."""
-    for file in output.store.names(output.at(FOLDER)):
+def stored_hashes(output: Output, fields: Sequence[pa.Field]) -> Iterator[tuple[str, pa.Array]]:
+    """The name of each file of earlier runs, with the hashes of the texts that have an answer.
+
+    Not of those with a reason: what failed once is tried again by the next run.
+    """
+
+    def hashes(file: str) -> tuple[str, pa.Array] | None:
         name = file.removesuffix(ENDING)
-        table = _read(output, name, [HASH])
-        if table is not None:
-            yield name, table[HASH].combine_chunks()
+        table = _read(output, name, fields)
+        if table is None:
+            return None
+        answered = table[HASH].filter(table[REASON].is_null()).combine_chunks()
+        return name, pa.concat_arrays([answered]) if len(answered) else pa.array([], KIND)
+
+    with ThreadPoolExecutor(4) as pool:
+        files = output.store.names(output.at(FOLDER))
+        yield from filter(None, pool.map(hashes, files))
 
 
 def find_answers(
-    output: Output, names: Sequence[str], file: np.ndarray, hashes: pa.Array
+    output: Output, repeats: Repeats, hashes: pa.Array, fields: Sequence[pa.Field]
 ) -> tuple[np.ndarray, pa.Table]:
-    """The stored answers to texts: which have one, bool [texts], and these in order.
+    """The stored answers to a unit's texts: which have one, bool [texts], and these in order.
 
-    `file` int [texts] says in which of the named files each is. No columns, if there is none.
+    `fields` are the columns that answers must have. No columns, if there are no answers.
     """
+    known = pc.index_in(hashes, value_set=repeats.hashes).to_numpy(zero_copy_only=False)
+    file = np.where(np.isnan(known), -1, repeats.file[np.nan_to_num(known).astype(np.int64)])
     places, tables = [], []
-    for number, name in enumerate(names):
+    for number, name in enumerate(repeats.files):
         of_file = np.flatnonzero(file == number)
-        table = _cache.get(output, name)
+        table = _cache.get(output, name, fields)
         if table is None:
             continue
         row = pc.index_in(hashes.take(pa.array(of_file)), value_set=table[HASH])
@@ -90,23 +105,28 @@ def find_answers(
         return found, pa.table({})
     place = np.concatenate(places)
     found[place] = True
-    answers = pa.concat_tables(tables, promote_options="default")
-    return found, answers.take(pa.array(np.argsort(place)))
+    return found, pa.concat_tables(tables).take(pa.array(np.argsort(place)))
 
 
 def _path(output: Output, name: str) -> str:
     return output.at(FOLDER, f"{name}{ENDING}")
 
 
-def _read(output: Output, name: str, columns: list[str] | None = None) -> pa.Table | None:
+def _read(output: Output, name: str, fields: Sequence[pa.Field]) -> pa.Table | None:
     """A file's rows, or None if it is not there or cannot be used."""
     path = _path(output, name)
     try:
-        with as_os_errors(), output.store.open(path) as file:
-            content = pq.ParquetFile(file, page_checksum_verification=True)
-            table = content.read(columns)
-        if table.schema.field(HASH).type != KIND:
-            raise ValueError("it has other columns")
+        data = retry(lambda: output.store.read(path))
+        if sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+            raise ValueError("it is damaged")
+        table = pq.read_table(pa.BufferReader(data[_DIGEST:]))
+        schema = [pa.field(HASH, KIND), pa.field(REASON, pa.string()), *fields]
+        table = table.select([field.name for field in schema])
+        if table.schema.types != [field.type for field in schema]:
+            raise ValueError("its columns have other types")
+        answered = table.filter(table[REASON].is_null())
+        if any(answered[f.name].null_count for f in schema if not f.nullable):
+            raise ValueError("it lacks answers")
     except FileNotFoundError:
         return None
     except _DAMAGE as error:
@@ -123,18 +143,17 @@ class _Cache:
         self._tables: OrderedDict[str, pa.Table] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, output: Output, name: str) -> pa.Table | None:
-        path = _path(output, name)
-        with self._lock:
-            if path in self._tables:
-                self._tables.move_to_end(path)
-                return self._tables[path]
-        table = _read(output, name)
+    def get(self, output: Output, name: str, fields: Sequence[pa.Field]) -> pa.Table | None:
+        with self._lock:  # names are of one run alone
+            if name in self._tables:
+                self._tables.move_to_end(name)
+                return self._tables[name]
+        table = _read(output, name, fields)
         if table is None:
             return None
         with self._lock:
-            if path not in self._tables:
-                self._tables[path] = table
+            if name not in self._tables:
+                self._tables[name] = table
                 self._bytes += table.nbytes
             while self._bytes > self._limit and len(self._tables) > 1:
                 _, old = self._tables.popitem(last=False)

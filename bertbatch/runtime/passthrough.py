@@ -58,7 +58,8 @@ class Passthrough(Origin):
 
     Arrays and `carried` have an entry for each row to score, `bad` one for each row that cannot
     be. `texts` has an entry for each model; models with equal tokenizers share one. `hashes` are
-    of texts that are scored for other units.
+    of texts that are scored for other units. `selection` is that of the tokens which belong here:
+    a unit that is read twice may find other answers stored.
     """
 
     bad: pa.Table
@@ -66,6 +67,7 @@ class Passthrough(Origin):
     texts: Mapping[str, TextFacts]
     repeated: Repeated | None = None
     hashes: pa.Array | None = None
+    selection: int = 0
 
 
 @dataclass

@@ -8,8 +8,6 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from bertbatch.engines import batching
@@ -188,23 +186,23 @@ class _Run:
             )
 
     def _score(self, executor: Executor) -> Outcome:
-        with TemporaryDirectory(prefix="bertbatch-texts-") as folder:
-            repeated = self._repeated(executor, Path(folder))
+        repeated = self._repeated(executor)
+        with repeated.folder:
+            deaths = repeated.score(executor, self._totals, self._should_stop)
             scheduler = Scheduler(executor, self._observe, self._should_stop)
             outcome = scheduler.run(repeated.known_to(self._tasks()))
             while not outcome.stopped and (tasks := self._rescued(outcome)):
                 outcome = scheduler.run(iter(tasks))
+        outcome.worker_deaths += deaths
         return outcome
 
-    def _repeated(self, executor: Executor, folder: Path) -> RepeatedTexts:
-        """Repeated texts, scored; what fails here is scored by the units that have it."""
+    def _repeated(self, executor: Executor) -> RepeatedTexts:
         if self._job.input.dedupe is None:
             return RepeatedTexts()
-        for _ in self._new_units():
-            pass  # planned to the end, since texts may be repeated anywhere
-        repeated = find_repeated(self._preflight, folder, executor.workers, self._should_stop)
-        repeated.score(executor, self._totals, self._should_stop)
-        return repeated
+        for _ in self._new_units():  # to the end, since texts may be repeated anywhere
+            if self._should_stop():
+                return RepeatedTexts()
+        return find_repeated(self._preflight, executor.workers, self._should_stop)
 
     def _tasks(self) -> Iterator[ReadTask]:
         """Every read task: of units planned earlier, then of new ones as they are planned.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from bertbatch.errors import DeviceLost, JobError, RunError, SourceError
+from bertbatch.errors import DataLost, DeviceLost, JobError, RunError, SourceError
 from bertbatch.runtime.counts import Record
-from bertbatch.runtime.executors.executor import DataLost, Executor, WorkerDied
+from bertbatch.runtime.executors.executor import Executor, WorkerDied
 from bertbatch.runtime.failures import Failures, Outcome, describe
 from bertbatch.runtime.work import ReadTask, Rows, Work
 from bertbatch.units import Unit

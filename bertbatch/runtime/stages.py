@@ -15,6 +15,7 @@ import pyarrow as pa
 from bertbatch.attention.aggregates import of_models
 from bertbatch.attention.sample import sampled
 from bertbatch.engines.scoring import Scored
+from bertbatch.errors import DataLost
 from bertbatch.inputs import rows
 from bertbatch.inputs.formats.reader import reader_of
 from bertbatch.job.input import Input
@@ -27,7 +28,13 @@ from bertbatch.output.part import accounted
 from bertbatch.repeats.stored import write_answers
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import Counts, Record
-from bertbatch.runtime.known_texts import hashes_of, origin_column, take_known, with_stored
+from bertbatch.runtime.known_texts import (
+    answer_table,
+    hashes_of,
+    origin_column,
+    take_known,
+    with_stored,
+)
 from bertbatch.runtime.passthrough import Origin, Passthrough, Prepared, TextFacts
 from bertbatch.runtime.unit_statistics import Rows, unit_statistics
 from bertbatch.storage.retry import retry
@@ -43,9 +50,9 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
     prepared = []
     reader, (options, types) = reader_of(context.format), _asked_of(context, units)
     for unit, read in rows.read_units(reader, options, types, units, context.rules):
-        repeated = None
+        repeated, selection = None, 0
         if unit.repeats or unit.first_texts is not None:
-            read, repeated = take_known(context.output, unit, read)
+            read, repeated, selection = take_known(context, unit, read)
         chunks, made = _encode(context, unit, read)
         source = np.repeat(
             np.arange(len(chunks), dtype=np.int32), [len(chunk.texts) for chunk in chunks]
@@ -56,7 +63,9 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
             chosen = sampled(ids, source, row, attention.sample)
             made = {key: replace(of, sampled=chosen[of.row]) for key, of in made.items()}
         facts = {key: _facts(tokens) for key, tokens in made.items()}
-        scored = {key: replace(tokens, spans=None) for key, tokens in made.items()}
+        scored = {
+            key: replace(tokens, spans=None, selection=selection) for key, tokens in made.items()
+        }
         encoding = {model: spec.encoding for model, spec in context.specs.items()}
         passthrough = Passthrough(
             source=source,
@@ -66,6 +75,7 @@ def read_and_tokenize(context: Context, units: Sequence[Unit]) -> list[Prepared]
             left_out=sum(chunk.left_out for chunk in chunks),
             repeated=repeated,
             hashes=None if unit.first_texts is None else hashes_of(chunks),
+            selection=selection,
             texts={model: facts[key] for model, key in encoding.items()},
         )
         tokens = {model: scored[key] for model, key in encoding.items()}
@@ -180,11 +190,13 @@ def commit(
             f"{context.output.path} is not the run's output on this node: it must be a folder that "
             "all nodes share"
         )
+    if any(one.selection != passthrough.selection for piece in pieces for one in piece.values()):
+        raise DataLost("its tokens were read when other stored answers were found")
     made = _predictions(context, passthrough, poison, pieces)
     counts, kept = made.counts, made.kept
     if unit.first_texts is not None:
         assert passthrough.hashes is not None
-        scored = pa.table(made.columns)
+        scored = answer_table(context, passthrough, made.columns, kept)
         write_answers(context.output, unit.id, scored, passthrough.hashes, made.reasons)
         return Record(unit.id, True, counts)
     ids = [span.source.id for span in unit.spans]

@@ -1,6 +1,7 @@
 """Warnings about a corpus that does not suit the model, each given once."""
 
 import logging
+from collections.abc import Iterator
 
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec
@@ -35,18 +36,25 @@ class TextWarnings:
         if counts.rows_scored < ENOUGH_ROWS or self._truncated_told or self._chosen:
             return
         share = counts.truncated[self._model] / counts.rows_scored
-        if share > TRUNCATED_SHARE:
+        for said in truncated_texts(
+            self._model, share, self._max_length, self._pair, "the texts so far"
+        ):
             self._truncated_told = True
-            what = (
-                "model.max_length may be larger"
-                if self._pair
-                else "model.long_text: windows scores all of them, truncate says that this is meant"
-            )
-            log.warning(
-                "%s%.0f %% of the texts so far are longer than %d tokens, and what follows is not "
-                "scored; %s",
-                self._model and f"{self._model}: ",
-                100 * share,
-                self._max_length,
-                what,
-            )
+            log.warning("%s", said)
+
+
+def truncated_texts(
+    model: str, share: float, max_length: int, pair: bool, which: str = "the texts"
+) -> Iterator[str]:
+    """The warning for this share of truncated texts, if it needs one."""
+    if share <= TRUNCATED_SHARE:
+        return
+    what = (
+        "model.max_length may be larger"
+        if pair
+        else "model.long_text: windows scores all of them, truncate says that this is meant"
+    )
+    yield (
+        f"{model and f'{model}: '}{100 * share:.0f} % of {which} are longer than "
+        f"{max_length} tokens, and what follows is not scored; {what}"
+    )

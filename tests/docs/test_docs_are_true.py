@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import typer
 
 from bertbatch import Job
+from bertbatch.cli import app
 from bertbatch.job.schema import Attention
 from bertbatch.registry import ENGINES, FORMATS, STATISTICS, TASKS
 from recipes import docs
@@ -95,6 +97,13 @@ def test_every_page_is_listed():
 def test_every_command_is_shown():
     shown = (ROOT / "docs" / "commands.md").read_text().partition("<!-- generated")[0]
     assert set(flags()) == set(re.findall(r"^    bertbatch (\w+)", shown, re.M))
+
+
+def test_every_option_tells_its_default():
+    for name, one in typer.main.get_command(app).commands.items():
+        for option in one.params:
+            said = option.default is not None or isinstance(option.show_default, str)
+            assert said or option.required or not option.opts[0].startswith("-"), (name, option)
 
 
 def test_job_files_are_valid():

@@ -28,7 +28,7 @@ ORDER = [
     ["display"],
     ["report"],
     ["command"],
-    ["judging_commands"],
+    ["commands"],
     ["cli"],
     ["__main__"],
 ]

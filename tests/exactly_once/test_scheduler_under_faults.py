@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bertbatch.errors import RunError, SourceError
-from bertbatch.runtime.executors.executor import DataLost, NodeGone, WorkerDied
+from bertbatch.errors import DataLost, RunError, SourceError
+from bertbatch.runtime.executors.executor import NodeGone, WorkerDied
 from bertbatch.runtime.scheduler import Scheduler
 from bertbatch.runtime.work import ReadTask
 from tests.helpers.simulated_executor import Simulation, make_units, one_by_one

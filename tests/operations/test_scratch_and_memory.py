@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bertbatch.runtime.executors.ray_scratch import PREFIX, Scratch
+from bertbatch.runtime.scratch import RAY, Scratch
 from tests.helpers.command_line import finish, start, wait_for_parts
 from tests.helpers.outputs import sound
 from tests.helpers.sources import write_parquet
@@ -48,24 +48,22 @@ def test_a_killed_runs_scratch_goes_with_the_next_run(root, corpus, tmp_path, ti
     assert list(root.iterdir()) == []
 
 
-def test_what_others_put_beside_it_is_left_alone(root, monkeypatch):
+def test_what_others_put_beside_it_is_left_alone(root):
     """A pipe that nobody writes to, a link, a file, a folder whose run lives."""
-    monkeypatch.setenv("RAY_TMPDIR", str(root / "new"))
-    Scratch().close(keep=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(root))
+    Scratch(RAY, root / "new").close(keep=False)
     mine = root / "mine"
-    for name in ("mine", f"{PREFIX}pipe", f"{PREFIX}dead"):
+    for name in ("mine", f"{RAY}pipe", f"{RAY}dead"):
         (root / name).mkdir()
-    for folder in (mine, root / f"{PREFIX}dead"):
+    for folder in (mine, root / f"{RAY}dead"):
         (folder / "lock").touch()
         (folder / "kept").touch()
-    (root / f"{PREFIX}link").symlink_to(mine)
-    (root / f"{PREFIX}file").touch()
-    os.mkfifo(root / f"{PREFIX}pipe" / "lock")
-    lives = Scratch()
+    (root / f"{RAY}link").symlink_to(mine)
+    (root / f"{RAY}file").touch()
+    os.mkfifo(root / f"{RAY}pipe" / "lock")
+    lives = Scratch(RAY, root)
     assert (mine / "kept").exists()
-    assert not (root / f"{PREFIX}dead").exists()
-    Scratch().close(keep=False)
+    assert not (root / f"{RAY}dead").exists()
+    Scratch(RAY, root).close(keep=False)
     assert Path(lives.path).is_dir()
     lives.close(keep=False)
     assert not Path(lives.path).exists()

@@ -22,7 +22,8 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 import bertbatch
-from bertbatch.runtime.executors.executor import IN_ONE_PROCESS, DataLost, WorkerDied, told
+from bertbatch.errors import DataLost
+from bertbatch.runtime.executors.executor import IN_ONE_PROCESS, WorkerDied, told
 from bertbatch.units import Unit
 
 if TYPE_CHECKING:

@@ -21,10 +21,6 @@ class NodeGone(WorkerDied):
     """A model worker is gone together with its node: no row is to blame."""
 
 
-class DataLost(Exception):
-    """What a stage had made was on a node that is gone."""
-
-
 @dataclass(frozen=True)
 class Readers:
     """What may be read at a time.

@@ -17,14 +17,14 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from bertbatch.errors import DeviceLost, JobError
+from bertbatch.errors import DataLost, DeviceLost, JobError
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors import ray_nodes, ray_stages
-from bertbatch.runtime.executors.executor import DataLost, NodeGone, Readers, WorkerDied, told
+from bertbatch.runtime.executors.executor import NodeGone, Readers, WorkerDied, told
 from bertbatch.runtime.executors.ray_loading import Loading
-from bertbatch.runtime.executors.ray_scratch import Scratch
 from bertbatch.runtime.executors.ray_start import start_ray
 from bertbatch.runtime.kinds import record_choices
+from bertbatch.runtime.scratch import Scratch
 from bertbatch.runtime.worker import THREADS
 from bertbatch.units import Unit
 

@@ -21,8 +21,8 @@ from ray.job_config import JobConfig
 import bertbatch
 from bertbatch.errors import JobError
 from bertbatch.runtime.executors.cpus import available_cores
-from bertbatch.runtime.executors.ray_scratch import Scratch
 from bertbatch.runtime.executors.ray_tokens import HOW_TO_GIVE_A_TOKEN, use_own_token
+from bertbatch.runtime.scratch import RAY, Scratch
 from bertbatch.storage.stores import public
 
 START_SECONDS = 55.0  # for Ray to start here; its own limits are two of 30 s, one after the other
@@ -52,7 +52,8 @@ def start_ray(verbose: bool) -> Scratch | None:
 def _start(options: dict[str, Any]) -> Scratch:
     use_own_token()
     try:
-        scratch = Scratch()
+        # As Ray does, not TMPDIR: the path of a socket may have 107 bytes at most.
+        scratch = Scratch(RAY, Path(os.environ.get("RAY_TMPDIR", "/tmp")))
     except OSError as error:
         raise JobError(f"Ray cannot be started here: {error}; see RAY_TMPDIR") from error
     try:

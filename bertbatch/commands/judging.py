@@ -1,25 +1,33 @@
-"""The commands that judge answers: `evaluate`, `compare`, `report`; pictures of statistics."""
+"""Commands that judge or show what an output holds."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bertbatch.command import OutputPath, command
 from bertbatch.errors import Alarm, JobError
 
-Gold = Annotated[str | None, typer.Option(help="the output's column with the right answers")]
+GOLD = "the output's column with the right answers"
+Gold = Annotated[str | None, typer.Option(help=GOLD, show_default="none")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 OfModel = Annotated[
-    str | None, typer.Option(help="which of several models: what its columns begin with")
+    str | None,
+    typer.Option(
+        help="which of several models: what its columns begin with", show_default="the only one"
+    ),
 ]
 
 
+@command
 def evaluate(
-    output: Annotated[str, typer.Argument(help="the output of a job")],
-    gold: Annotated[str, typer.Option(help="the output's column with the right answers")],
+    output: OutputPath,
+    gold: Annotated[str, typer.Option(help=GOLD)],
     min_accuracy: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="exit with 4 if the accuracy is below this"),
+        typer.Option(
+            min=0, max=1, help="exit with 4 if the accuracy is below this", show_default="none"
+        ),
     ] = None,
     json: Json = False,
     model: OfModel = None,
@@ -42,9 +50,10 @@ def evaluate(
         raise Alarm(f"accuracy {found.accuracy:.4f} is below {min_accuracy:g} (--min-accuracy)")
 
 
+@command
 def compare(
-    a: Annotated[str, typer.Argument(help="the output of a job")],
-    b: Annotated[str, typer.Argument(help="another output over the same rows")],
+    a: Annotated[str, typer.Argument(metavar="A", help="the output of a job")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another output over the same rows")],
     gold: Gold = None,
     json: Json = False,
     limit: Annotated[
@@ -66,13 +75,18 @@ def compare(
         show_agreement(found)
 
 
+@command
 def report(
-    output: Annotated[str, typer.Argument(help="the output of a job, complete or not")],
+    output: OutputPath,
     to: Annotated[
-        Path | None, typer.Option(help="the HTML file to write, such as report.html; required")
+        Path | None,
+        typer.Option(
+            help="the HTML file to write, such as report.html", show_default="none: it is needed"
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="another output over the same rows to compare with")
+        str | None,
+        typer.Option(help="another output over the same rows to compare with", show_default="none"),
     ] = None,
     gold: Gold = None,
     model: OfModel = None,

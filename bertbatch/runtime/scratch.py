@@ -1,4 +1,4 @@
-"""A temporary folder for the Ray of one run: its sockets, logs, spilled objects.
+"""A temporary folder of one run: for its Ray, or for hashes of its texts.
 
 It goes when the run ends. What a killed run has left goes when the next one starts: a lock tells
 whose process lives, because the kernel lets go of it with the process.
@@ -12,18 +12,18 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-PREFIX = "bertbatch-ray-"
+RAY, TEXTS = "bertbatch-ray-", "bertbatch-texts-"  # what names begin with
 
 
 class Scratch:
-    def __init__(self) -> None:
-        # As Ray does, not TMPDIR: the path of a socket may have 107 bytes at most.
-        root = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    """Raises OSError if the folder cannot be made."""
+
+    def __init__(self, prefix: str, root: Path):
         root.mkdir(parents=True, exist_ok=True)
-        for old in root.glob(f"{PREFIX}*"):
+        for old in root.glob(f"{prefix}*"):
             with suppress(OSError):  # its run lives, or Ray is still on its way out
                 _remove_dead(old)
-        self.path = tempfile.mkdtemp(prefix=PREFIX, dir=root)
+        self.path = tempfile.mkdtemp(prefix=prefix, dir=root)
         # Locked before it has its name: no other run finds it free between the two.
         unnamed = Path(self.path, "lock.new")
         self._lock = open(unnamed, "w")  # noqa: SIM115
