@@ -78,12 +78,7 @@ def compare(
 @command
 def report(
     output: OutputPath,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            help="the HTML file to write, such as report.html", show_default="none: it is needed"
-        ),
-    ] = None,
+    to: Annotated[Path, typer.Option(help="the HTML file to write, such as report.html")],
     against: Annotated[
         str | None,
         typer.Option(help="another output over the same rows to compare with", show_default="none"),
@@ -96,8 +91,6 @@ def report(
     from bertbatch.output.folder import open_output
     from bertbatch.report.page import write_report
 
-    if to is None:
-        raise JobError("--to is missing: name the file to write, such as --to report.html")
     other = None if against is None else open_output(against)
     size = write_report(open_output(output), to, other, gold, model)
     print(f"{size / 1e6:.1f} MB written to {to}")

@@ -13,6 +13,7 @@ from bertbatch.report.scan import Scan, scan
 from bertbatch.wording import counted
 
 RUNS = 200  # the last runs that a report has
+FLIPS = 20  # rows with other answers in the other output
 
 
 @dataclass
@@ -78,7 +79,8 @@ def gather(output: Output, other: Output | None, gold: str | None, model: str | 
     if other is not None:
         other.existing_contract()  # that it is an output: else nothing was meant to be compared
         try:
-            found.agreement = compare(output, other, None, 20, model)
+            right = None if answers.kind == "regression" else gold
+            found.agreement = compare(output, other, right, FLIPS, model)
         except JobError as error:
             found.not_compared = str(error)
     return found

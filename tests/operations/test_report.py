@@ -183,7 +183,7 @@ def test_several_models_have_a_report_each(tmp_path, tiny_model):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "--to is missing"),
+        ([], "Missing option '--to'"),
         (["--to", "{out}/report.html"], "lies inside"),
         (["--to", "{tmp}/none/report.html"], "cannot be written: No such file"),
         (["--to", "{tmp}"], "cannot be written"),
