@@ -97,6 +97,8 @@ def test_labels_in_another_order_are_the_same_labels(tmp_path):
     back = compare(*outputs(tmp_path, "b", "a"), gold="gold")  # ids are of b's order then
     right = (np.array(order)[np.array(gold)] == scores.argmax(1)).sum()
     assert back.correctness.both == right
+    write_output(tmp_path / "c", single_labels(LABELS, scores), LABELS)
+    assert compare(*outputs(tmp_path, "c", "b"), gold="gold").correctness.both == right
 
 
 def test_sets_of_labels(tmp_path):

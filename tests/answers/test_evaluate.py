@@ -167,6 +167,14 @@ def test_numbers_are_names_where_labels_are_numbers(tmp_path):
     assert (found.matched_by, found.accuracy) == ("label", 1.0)
 
 
+def test_numbers_that_are_not_quite_names_are_refused(tmp_path):
+    """Stars from 1 to 3 with gold from 0 to 2: as places they would all be off by one."""
+    answers = single_labels(["1", "2", "3"], np.eye(3), gold=[0, 1, 2])
+    write_output(tmp_path / "out", answers, ["1", "2", "3"])
+    with pytest.raises(JobError, match="'0': no label"):
+        evaluate(open_output(str(tmp_path / "out")), "gold")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
