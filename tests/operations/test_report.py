@@ -69,10 +69,13 @@ def test_a_whole_output(out, tmp_path):
 
 def test_texts_are_shown_only_if_they_are_carried_as_such(tmp_path):
     body = [f"private words {i}" for i in range(60)]
-    answers = single_labels(LABELS, scores_of(60), body=body)
-    given = {"text": "review", "carry": {"body": "review"}}
+    note = [f"secret note {i}" for i in range(60)]
+    answers = single_labels(LABELS, scores_of(60), note=note, body=body)
+    given = {"text": "review", "carry": {"note": "note", "body": "review"}}
     write_output(tmp_path / "out", answers, LABELS, input=given)
-    assert "private words" in page_of(tmp_path / "out", tmp_path / "r.html")
+    page = page_of(tmp_path / "out", tmp_path / "r.html")
+    assert "private words" in page
+    assert "secret note" not in page
 
 
 def test_the_same_output_gives_the_same_bytes(out, tmp_path):
