@@ -50,7 +50,7 @@ def _agreement(found: Agreement) -> list[Block]:
             rows.append((f"{name} is right", text))
         rows.append(("McNemar's exact test", f"p = {correct.p:.3g}"))
     blocks: list[Block] = [Words(f"{shown(note)}.") for note in found.notes]
-    blocks.append(Table("Agreement", ("", ""), rows))
+    blocks.append(Table("Agreement", ("", ""), rows, wide=True))
     if found.task == "single_label" and len(found.labels) <= LABELS:
         blocks.append(_labels(found))
     if found.flips:
