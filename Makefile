@@ -5,7 +5,8 @@ WHEELS ?= wheels
 # A machine with a GPU may be offline: `make gpu-check PYTHON=python3` makes no .venv.
 OWN := $(filter-out file,$(origin PYTHON))
 
-.PHONY: help setup demo test test-cluster test-faults test-kernels test-processors test-sweeps check bench bench-gpu gpu-check format clean
+.PHONY: help setup demo test test-cluster test-faults test-kernels test-processors test-release test-sweeps check site dist
+.PHONY: bench bench-gpu gpu-check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -51,11 +52,21 @@ test-kernels: .venv/kernels  ## test the Triton kernels without a GPU: their ari
 test-sweeps: .venv/test  ## test every architecture and thousands of damaged model folders, every task with everything (hours)
 	$(BIN)/python -m pytest -m sweep
 
-check: .venv/test  ## check lint, format, types and known vulnerabilities
+test-release: .venv/test  ## test what `make dist` builds, and the image's installation, without the checkout (minutes)
+	$(BIN)/python -m pytest -m release
+
+check: .venv/test  ## check lint, format, types, the documentation's links and known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m recipes.website
 	$(BIN)/python recipes/audit.py
+
+site: .venv/test  ## build the documentation as a site, in build/site
+	$(BIN)/python -m recipes.website
+
+dist: .venv/test  ## build the wheel and the sdist into dist/
+	$(BIN)/python -m recipes.dist
 
 .venv/bench: .venv/test
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
@@ -76,4 +87,4 @@ format: .venv/test  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## delete what the other targets created
-	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,8 +15,8 @@ from bertbatch.job.schema import Job
 
 if TYPE_CHECKING:
     from bertbatch.attention.row_columns import attention_array
+    from bertbatch.python import run
     from bertbatch.runtime.result import Result, load_attention
-    from bertbatch.runtime.run import run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,7 +33,7 @@ LATER = {
     "Result": "bertbatch.runtime.result",
     "attention_array": "bertbatch.attention.row_columns",
     "load_attention": "bertbatch.runtime.result",
-    "run": "bertbatch.runtime.run",
+    "run": "bertbatch.python",
 }
 
 

@@ -188,15 +188,26 @@ def peek(
         int | None, typer.Option(min=1, help="one head of each layer", show_default="all heads")
     ] = None,
     heads: Annotated[int, typer.Option(min=1, help="how many heads, the strongest first")] = 3,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="also write a page to look around in: all heads and tokens", show_default="none"
+        ),
+    ] = None,
 ) -> None:
     """Show one text's tokens, its prediction, and where its attention goes."""
 
     from bertbatch.attention.inspect import inspect_text
     from bertbatch.display.attention_tables import show_inspection
+    from bertbatch.display.peek_page.page import Shown, write_page
     from bertbatch.job.model import Model
 
     settings = Model(name=model) if model else Model()
-    show_inspection(inspect_text(settings, text, second), token, layer, head, heads)
+    inspection = inspect_text(settings, text, second, with_statistics=html is not None)
+    query, chosen = show_inspection(inspection, token, layer, head, heads)
+    if html is not None:
+        texts = [text] if second is None else [text, second]
+        write_page(Shown(texts, settings.name, inspection, query, chosen), html)
 
 
 if __name__ == "__main__":

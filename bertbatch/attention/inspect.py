@@ -4,12 +4,13 @@ Its tokens and its prediction come with them. The weights are transformers' own,
 full, which takes little memory for one text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.attention.text_statistics import text_statistics
 from bertbatch.errors import JobError
 from bertbatch.job.model import Model
 from bertbatch.model.loading import load
@@ -25,14 +26,19 @@ class Inspection:
     """A text's tokens [n], its answer, and its attention weights [layers, heads, n, n].
 
     `weights[l, h, i, j]` is the share of token i's attention that goes to token j.
-    `content` bool [n]: tokens that are not special.
+    `content` bool [n]: tokens that are not special. `pair_start`: where the second text starts; n
+    for a single text. `labels`: the model's classes, in the order of its scores. `statistics`: see
+    `text_statistics`; empty unless they were asked for.
     """
 
     tokens: list[str]
     content: np.ndarray
     answer: dict[str, object]
     weights: np.ndarray
+    pair_start: int
+    labels: list[str]
     warning: str | None = None  # why the text does not suit the model
+    statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
     def query(self, token: str | None) -> int:
         """The first place of a token; without one, the first token, which classifiers read.
@@ -64,7 +70,9 @@ class Inspection:
         return [(int(layer), int(head)) for layer, head in zip(layers, heads, strict=True)]
 
 
-def inspect_text(settings: Model, text: str, pair_text: str | None = None) -> Inspection:
+def inspect_text(
+    settings: Model, text: str, pair_text: str | None = None, with_statistics: bool = False
+) -> Inspection:
     """Scores one text, or a pair, on the CPU. Raises JobError if the model cannot be loaded."""
     import torch
 
@@ -102,12 +110,18 @@ def inspect_text(settings: Model, text: str, pair_text: str | None = None) -> In
     content = ~np.isin(ids, special_ids(tokenizer))
     unknown = np.isin(ids, [tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else [])
     share = (unknown & content).sum() / max(content.sum(), 1)
+    weights = torch.cat(answer.attentions).numpy()
+    tokens = made.encode([text], None if pair_text is None else [pair_text])
+    one = tokens.take(np.zeros(1, np.int64))
     return Inspection(
         warning=unknown_words(share, spec.name) if share > UNKNOWN_SHARE else None,
         tokens=[_readable(tokenizer, token) for token in tokenizer.convert_ids_to_tokens(ids)],
         content=content,
         answer=pa.table(columns, schema=pa.schema(task.fields)).to_pylist()[0],
-        weights=torch.cat(answer.attentions).numpy(),
+        weights=weights,
+        pair_start=int(one.pair_starts[0]),
+        labels=list(spec.labels),
+        statistics=text_statistics(weights, one, tokenizer) if with_statistics else {},
     )
 
 

@@ -47,10 +47,11 @@ def show_corpus(corpus: Corpus) -> None:
 
 def show_inspection(
     inspection: Inspection, token: str | None, layer: int | None, head: int | None, count: int
-) -> None:
+) -> tuple[int, tuple[int, int]]:
     """A text's answer, and where one token's attention goes in some heads.
 
-    Raises JobError for a token, layer or head that there is not.
+    Returns the token's place and the first of these heads (layer, head), from 0. Raises JobError
+    for a token, layer or head that there is not.
     """
     layers, heads = inspection.weights.shape[:2]
     for name, asked, have in (("layer", layer, layers), ("head", head, heads)):
@@ -85,6 +86,8 @@ def show_inspection(
         best = np.argsort(-weights, kind="stable")[:5]
         numbers = ", ".join(f"{inspection.tokens[i]} {weights[i]:.2f}" for i in best)
         console.print(f"  {numbers}", highlight=False, markup=False)
+    first = ((layer or 1) - 1, (head or 1) - 1)
+    return query, chosen[0] if chosen else first
 
 
 def _shade(weight: float) -> str:

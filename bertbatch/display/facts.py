@@ -13,7 +13,7 @@ class Facts:
     def __init__(self) -> None:
         self._table = Table(show_header=False, box=None, pad_edge=False)
         self._table.add_column(style="bold")
-        self._table.add_column()
+        self._table.add_column(overflow="fold")
 
     def add(self, name: str, text: str) -> None:
         # As Text, so that brackets in a path or a reason are no markup.

@@ -7,17 +7,20 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.prompt import Confirm
+from rich.text import Text
 
+from bertbatch.display.progress_bar import ProgressBar
 from bertbatch.display.summary import show_summary
 from bertbatch.runtime.result import ProgressListener, Result, Totals
 from bertbatch.units import Unit
-from bertbatch.wording import TIME_FORMAT, counted
+from bertbatch.wording import TIME_FORMAT, counted, duration
 
 LINE_SECONDS = 10.0
 
@@ -28,14 +31,21 @@ def make_listener(style: str) -> ProgressListener:
     if style == "json":
         return JsonLines()
     if style == "plain" or not console.is_terminal or not console.encoding.startswith("utf"):
-        handler = logging.StreamHandler()
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)s %(message)s", TIME_FORMAT)
-        )
-        _log_to(handler)
-        return PlainLines()
-    _log_to(RichHandler(console=console, show_path=False, markup=False))
+        _log_to(_plain_handler(sys.stderr))
+        return PlainLines(show_summary)
     return Display(console)
+
+
+def notebook_listener() -> ProgressListener:
+    """Plain lines on standard output, where a notebook shows them; the result shows itself."""
+    _log_to(_plain_handler(sys.stdout))
+    return PlainLines(lambda result: None)
+
+
+def _plain_handler(stream: Any) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", TIME_FORMAT))
+    return handler
 
 
 def _log_to(handler: logging.Handler) -> None:
@@ -86,17 +96,26 @@ class JsonLines(_Rates):
         self._line("finished", ended)
 
     def _log(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "phase"):
+            self._line("phase", {"phase": record.phase})
+            return
         where = {key: getattr(record, key) for key in ("unit", "source") if hasattr(record, key)}
         said = {"level": record.levelname.lower(), "message": record.getMessage()}
         self._line("log", {**said, **where})
 
     def _line(self, event: str, content: dict[str, Any]) -> None:
-        line = {"event": event, "time": round(time.time(), 3), "run": self._run, **content}
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        line = {"event": event, "time": now, "run": self._run, **content}
         print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 class PlainLines(_Rates):
+    """A line every ten seconds, and `conclude` at the end."""
+
     _last = 0.0
+
+    def __init__(self, conclude: Callable[[Result], None]):
+        self._conclude = conclude
 
     def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
         f = self.figures(totals)
@@ -106,43 +125,59 @@ class PlainLines(_Rates):
         logging.getLogger("bertbatch").info("%s", _line(f))
 
     def finished(self, result: Result) -> None:
-        show_summary(result)
+        self._conclude(result)
 
 
 class Display(_Rates):
+    """A bar that is drawn anew, below the log."""
+
     def __init__(self, console: Console):
-        self._progress = Progress(
-            SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-            console=console, transient=True,
-        )  # fmt: skip
-        self._task = self._progress.add_task("starting", total=None)
-        self._progress.start()
+        self._bar = ProgressBar(console)
+        _log_to(_Beside(self._bar, console=console, show_path=False, markup=False))
+        self._bar.phase("checking the job")
+        self._bar.start()
 
     def started(self, totals: Totals, workers: int, kinds: dict[str, dict[str, Any]]) -> None:
         super().started(totals, workers, kinds)
-        self.progressed(totals)
+        self._bar.phase("planning")
 
     def progressed(self, totals: Totals, unit: Unit | None = None) -> None:
-        f = self.figures(totals)
-        self._progress.update(
-            self._task, total=f["rows_planned"], completed=f["rows"], description=_line(f)
-        )
+        self._bar.show(self.figures(totals))
 
     def finished(self, result: Result) -> None:
         self.close()
         show_summary(result)
 
     def close(self) -> None:
-        self._progress.stop()
+        self._bar.stop()
+
+
+class _Beside(RichHandler):
+    """The log beside a bar, which shows phases itself."""
+
+    def __init__(self, bar: ProgressBar, **options: Any):
+        super().__init__(log_time_format=_moment, **options)
+        self._bar = bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "phase"):
+            self._bar.phase(record.phase)
+        else:
+            super().emit(record)
+
+
+def _moment(moment: datetime) -> Text:
+    return Text(f"[{moment.astimezone():{TIME_FORMAT}}]")
 
 
 def _line(f: dict[str, Any]) -> str:
-    eta = f", {f['eta_seconds']:,} s left" if f["eta_seconds"] else ""
+    eta = f", {duration(f['eta_seconds'])} left" if f["eta_seconds"] else ""
+    waits = f", {f['bottleneck']}" if f["bottleneck"] not in ("", "scoring") else ""
     return (
         f"{f['units']:,}/{counted(f['units_planned'], 'unit')}, "
         f"{f['rows']:,}/{counted(f['rows_planned'], 'row')}, "
         f"{f['rows_per_second']:,} rows/s, {f['tokens_per_second']:,} tokens/s, "
-        f"{f['quarantined']:,} quarantined{eta}"
+        f"{f['quarantined']:,} quarantined{eta}{waits}"
     )
 
 

@@ -71,6 +71,11 @@ class Attention(Section):
 
 
 class Limits(Section):
+    max_hours: float | None = Field(
+        None,
+        gt=0,
+        description="how long a run may take; it stops in time, and the next one continues",
+    )
     max_quarantined: float = Field(
         0.05, ge=0, le=1, description="the share of rows in quarantine above which a run stops"
     )

@@ -126,9 +126,17 @@ def encode_contract(contract: dict[str, Any]) -> bytes:
     return yaml.safe_dump(contract, sort_keys=False, allow_unicode=True).encode()
 
 
-def decode_contract(data: bytes) -> dict[str, Any]:
-    """Raises ValueError and others if the data is no contract."""
+def decode_contract(data: bytes, path: str) -> dict[str, Any]:
+    """Raises ValueError and others if the data is no contract; JobError if of a later format.
+
+    `path` is the output's, for messages.
+    """
     contract = read_yaml(data)
+    if fits(contract, {"format_version": count}) and contract["format_version"] > FORMAT_VERSION:
+        raise JobError(
+            f"{path} was started by a newer version of bertbatch (format "
+            f"{contract['format_version']}, this one knows {FORMAT_VERSION}); use that version"
+        )
     if not fits(contract, CONTRACT_SHAPE):
         raise ValueError("it is not an output's contract")
     stored_schema(contract)

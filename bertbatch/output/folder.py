@@ -119,7 +119,7 @@ class Output:
         except OSError as error:
             raise JobError(f"output.path {self.path}: cannot be read: {error}") from error
         with reading(self.at("_bertbatch", "job.yaml")):
-            return decode_contract(data)
+            return decode_contract(data, self.path)
 
     def existing_contract(self) -> dict[str, Any]:
         """The contract. Raises JobError if there is none."""

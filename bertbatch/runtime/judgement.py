@@ -9,7 +9,7 @@ from bertbatch.runtime.alarms import ENOUGH_ROWS
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.runtime.result import Totals
 from bertbatch.units import Unit, digest
-from bertbatch.wording import counted
+from bertbatch.wording import counted, duration
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Ending:
     signal: int = 0
     lease_lost: bool = False
     too_many_quarantined: bool = False
+    out_of_time: bool = False
     failed_sources: dict[str, str] = field(default_factory=dict)
     failed_units: dict[str, str] = field(default_factory=dict)
 
@@ -91,6 +92,18 @@ def _code_and_advice(
             f"{quarantined:,} of {counted(rows_in, 'row')} are in quarantine, more than "
             f"limits.max_quarantined ({limit:g}) allows: see the reasons, fix the cause or raise "
             "the limit, then run the same command again"
+        )
+    if ending.out_of_time and missing:
+        planned = sum(unit.new_rows for unit in preflight.plan.units.values())
+        left = planned - totals["rows_in"]
+        rate = totals["rows_per_second"]
+        about = f", about {duration(left / rate)} at this rate" if rate else ""
+        if fresh := preflight.fresh():
+            about += f", and {counted(len(fresh), 'source')} not planned yet"
+        return 3, (
+            f"limits.max_hours ({preflight.job.limits.max_hours:g}) is over: "
+            f"{left:,} of {counted(planned, 'planned row')} are left{about}; run the same command "
+            "again to continue"
         )
     if missing or ending.failed_sources or ending.failed_units:
         return 3, "fix what failed and run the same command again; finished units are kept"

@@ -1,7 +1,8 @@
-"""What is worth knowing before the work begins."""
+"""What is worth knowing of a run, told once."""
 
 import logging
 
+from bertbatch.runtime.counts import Counts
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.wording import counted
 
@@ -21,3 +22,20 @@ def tell_before(preflight: Preflight) -> None:
             "attention statistics: computed by the torch engine only; long texts take 1.3 to "
             "3.5 times as long, the most with AMX"
         )
+
+
+class QuarantineReasons:
+    """Logs each reason for quarantine when it first comes up, up to a number of them."""
+
+    MOST = 10
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def look(self, counts: Counts) -> None:
+        for reason in counts.reasons.keys() - self._told:
+            self._told.add(reason)
+            if len(self._told) <= self.MOST:
+                log.warning("quarantined: %s", reason)
+            elif len(self._told) == self.MOST + 1:
+                log.warning("quarantined: more reasons; the summary has the most frequent ones")

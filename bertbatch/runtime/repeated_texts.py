@@ -19,6 +19,7 @@ from bertbatch.repeats.stored import stored_hashes
 from bertbatch.runtime.counts import Record
 from bertbatch.runtime.executors.executor import Executor
 from bertbatch.runtime.known_texts import answer_fields, hashes_of
+from bertbatch.runtime.phases import phase
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.runtime.result import Totals
 from bertbatch.runtime.scheduler import Scheduler
@@ -94,7 +95,7 @@ def _search(
     asked = rows.texts_alone(context.job.input, context.types)
     units = [unit for unit in preflight.plan.units.values() if not unit.retry]
     search = Search(folder, preflight.pending(units))
-    log.info("looking for repeated texts")
+    phase("looking for repeated texts")
     for name, hashes in stored_hashes(preflight.output, answer_fields(context)):
         search.add_stored(name, hashes)
     waiting: deque[Future[list[tuple[Unit, pa.Array]]]] = deque()

@@ -1,5 +1,6 @@
 """The totals of a run, the listeners that receive them, the result."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ class Totals(Counts):
     rows_again: int = 0  # of `rows`, those that had been in quarantine
     quarantined_again: int = 0
     texts_once: int = 0  # scored for several units
+    bottleneck: str = ""  # what the run waits for now
 
     @property
     def label_shares(self) -> dict[str, float]:
@@ -49,6 +51,7 @@ class Totals(Counts):
             "rows_per_second": round(rate, 1),
             "tokens_per_second": round(self.tokens / max(seconds, 1e-9)),
             "quarantined": self.rows_quarantined,
+            "bottleneck": self.bottleneck,
             "eta_seconds": round(left / rate) if rate else None,
         }
 
@@ -67,7 +70,7 @@ class ProgressListener:
     def close(self) -> None: ...
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """How a run ended. `totals` is what `_SUCCESS.json` holds when the run succeeds.
 
@@ -83,6 +86,23 @@ class Result:
     output: Output
     advice: str = ""
     alarms: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"<Result {self._in_words}>"
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        return f"<p><b>Result</b> {html.escape(self._in_words)}</p>"
+
+    @property
+    def _in_words(self) -> str:
+        totals = self.totals
+        left_out = f" + {totals['rows_left_out']:,} left out" if totals["rows_left_out"] else ""
+        return (
+            f"{self.output.path}: exit code {self.exit_code}, {totals['rows_in']:,} rows in = "
+            f"{totals['rows_scored']:,} scored + {totals['rows_quarantined']:,} quarantined"
+            f"{left_out}"
+        )
 
     def to_pandas(self) -> "pd.DataFrame":
         """All predictions of the output, ordered by source and row."""

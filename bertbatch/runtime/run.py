@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from bertbatch import __version__
 from bertbatch.engines import batching
 from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
@@ -22,12 +23,12 @@ from bertbatch.runtime.executors.executor import Executor
 from bertbatch.runtime.executors.start import Starting
 from bertbatch.runtime.failures import Outcome
 from bertbatch.runtime.judgement import Ending, Judgement, judge
-from bertbatch.runtime.notices import tell_before
+from bertbatch.runtime.notices import QuarantineReasons, tell_before
 from bertbatch.runtime.preflight import Preflight, check_job
 from bertbatch.runtime.repeated_texts import RepeatedTexts, find_repeated
 from bertbatch.runtime.rescue import rescue
 from bertbatch.runtime.result import ProgressListener, Result, Totals
-from bertbatch.runtime.scheduler import Scheduler
+from bertbatch.runtime.scheduler import END_SECONDS, Scheduler
 from bertbatch.runtime.signals import StopSignal
 from bertbatch.runtime.source_changes import find_changes
 from bertbatch.runtime.text_warnings import TextWarnings
@@ -75,7 +76,7 @@ class _Run:
         self._id = f"{self._began_at:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
         self._totals = Totals()
         self._signal = StopSignal()
-        self._too_many_quarantined = False
+        self._too_many_quarantined = self._out_of_time = False
         self._scoring_began: float | None = None
         self._last_commit = 0.0
         self._chosen: dict[str, Any] = {}  # by each kind of worker; see worker.py
@@ -143,9 +144,8 @@ class _Run:
     def _refresh(self) -> bool:
         """Checks the job as it is now; whether there is anything to do."""
         self._preflight = preflight = check_job(self._job)
-        self._warnings = [
-            TextWarnings(preflight.job, model, spec) for model, spec in preflight.specs.items()
-        ]
+        texts = [TextWarnings(preflight.job, *each) for each in preflight.specs.items()]
+        self._watching: list[QuarantineReasons | TextWarnings] = [QuarantineReasons(), *texts]
         self._begun = not preflight.is_new
         self._planner = preflight.planner(store_entries=True)
         changes = find_changes(preflight)
@@ -189,7 +189,7 @@ class _Run:
         repeated = self._repeated(executor)
         with repeated.folder:
             deaths = repeated.score(executor, self._totals, self._should_stop)
-            scheduler = Scheduler(executor, self._observe, self._should_stop)
+            self._scheduler = scheduler = Scheduler(executor, self._observe, self._should_stop)
             outcome = scheduler.run(repeated.known_to(self._tasks()))
             while not outcome.stopped and (tasks := self._rescued(outcome)):
                 outcome = scheduler.run(iter(tasks))
@@ -264,6 +264,7 @@ class _Run:
             totals.rows_again += record.counts.rows
             totals.quarantined_again += record.counts.rows_quarantined
         self._last_commit = time.monotonic()
+        totals.bottleneck = self._scheduler.bottleneck
         self._listener.progressed(totals, unit)
         seconds = round(time.monotonic() - (self._scoring_began or 0), 1)
         self._lease.set_progress({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
@@ -271,11 +272,15 @@ class _Run:
         if rows >= ENOUGH_ROWS and not self._too_many_quarantined:
             bad = totals.rows_quarantined - totals.quarantined_again
             self._too_many_quarantined = bad / rows > self._job.limits.max_quarantined
-        for warnings in self._warnings:
-            warnings.look(totals)
+        for watching in self._watching:
+            watching.look(totals)
 
     def _should_stop(self) -> bool:
-        return bool(self._signal.number) or self._too_many_quarantined or self._lease.lost
+        if self._job.limits.max_hours is not None and not self._out_of_time:
+            seconds = self._job.limits.max_hours * 3600 - END_SECONDS
+            self._out_of_time = time.monotonic() - self._began > seconds
+        over = self._out_of_time or self._too_many_quarantined or self._lease.lost
+        return over or bool(self._signal.number)
 
     def _finish(self, outcome: Outcome) -> Result:
         """Writes the run's record, and `_SUCCESS.json` if every planned unit is committed."""
@@ -315,6 +320,7 @@ class _Run:
                 "failed_sources": {id_: [marks[id_], why] for id_, why in failed.items()},
                 "failed_units": outcome.failed_units,
                 "worker_deaths": outcome.worker_deaths,
+                "version": __version__,
             }
             preflight.output.write_run(self._id, record)
         result = Result(
@@ -339,6 +345,7 @@ class _Run:
             signal=self._signal.number,
             lease_lost=self._lease.lost,
             too_many_quarantined=self._too_many_quarantined,
+            out_of_time=self._out_of_time,
             failed_sources=failed,
             failed_units=failed_units,
         )

@@ -18,6 +18,7 @@ from bertbatch.runtime.work import ReadTask, Rows, Work
 from bertbatch.units import Unit
 
 GRACE_SECONDS = 10  # for running commits after Ctrl-C
+END_SECONDS = GRACE_SECONDS + 5  # that the end of a run takes, with its record
 
 
 @dataclass
@@ -84,6 +85,21 @@ class Scheduler:
         self._wind_down()
         return self._failures.outcome
 
+    @property
+    def bottleneck(self) -> str:
+        """What the run waits for: "scoring", if no worker waits for anything."""
+        idle, _ = self._free
+        if self._workers and len(self._loading) == len(self._workers):
+            return "waiting for workers"
+        if len(self._commits) >= self._most_commits:
+            return "committing"
+        return "reading" if idle and self._being_read and not self._ready else "scoring"
+
+    @property
+    def _most_commits(self) -> int:
+        """Under way: then nothing more is read."""
+        return 4 * len(self._workers) + 16
+
     def _is_done(self) -> bool:
         return not (self._more or self._ready or self._failures.suspects)
 
@@ -110,7 +126,7 @@ class Scheduler:
         while (
             self._read_tasks < most
             and (len(self._ready) < workers or self._ahead < 2 * enough)
-            and len(self._commits) < 4 * workers + 16
+            and len(self._commits) < self._most_commits
             and self._bytes < readers.memory
             and (units := self._next_task(len(self._ready) < enough, most - self._read_tasks))
         ):

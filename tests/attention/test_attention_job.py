@@ -1,6 +1,5 @@
 """Attention statistics through the job: each row's columns, the corpus's table, the commands."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 from tests.helpers.classifiers import save
 from tests.helpers.command_line import finish, start, wait_for_parts
 from tests.helpers.jobs import make_job
+from tests.helpers.scaled_head import scaled_head
 from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_model, make_texts
 
@@ -208,19 +208,6 @@ def test_rows_without_finite_logits_are_in_no_aggregate(tmp_path):
     statistics = load_attention(str(tmp_path / "out"))
     assert (statistics["rows"] == 3).all()
     assert np.isfinite(statistics[["mean", "std", "min", "max"]]).all(axis=None)
-
-
-def scaled_head(model: str, folder: Path, layer: int, head: int) -> str:
-    """The same model, one head's query weights 1.5 times as large."""
-    shutil.copytree(model, folder)
-    weights = load_file(folder / "model.safetensors")
-    rows = slice(head * 8, head * 8 + 8)
-    for part in ("weight", "bias"):
-        name = f"bert.encoder.layer.{layer}.attention.self.query.{part}"
-        weights[name] = weights[name].clone()
-        weights[name][rows] *= 1.5
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return str(folder)
 
 
 def test_halves_of_a_corpus_agree_and_a_changed_head_comes_first(tmp_path):

@@ -30,6 +30,7 @@ COMMANDS = {
     "attention against": ["attention", "{out}", "--against", "{}", "--to", "{dir}/t.parquet"],
     "peek": ["peek", "{}", "--model", "{model}"],
     "peek with": ["peek", "a", "--model", "{}"],
+    "peek html": ["peek", "a", "--model", "{model}", "--html", "{}"],
     "peek token": ["peek", "a b", "--model", "{model}", "--token", "{}"],
 }
 HOSTILE = {

@@ -1,5 +1,6 @@
 """Imports point one way, and light commands stay light."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -27,7 +28,7 @@ ORDER = [
     ["checks", "exports"],
     ["display"],
     ["report"],
-    ["command"],
+    ["command", "python"],
     ["commands"],
     ["cli"],
     ["__main__"],
@@ -57,6 +58,18 @@ def test_packaged_files_are_in_the_wheel():
         folder = ROOT / package.replace(".", "/")
         assert (folder / "__init__.py").exists(), f"{package} is no package"
         assert all(any(folder.glob(pattern)) for pattern in patterns), package
+
+
+def test_what_the_package_imports_is_declared():
+    """Also what is imported when it is used: a fresh environment has nothing else."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for_users = [extras[name] for name in extras.keys() - {"bench", "docs", "release", "test"}]
+    declared = [*project["dependencies"], *(one for extra in for_users for one in extra)]
+    known = {re.split(r"[^A-Za-z0-9_-]", one)[0].replace("-", "_") for one in declared}
+    imported = {name.partition(".")[0] for names in modules().values() for name in names}
+    others = imported - set(sys.stdlib_module_names) - {"bertbatch"}
+    assert {"pyyaml" if name == "yaml" else name for name in others} <= known
 
 
 def test_only_executors_and_submit_import_ray():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bertbatch.native import build
+from recipes import dist
 from tests.helpers.paths import ROOT
 
 COPIED = ("bertbatch", "pyproject.toml", "setup.py", "README.md", "LICENSE")
@@ -66,3 +67,11 @@ def test_without_a_compiler_the_wheel_is_for_every_platform(tmp_path):
     assert str(made.filename).endswith("-py3-none-any.whl")
     assert not [name for name in made.namelist() if name.endswith(".so")]
     assert said.count("bertbatch: no kernels for CPUs, which is slower: ") == 1
+
+
+@pytest.mark.parametrize("wrong", ["lacks bertbatch/errors.py", "should not have tests/a.py"])
+def test_wrong_files_are_named(wrong, tmp_path):
+    package = {"bertbatch/errors.py", "bertbatch/units.py"}
+    found = package | {"tests/a.py"} if "should" in wrong else package - {"bertbatch/errors.py"}
+    with pytest.raises(ValueError, match=wrong):
+        dist.compare(tmp_path / "some.whl", found, package)

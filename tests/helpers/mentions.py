@@ -48,10 +48,10 @@ OUTSIDE = {
     ),
     *("transformers.py", "torch.py", "wheels/", "predictions/", "day=2026-11-23/", "metrics.json"),
     *("README.txt", "state.json", ".bertbatch-*.tmp", "label=positive/"),
-    *("out/benchmarks/", "attention.parquet", "_bertbatch", "_bertbatch/"),
+    *("dist/", "out/benchmarks/", "attention.parquet", "_bertbatch", "_bertbatch/"),
     # other libraries' names
     *("AttentionInterface", "If-None-Match", "Xeon", "GELU", "NOREPLACE", "TZ"),
-    *("auth_token", "save_pretrained", "varlen_attn", "trust_remote_code"),
+    *("DeprecationWarning", "auth_token", "save_pretrained", "varlen_attn", "trust_remote_code"),
     *(
         "decode_lines",
         "pyarrow.json",

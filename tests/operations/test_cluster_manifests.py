@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_entrypoint_is_the_program():
     spec = resource("RayJob")["spec"]
     python, script, job, *options = shlex.split(spec["entrypoint"])
     assert python == "python"
-    folder = re.search(r"^WORKDIR (/opt/\S+)\nCOPY.*\nCOPY.*\nCOPY jobs jobs$", DOCKERFILE, re.M)
+    folder = re.search(r"^WORKDIR (/opt/\S+)\nCOPY.*\nCOPY jobs jobs$", DOCKERFILE, re.M)
     assert folder
     assert script == f"{folder[1]}/jobs/score.py"
     mount = next(
@@ -185,10 +186,15 @@ def test_the_dockerfile_passes_hadolint_and_names_what_is_there():
         [BIN / "hadolint", CLUSTER / "Dockerfile"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
+    wheel = f"bertbatch-{bertbatch.__version__}-py3-none-manylinux_2_17_x86_64.whl"
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for path in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.M):
         for name in path.split():
-            assert (ROOT / name).exists(), name
-    extras = set(re.findall(r"'\.\[([a-z0-9,]+)\]'", DOCKERFILE))
+            assert name == f"dist/{wheel}" or (ROOT / name).exists(), name
+            assert any(fnmatch(name, line[1:]) for line in ignored if line.startswith("!")), name
+    installed = re.findall(r"'\./([^'\[]+)\[([a-z0-9,]+)\]'", DOCKERFILE)
+    assert [file for file, _ in installed] == [wheel, wheel]
+    extras = {names for _, names in installed}
     known = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.M))
     assert extras
     assert set(",".join(extras).split(",")) <= known

@@ -24,6 +24,7 @@ from bertbatch.runtime.executors.executor import NodeGone, Readers, WorkerDied, 
 from bertbatch.runtime.executors.ray_loading import Loading
 from bertbatch.runtime.executors.ray_start import start_ray
 from bertbatch.runtime.kinds import record_choices
+from bertbatch.runtime.phases import phase
 from bertbatch.runtime.scratch import Scratch
 from bertbatch.runtime.worker import THREADS
 from bertbatch.units import Unit
@@ -58,7 +59,9 @@ class RayExecutor:
         self._troubled = False  # whether a worker was replaced
         self._done: SimpleQueue[_Handle] = SimpleQueue()
         if self._mine:
+            phase("starting Ray")
             self._scratch = start_ray(verbose)
+        phase("loading the model")
         self._actors: list[Any] = []
         self._look_again = time.monotonic() + ADAPT_SECONDS
         try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from bertbatch.job.schema import Job
 from bertbatch.runtime.executors.choice import RAY_SECONDS, in_memory, ray_reason, scoring_seconds
 from bertbatch.runtime.executors.executor import Executor, WorkerDied
+from bertbatch.runtime.phases import phase
 from bertbatch.wording import counted
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Starting:
             where = "inline, in this process" if self._runner == "inline" else "Ray"
             log.info("runner: %s, because %s", where, self._why)
         if self._runner == "inline":
+            phase("loading the model")
             from bertbatch.runtime.executors.inline import InlineExecutor
 
             return InlineExecutor(preflight.context())
@@ -74,6 +76,7 @@ class Starting:
             self._child.close()
             return None
         log.info("runner: inline, in a child process, because scoring takes about %s", about)
+        phase("loading the model")
         try:
             return ChildThenRay(self._child, preflight.context(), self._verbose)
         except WorkerDied as death:
