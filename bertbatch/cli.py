@@ -16,6 +16,7 @@ from bertbatch.command import (
 from bertbatch.command import app as app
 from bertbatch.commands import job_files as job_files
 from bertbatch.commands import jobs as jobs
+from bertbatch.commands import judging as judging
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 from bertbatch.job.types import split_commas
@@ -110,7 +111,10 @@ def attention(
     output: OutputPath,
     to: Annotated[
         Path | None,
-        typer.Option(help="also write all figures to this Parquet file", show_default="none"),
+        typer.Option(
+            help="also write all figures to this Parquet file; with --plot: the .png or .svg",
+            show_default="none",
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -125,6 +129,16 @@ def attention(
             help="which of several models: what its columns begin with", show_default="the only one"
         ),
     ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(help="draw this statistic of every head instead", show_default="none"),
+    ] = None,
+    group: Annotated[
+        str, typer.Option(help="of --plot: whose rows: all, label, length or column")
+    ] = "all",
+    value: Annotated[
+        str, typer.Option(help="of --plot: the value that the rows have", show_default="none")
+    ] = "",
 ) -> None:
     """Show the corpus's statistics of every head, or compare two corpora."""
 
@@ -139,6 +153,9 @@ def attention(
     from bertbatch.output.folder import open_output
 
     this = open_output(output)
+    if plot is not None or group != "all" or value:
+        judging.plot_attention(output, plot, group, value, to, against, model)
+        return
     other = None if against is None else open_output(against)
     if to is not None:
         check_outside(to, [output, *([against] if against else [])])

@@ -174,10 +174,15 @@ class Output:
         except OSError as error:
             raise OSError(f"{self.at(part)} cannot be read: {error}") from error
 
-    def part(self, part: str) -> tuple[dict[str, Any], pa.Table]:
-        """A part's footer and rows, checked against the checksums of its pages. Raises OSError."""
+    def part(
+        self, part: str, columns: Sequence[str] | None = None
+    ) -> tuple[dict[str, Any], pa.Table]:
+        """A part's footer and rows, of all columns or some; pages' checksums are checked.
+
+        Raises OSError.
+        """
         with stores.as_os_errors(), self.store.open(self.at(part)) as file:
-            return decode_part(file)
+            return decode_part(file, columns)
 
     def side(self, path: str) -> pa.Table:
         """A side file's rows. Raises OSError."""

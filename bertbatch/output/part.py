@@ -6,6 +6,7 @@ output by `commit.py`. The name of a part is `Unit.part`.
 
 import json
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, BinaryIO, cast
 
@@ -32,13 +33,15 @@ def encode_part(rows: pa.Table, footer: dict[str, Any]) -> bytes:
     return cast(bytes, sink.getvalue().to_pybytes())
 
 
-def decode_part(file: BinaryIO) -> tuple[dict[str, Any], pa.Table]:
-    """A part's footer and rows. Its pages are checked against their checksums.
+def decode_part(
+    file: BinaryIO, columns: Sequence[str] | None = None
+) -> tuple[dict[str, Any], pa.Table]:
+    """A part's footer and rows, of all columns or some. Pages are checked by their checksums.
 
     Raises OSError, KeyError or ValueError if it cannot be read.
     """
     content = pq.ParquetFile(file, page_checksum_verification=True)
-    return _footer(content.metadata.metadata), content.read()
+    return _footer(content.metadata.metadata), content.read(columns)
 
 
 def decode_footer(file: BinaryIO) -> dict[str, Any]:

@@ -27,6 +27,7 @@ ORDER = [
     ["runtime"],
     ["checks", "exports"],
     ["display"],
+    ["report"],
     ["command", "python"],
     ["commands"],
     ["cli"],

@@ -1,0 +1,224 @@
+"""A report in a real browser: it loads nothing, runs nothing foreign, and can be used."""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bertbatch import run
+from bertbatch.output.folder import open_output
+from bertbatch.report.page import write_report
+from tests.helpers.browser import Page, browser
+from tests.helpers.jobs import make_job
+from tests.helpers.sources import write_parquet
+from tests.helpers.tiny import make_texts
+from tests.helpers.written_outputs import single_labels, write_output
+
+HOSTILE = [
+    "<script>document.title='hacked'</script>",
+    "</script><script>document.title='hacked'</script>",
+    '"onmouseover="document.title=`hacked`" x="',
+    "<img src=x onerror=\"document.title='hacked'\">",
+    "<!--<script>",
+    "{{ 7 * 7 }} {% raw %}",
+    "\u2028]]>\u2029",
+    "\u202egnirts desrever",
+    "שלום עולם",
+    "a\x00b",
+    "$x^2$ \\frac{",
+    "javascript:document.title='hacked'",
+    "&lt;b&gt; &amp;",
+    "x" * 1_000_000,
+]
+
+
+@pytest.fixture(scope="module")
+def page():
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def attended(tmp_path_factory, tiny_model):
+    """A report on an output with statistics, compared with another one."""
+    folder = tmp_path_factory.mktemp("attended")
+    write_parquet(folder / "in.parquet", make_texts(300), 0)
+    for name, share in (("a", 1.0), ("b", 0.5)):
+        keys = {"attention.sample": share, "attention.statistics": ["entropy", "to_sep"]}
+        job = make_job(tiny_model, folder / "in.parquet", folder / name, **keys)
+        assert run(job).exit_code == 0
+    to = folder / "report.html"
+    write_report(open_output(str(folder / "a")), to, open_output(str(folder / "b")))
+    return to
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A report whose every text tries to leave its place: labels, columns, values, reasons."""
+    folder = tmp_path_factory.mktemp("hostile")
+    labels = [text[:200] for text in HOSTILE]
+    rows = len(labels) * 20
+    rng = np.random.default_rng(0)
+    columns = {
+        "body": [HOSTILE[i % len(HOSTILE)] for i in range(rows)],
+        '<b onclick="x()">': [labels[i % len(labels)] for i in range(rows)],
+        "gold": [labels[(i * 7) % len(labels)] for i in range(rows)],
+        "day": [f"2026-11-{1 + i % 28:02d}" for i in range(rows)],
+    }
+    scores = rng.dirichlet(np.ones(len(labels)), rows)
+    write_output(
+        folder / "<i>out", single_labels(labels, scores, **columns), labels,
+        bad=dict(enumerate(HOSTILE)), unit_rows=50,
+        input={"text": "text", "text_pair": None, "carry": {"body": "text"}},
+    )  # fmt: skip
+    to = folder / "report.html"
+    write_report(open_output(str(folder / "<i>out")), to, None, "gold")
+    return to
+
+
+def check_quiet(page: Page) -> None:
+    """Nothing but the page itself was asked for, and nothing went wrong."""
+    assert page.errors == []
+    outside = [url for url in page.requests[1:] if not url.startswith("data:")]
+    assert outside == []
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("which", ["attended", "hostile"])
+def test_a_page_is_quiet_and_fits(page, request, which, width, scheme):
+    path = request.getfixturevalue(which)
+    page.media(scheme=scheme)
+    page.open(path, width)
+    page.value("document.querySelectorAll('details').forEach(d => d.open = true)")
+    check_quiet(page)
+    assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.value(TOO_WIDE) == []
+
+
+# What reaches out of the page's side, but for what scrolls in a box of its own.
+TOO_WIDE = """[...document.querySelectorAll('main *')].filter(e =>
+  e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+  && !e.closest('.scroll') && !e.closest('svg') && !e.classList.contains('unseen'))
+  .map(e => e.outerHTML.slice(0, 80))"""
+
+
+def test_dark_pages_have_dark_charts(page, attended):
+    colors = {}
+    for scheme in ("light", "dark"):
+        page.media(scheme=scheme)
+        page.open(attended)
+        colors[scheme] = [page.value(what) for what in (
+            "getComputedStyle(document.body).backgroundColor",
+            "getComputedStyle(document.querySelector('svg text')).fill",
+        )]  # fmt: skip
+    paper, ink = zip(*colors.values(), strict=True)
+    assert brightness(paper[0]) > 240 > 60 > brightness(paper[1])
+    assert brightness(ink[0]) < 60 < 200 < brightness(ink[1])
+
+
+def brightness(color):
+    return np.mean([int(part) for part in color.strip("rgb()").split(",")])
+
+
+def test_on_paper_everything_is_dark_on_white(page, attended):
+    page.media("print", "dark")
+    page.open(attended)
+    paper = page.value("getComputedStyle(document.body).backgroundColor")
+    assert brightness(paper) == 255
+    assert page.value("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert page.pdf().startswith(b"%PDF")
+    page.media()
+
+
+def test_heatmaps_are_chosen_by_keyboard(page, attended):
+    page.media()
+    page.open(attended)
+    cells = "[...document.querySelectorAll('#attention .cells td')].map(c => c.textContent).join()"
+    colors = "[...document.querySelectorAll('#attention .cells td')].map(c => c.style.background)"
+    first, painted = page.value(cells), page.value(colors)
+    assert len(set(painted)) > 1
+    page.value("document.querySelector('#attention select').focus()")
+    page.press("ArrowDown")
+    second = page.value(cells)
+    assert page.value("document.querySelector('#attention select').value") == "to_sep"
+    assert second != first
+    page.press("Tab")
+    assert "group" in page.value("document.activeElement.id")
+    page.press("ArrowDown")
+    third = page.value(cells)
+    assert third != second
+    said = page.value("document.querySelector('#attention .range').textContent")
+    assert said.startswith("to_sep, label: ")
+    check_quiet(page)
+
+
+def test_tables_are_opened_by_keyboard(page, attended):
+    page.open(attended)
+    page.value("document.querySelector('details summary').focus()")
+    page.press("Enter")
+    assert page.value("document.querySelector('details').open")
+
+
+def test_charts_and_controls_have_names(page, attended):
+    page.open(attended)
+    assert page.value("[...document.querySelectorAll('select')].every(s => s.labels.length)")
+    assert page.value(
+        "[...document.querySelectorAll('figure')].every(f => f.querySelector('figcaption')"
+        " && f.querySelector('table, details table'))"
+    )
+
+
+def test_hostile_texts_stay_texts(page, hostile):
+    page.open(hostile)
+    page.value(
+        "document.querySelectorAll('main *').forEach(e => {"
+        " e.dispatchEvent(new Event('mouseover')); e.dispatchEvent(new Event('error')); })"
+    )
+    time.sleep(0.1)
+    check_quiet(page)
+    assert "hacked" not in page.value("document.title")
+    assert page.value("document.querySelectorAll('script').length") == 1
+    assert page.value("document.querySelectorAll('img, iframe, object, b, i').length") == 0
+    assert page.value(
+        "[...document.querySelectorAll('*')].flatMap(e => [...e.attributes])"
+        ".filter(a => a.name.startsWith('on')).length"
+    ) == 0  # fmt: skip
+    shown = page.value("document.body.textContent")
+    assert "<script>document.title='hacked'</script>" in shown
+    assert "\u202e" not in shown
+    assert "\x00" not in shown
+    assert hostile.stat().st_size < 1_000_000
+
+
+def test_the_policy_stops_a_script_that_would_get_in(page, attended, tmp_path):
+    broken = attended.read_text().replace(
+        "</main>", "<script>document.title='hacked'</script><img src='http://localhost/x'></main>"
+    )
+    path = tmp_path / "broken.html"
+    path.write_text(broken)
+    page.open(path)
+    assert page.value("document.title") != "hacked"
+    assert page.errors
+
+
+def test_a_million_rows_load_in_two_seconds(page, tmp_path):
+    rows = 1_000_000
+    labels = ["bad", "so so", "good"]
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(3), rows)
+    topic = pa.array(rng.integers(0, 9, rows)).cast(pa.string())
+    body = pa.array([f"text {i}" for i in range(rows)])
+    gold = pa.array(labels).take(pa.array(rng.integers(0, 3, rows)))
+    answers = single_labels(labels, scores, body=body, topic=topic, gold=gold)
+    write_output(
+        tmp_path / "out", answers, labels, unit_rows=50_000,
+        input={"text": "text", "carry": {"body": "text", "topic": "topic", "gold": "gold"}},
+    )  # fmt: skip
+    to = tmp_path / "report.html"
+    size = write_report(open_output(str(tmp_path / "out")), to, None, "gold")
+    assert size == to.stat().st_size <= 5_000_000
+    assert page.open(to) < 2
+    check_quiet(page)
+    assert "1,000,000 rows scored" in page.value("document.body.textContent")
