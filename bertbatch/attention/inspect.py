@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.attention.text_statistics import text_statistics
 from bertbatch.errors import JobError
 from bertbatch.job.model import Model
 from bertbatch.model.loading import load
@@ -75,6 +74,8 @@ def inspect_text(
 ) -> Inspection:
     """Scores one text, or a pair, on the CPU. Raises JobError if the model cannot be loaded."""
     import torch
+
+    from bertbatch.attention.text_statistics import text_statistics
 
     for given in (text, pair_text or ""):
         if not given.isascii() and given.encode(errors="ignore").decode() != given:
