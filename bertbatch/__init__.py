@@ -5,6 +5,10 @@ from bertbatch import Job, run
 result = run(Job.load("jobs/reviews.yaml"))
 print(result.totals["rows_scored"])
 table = result.to_pandas()
+
+from bertbatch import score
+
+labels = score(["A quiet, lovely film.", "Two hours lost."]).to_pandas()["label"]
 """
 
 import importlib
@@ -15,7 +19,7 @@ from bertbatch.job.schema import Job
 
 if TYPE_CHECKING:
     from bertbatch.attention.row_columns import attention_array
-    from bertbatch.python import run
+    from bertbatch.python import Scores, run, score
     from bertbatch.runtime.result import Result, load_attention
 
 __version__ = "0.1.0"
@@ -24,16 +28,20 @@ __all__ = [
     "JobError",
     "Result",
     "RunError",
+    "Scores",
     "SourceError",
     "attention_array",
     "load_attention",
     "run",
+    "score",
 ]
 LATER = {
     "Result": "bertbatch.runtime.result",
     "attention_array": "bertbatch.attention.row_columns",
     "load_attention": "bertbatch.runtime.result",
+    "Scores": "bertbatch.python",
     "run": "bertbatch.python",
+    "score": "bertbatch.python",
 }
 
 
