@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,10 @@ from rich.text import Text
 from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.comparison import FALSE_DISCOVERIES
 from bertbatch.attention.corpus import Corpus
-from bertbatch.attention.inspect import Inspection
 from bertbatch.errors import JobError
+
+if TYPE_CHECKING:  # it imports torch, and tables of a corpus need none
+    from bertbatch.attention.inspect import Inspection
 
 TOP_HEADS = 20  # shown of a comparison
 
@@ -46,7 +49,7 @@ def show_corpus(corpus: Corpus) -> None:
 
 
 def show_inspection(
-    inspection: Inspection, token: str | None, layer: int | None, head: int | None, count: int
+    inspection: "Inspection", token: str | None, layer: int | None, head: int | None, count: int
 ) -> tuple[int, tuple[int, int]]:
     """A text's answer, and where one token's attention goes in some heads.
 
