@@ -152,7 +152,7 @@ class Scores:
         try:
             import polars
         except ImportError:
-            raise JobError("to_polars needs Polars: pip install polars") from None
+            raise JobError("to_polars needs Polars: pip install 'bertbatch[polars]'") from None
         return polars.from_arrow(self.table)
 
     def attention(self, group: str = "all", value: Any = "") -> "pd.DataFrame":

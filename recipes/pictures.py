@@ -1,12 +1,13 @@
-"""Draws the pictures of docs/tutorial-attention.md from the packaged model's own weights.
+"""Draws the pictures of the documents from the packaged model's own weights.
 
-`python -m recipes.pictures [FOLDER]` writes them to docs/images/. The picture of the page needs
-Chromium; without one it is left as it is.
+`python -m recipes.pictures [FOLDER]` writes them to docs/images/. Pictures of pages need Chromium;
+without one they are left as they are.
 """
 
 import html
 import itertools
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -17,15 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
+import bertbatch
+from bertbatch import Job
 from bertbatch.attention.inspect import Inspection, inspect_text
 from bertbatch.display.peek_page.page import Shown, write_page
 from bertbatch.job.model import Model
 from bertbatch.model.loading import load
 from bertbatch.model.spec import check_model
 from bertbatch.model.tokenizer import get_tokenizer
+from bertbatch.report.page import write_report
 from recipes.palette import with_palette
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
+REVIEWS = FOLDER.parent.parent / "examples" / "reviews.csv"
 TIRED = "The cat left the mat because it was too tired."
 WET = "The cat left the mat because it was too wet."
 PAIR = ("The cat was asleep on the mat.", "A cat slept on a rug.")
@@ -33,7 +38,7 @@ REFERS = (3, 1)  # layer and head, from 0
 ALIGNS = (2, 9)
 LEVELS = 8  # shades of a map
 LOW, HIGH = (255, 255, 255), (0, 34, 78)  # the colours of weights 0 and 1
-SIZE = "1280,900"  # of the page's picture
+WIDTH = 1280  # of a page's picture
 
 
 def main() -> None:
@@ -43,9 +48,10 @@ def main() -> None:
         (folder / name).write_text(draw())
     program = shutil.which("chromium")
     if program is None:
-        print("there is no chromium: peek.png is left as it is")
+        print("there is no chromium: peek.png and report.png are left as they are")
     else:
-        photograph(program, folder / "peek.png")
+        photograph(program, peek_page, 900, folder / "peek.png")
+        photograph(program, report_page, 925, folder / "report.png")
 
 
 def softmax() -> str:
@@ -175,17 +181,41 @@ def line(token: int) -> int:
     return 26 + 22 * token
 
 
-def photograph(program: str, to: Path) -> None:
-    """The page of the pair, in a window of a fixed size."""
+def peek_page(folder: Path) -> Path:
+    """The page of the pair."""
+    path = folder / "page.html"
+    found = inspect_text(Model(), *PAIR, with_statistics=True)
+    token = found.query("asleep")
+    write_page(Shown(list(PAIR), "sentiment-mini", found, token, ALIGNS), path)
+    return path
+
+
+def report_page(folder: Path) -> Path:
+    """Two sections of the report on the packaged English reviews: labels, attention."""
+    job = Job.build(
+        {
+            "input": {"path": str(REVIEWS), "where": "lang = 'en'"},
+            "output": {"path": str(folder / "reviews")},
+            "model": {"dtype": "float32"},
+            "attention": {"per_row": False},
+            "runtime": {"runner": "inline"},
+        }
+    )
+    path = folder / "report.html"
+    write_report(bertbatch.run(job).output, path, None, None, None)
+    hidden = r'<section id="(?!labels|attention).*?</section>'
+    path.write_text(re.sub(hidden, "", path.read_text(), flags=re.S))
+    return path
+
+
+def photograph(program: str, make: Callable[[Path], Path], height: int, to: Path) -> None:
+    """A page in a window of a fixed size."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "page.html"
-        found = inspect_text(Model(), *PAIR, with_statistics=True)
-        token = found.query("asleep")
-        write_page(Shown(list(PAIR), "sentiment-mini", found, token, ALIGNS), path)
+        path = make(Path(folder))
         subprocess.run(
             [
                 *(program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-                *(f"--user-data-dir={folder}/profile", f"--window-size={SIZE}"),
+                *(f"--user-data-dir={folder}/profile", f"--window-size={WIDTH},{height}"),
                 *(f"--screenshot={to.resolve()}", path.as_uri()),
             ],
             check=True,

@@ -57,7 +57,7 @@ def modules():
         "so:\n\n    bertbatch plan job.yaml --no-such-flag\n",
         "so:\n\n```console\n$ bertbatch plans job.yaml\n```\n",
         "so:\n\n```yaml\ninput: {path: a, columns: b}\n```\n",
-        "so:\n\n```python\nfrom bertbatch import score\n```\n",
+        "so:\n\n```python\nfrom bertbatch import scores\n```\n",
     ],
 )
 def test_a_wrong_mention_is_found(text):
