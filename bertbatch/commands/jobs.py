@@ -79,7 +79,8 @@ def plan(
 
     from bertbatch.checks.forecast import Elsewhere
     from bertbatch.checks.outlook import look_ahead
-    from bertbatch.display.plan import print_plan, show_plan
+    from bertbatch.display.plain_json import show_json
+    from bertbatch.display.plan import show_plan
     from bertbatch.runtime.run import preflight
 
     changes = _changes(set, date, name)
@@ -97,7 +98,7 @@ def plan(
     elsewhere = Elsewhere(workers, device_rate, price_per_hour) if device_rate else None
     outlook = look_ahead(found, measure, elsewhere)
     if json:
-        print_plan(outlook)
+        show_json(outlook.record)
     else:
         show_plan(outlook)
 

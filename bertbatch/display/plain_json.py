@@ -1,4 +1,4 @@
-"""Judgements as one JSON object."""
+"""What commands print with `--json`: one object."""
 
 import json
 import math

@@ -1,7 +1,5 @@
 """What `bertbatch plan` prints."""
 
-import json
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -43,11 +41,6 @@ def show_plan(outlook: Outlook) -> None:
     for one_thing in outlook.advice:
         row("note", one_thing)
     facts.show()
-
-
-def print_plan(outlook: Outlook) -> None:
-    """The same as JSON."""
-    print(json.dumps(outlook.record, indent=1, ensure_ascii=False))
 
 
 def _sources(planned: Estimate) -> Table:

@@ -57,12 +57,12 @@ def show_summary(result: Result) -> None:
     for alarm in result.alarms:
         row("alarm", alarm)
     left_out = f" + {totals['rows_left_out']:,} left out" if totals["rows_left_out"] else ""
-    rows, planned = f"{totals['rows_in']:,}", max(run.rows_planned, 0)
+    rows, planned = counted(totals["rows_in"], "row"), max(run.rows_planned, 0)
     if planned > totals["rows_in"]:  # stopped, or something failed
-        rows += f" of {planned:,} planned"
+        rows = f"{totals['rows_in']:,} of {counted(planned, 'planned row')}"
     row(
         "output",
-        f"{rows} rows in = {totals['rows_scored']:,} scored + "
+        f"{rows} in = {totals['rows_scored']:,} scored + "
         f"{totals['rows_quarantined']:,} quarantined{left_out}, "
         f"in {counted(totals['units'], 'unit')}",
     )

@@ -15,6 +15,7 @@ from bertbatch.output.folder import Output, open_output
 from bertbatch.runtime.alarms import label_shares
 from bertbatch.runtime.counts import Counts
 from bertbatch.units import Unit
+from bertbatch.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +100,8 @@ class Result:
         totals = self.totals
         left_out = f" + {totals['rows_left_out']:,} left out" if totals["rows_left_out"] else ""
         return (
-            f"{self.output.path}: exit code {self.exit_code}, {totals['rows_in']:,} rows in = "
+            f"{self.output.path}: exit code {self.exit_code}, "
+            f"{counted(totals['rows_in'], 'row')} in = "
             f"{totals['rows_scored']:,} scored + {totals['rows_quarantined']:,} quarantined"
             f"{left_out}"
         )
