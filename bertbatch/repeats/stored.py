@@ -41,6 +41,8 @@ def write_answers(
     """
     kept = np.ones(len(hashes), bool)
     kept[list(reasons)] = False
+    nullable = [field.with_nullable(True) for field in scored.schema]  # in texts without an answer
+    scored = scored.cast(pa.schema(nullable))
     good = scored.append_column(HASH, hashes.filter(pa.array(kept)))
     good = good.append_column(REASON, pa.nulls(len(good), pa.string()))
     bad = pa.table(

@@ -335,6 +335,8 @@ def test_a_text_without_an_answer_is_quarantined_wherever_it_is(tiny_model, tmp_
     assert sorted(row["id"] for row in bad) == [18, 18 + 29]
     sound(tmp_path / "out", rows_scored=56, rows_quarantined=2)
     assert result.run.reasons.total() == 2
+    assert result.run.texts_once == 28
+    assert stored(tmp_path / "out")["reason"].notna().sum() == 1
     # The next run tries it: it may have been that night's fault.
     monkeypatch.undo()
     write(files, [texts, texts[:3]], first=100)
