@@ -174,7 +174,7 @@ def attention(
 def peek(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="one text")],
     second: Annotated[
-        str | None, typer.Argument(metavar="[SECOND]", help="the second text of a pair")
+        str | None, typer.Argument(metavar="SECOND", help="the second text of a pair")
     ] = None,
     model: Annotated[str | None, of_job("model.name")] = None,
     token: Annotated[

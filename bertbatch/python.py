@@ -3,7 +3,7 @@
 import sys
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def score(
 ) -> "Scores":
     """Scores texts in this process, without files: the answers are those of a job.
 
-    `data` is a pandas or Polars DataFrame, an Arrow table, or a list of texts; `text` and
+    `data` is a pandas or Polars DataFrame or Series, an Arrow table, or a list of texts; `text` and
     `text_pair` name its columns. `settings` has other keys of a job, such as
     {"model.max_length": 256}. Meant for tens of thousands of rows: all are in memory. Raises
     JobError if the job cannot start, RunError if it cannot go on.
@@ -86,17 +86,19 @@ def _table(data: Any, text: str) -> tuple[pa.Table, Any]:
     """The data as an Arrow table, and a pandas DataFrame's index. Raises JobError."""
     if isinstance(data, pa.Table):
         return data, None
-    if isinstance(data, str) or not (hasattr(data, "columns") or isinstance(data, Sequence)):
+    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise JobError(
             f"data is {type(data).__name__}: give a DataFrame, an Arrow table or a list of texts; "
             "files are scored by a job, see bertbatch.run"
         )
     try:
         if not hasattr(data, "columns"):
-            return pa.table({text: pa.array(data, pa.string())}), None
+            index = getattr(data, "index", None) if hasattr(data, "iloc") else None  # of a Series
+            values = data if hasattr(data, "iloc") else list(data)
+            return pa.table({text: pa.array(values, pa.string(), from_pandas=True)}), index
         if hasattr(data, "to_arrow"):  # Polars
             return data.to_arrow(), None
-        return pa.Table.from_pandas(data, preserve_index=False), data.index
+        return pa.Table.from_pandas(data, preserve_index=False), getattr(data, "index")  # noqa: B009
     except (pa.ArrowException, TypeError) as error:
         raise JobError(f"data cannot be read as a table: {error}") from error
 

@@ -21,7 +21,7 @@ TEXT_NAMES = (
     *("text", "body", "review", "content", "sentence", "comment", "message", "premise"),
     *("sentence1", "query", "question", "document"),
 )
-ID_NAMES = ("id", "uid", "uuid", "key", "index")
+ID_NAMES = ("id", "uid", "uuid", "key", "index", "nr", "no", "number")
 GOLD_NAMES = ("label", "labels", "gold", "class", "category", "sentiment", "stars", "rating")
 OUTPUT_NAMES = ("source", "row", "label", "score", "scores", "n_tokens", "truncated", "unk_share")
 PAIR_NAMES = (
@@ -91,7 +91,6 @@ def draft(input_: str) -> str:
         lines.append(f"  csv: {{delimiter: {json.dumps(job.input.csv.delimiter)}}}")
     lines += [
         f"  carry: [{', '.join(map(_yaml, carried))}]  # copied to the output; '*' copies all",
-        '  # where: "stars >= 4"  # a condition as SQL writes it: only these rows',
         "  # limit: 1000  # for a first try",
         "output:",
         f"  path: {_yaml(job.output.path)}",
@@ -149,12 +148,13 @@ def _worth_carrying(columns: Sequence[_Column], text: _Column) -> list[_Column]:
     """Keys and gold labels."""
 
     def wanted(column: _Column) -> bool:
-        name, rows = column.name.lower(), len(column.values)
+        words = {*re.split(r"[^a-z0-9]+", column.name.lower())}
         if column is text or pa.types.is_nested(column.kind):
             return False
-        if name in ID_NAMES or name.endswith("_id"):
+        if words & {*ID_NAMES}:
             return column.distinct == len({i for i, v in enumerate(column.values) if v is not None})
-        return name in GOLD_NAMES and column.distinct <= min(FEW_VALUES, max(rows, 1))
+        few = min(FEW_VALUES, max(len(column.values), 1))
+        return bool(words & {*GOLD_NAMES}) and column.distinct <= few
 
     return [column for column in columns if wanted(column)]
 

@@ -34,6 +34,13 @@ class Status:
         return "complete" if self.complete else "stopped"
 
     @property
+    def failed_sources(self) -> dict[str, str]:
+        """What the last run could not score, with the reasons; unless another is at work."""
+        if not self.runs or self.state == "running":
+            return {}
+        return {id_: why for id_, (_, why) in self.runs[-1]["failed_sources"].items()}
+
+    @property
     def share_done(self) -> float:
         """The share of the planned rows that is committed; 1 if none is planned."""
         return self.rows_done / self.rows_planned if self.rows_planned else 1.0

@@ -53,7 +53,7 @@ def plan(
         str, typer.Argument(metavar="JOB|INPUT", help="a job file; or, with OUTPUT, the input")
     ],
     output: Annotated[
-        str | None, typer.Argument(metavar="[OUTPUT]", help="as of `score`, with its options")
+        str | None, typer.Argument(metavar="OUTPUT", help="as of `score`, with its options")
     ] = None,
     set: Set = None,
     date: Date = None,

@@ -115,7 +115,7 @@ def plot_attention(
     if statistic is None:
         raise JobError("--group, --value choose the rows of a picture: add --plot, a statistic")
     if against is not None:
-        raise JobError("--plot draws one output; leave --against out, or see bertbatch report")
+        raise JobError("--plot draws one output; leave out --against, or see bertbatch report")
     if to is None:
         raise JobError("--to is missing: name the picture, such as --to entropy.png")
     check_outside(to, [output])

@@ -21,6 +21,7 @@ COLUMNS = (
     "labels",
     "alarms",
 )
+FAILED = 10  # sources shown
 LABELS = 3  # the most frequent ones of a run
 
 
@@ -40,6 +41,8 @@ def show_status(status: Status) -> None:
     if (rate := status.rows_per_second) is not None:
         left = f", {status.seconds_left:,.0f} s left" if status.seconds_left is not None else ""
         row("rate", f"{rate:,.1f} rows/s{left}")
+    for source, reason in list(status.failed_sources.items())[:FAILED]:
+        row("failed", f"{source}: {reason}")
     row("output", status.path)
     console = facts.show()
     if status.runs:

@@ -21,7 +21,7 @@ def show_summary(result: Result) -> None:
         f"{counted(run.units, 'unit')}, {counted(run.rows_scored, 'row')} scored, "
         f"{run.rows_quarantined:,} quarantined, {counted(run.tokens, 'token')}",
     )
-    if not totals["rows_in"] and not run.units_planned:
+    if not totals["rows_in"] and not run.units_planned and not result.exit_code:
         row("", "nothing to do: the input has no rows")
     elif not run.units and not result.exit_code:
         row("", "nothing new: every row had been scored before")

@@ -52,8 +52,9 @@ class Folder:
         assert record is not None
         for key, value in mine.items():
             if record[key] != value:
-                what = "another output" if key == "output" else f"other settings ({record[key]})"
-                raise JobError(f"{self.path} is an export of {what}; name a new target")
+                of = "of another output"
+                what = of if key == "output" else different(record["settings"], settings)
+                raise JobError(f"{self.path} is an export {what}; name a new target")
         batches = Batches(rows.output, record["id"])
         written = len(self.store.names(f"{self.path}/{RECORDS}")) - 1
         if written > len(batches.all()):
@@ -117,6 +118,12 @@ class Folder:
             if not fits(record, shape):
                 raise ValueError("it is not the record of an export")
         return dict(record)
+
+
+def different(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """With which settings an export was made, where they are not those of now."""
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    return f"with other settings ({', '.join(sorted(keys))})"
 
 
 def _restored(target: str, output: str) -> str:

@@ -3,6 +3,7 @@
 The output remembers what it wrote. A file that is not that is left alone.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,10 @@ import pyarrow.parquet as pq
 
 from bertbatch.errors import JobError
 from bertbatch.exports.encode import ENCODERS
+from bertbatch.exports.folder import different
 from bertbatch.exports.rows import ExportedRows, pieces
 from bertbatch.output.folder import Output
-from bertbatch.output.records import to_json
+from bertbatch.output.records import reading, to_json
 from bertbatch.storage.retry import create_once, retry
 from bertbatch.storage.stores import Store, as_os_errors
 from bertbatch.units import digest
@@ -50,8 +52,10 @@ class SingleFile:
                 f"{self.path} is not what an export of {output.path} wrote; delete it, or name "
                 "another file"
             )
-        if there is not None and self._known(output, there, wanted):
-            return None
+        if there is not None:
+            self._check_settings(output, there, settings)
+            if self._known(output, there, wanted):
+                return None
         local = self.store.is_local
         if local:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +68,8 @@ class SingleFile:
                 file.flush()
                 os.fsync(file.fileno())
                 file.seek(0)
-                self._remember(output, file_digest(file, "sha256").hexdigest(), wanted)
+                content = file_digest(file, "sha256").hexdigest()
+                self._remember(output, content, wanted, settings)
             self._put(temporary)
         finally:
             with suppress(FileNotFoundError):
@@ -105,9 +110,25 @@ class SingleFile:
         names = output.store.names(self._records(output))
         return any(name.startswith(f"{content}-{wanted or ''}") for name in names)
 
-    def _remember(self, output: Output, content: str, wanted: str) -> None:
+    def _check_settings(self, output: Output, content: str, settings: Mapping[str, Any]) -> None:
+        """Raises JobError if what is there was exported with other settings."""
+        for name in output.store.names(self._records(output)):
+            if name.startswith(f"{content}-"):
+                path = f"{self._records(output)}/{name}"
+                with reading(path):
+                    then = json.loads(output.store.read(path)).get("settings", settings)
+                if then == dict(settings):
+                    return
+                raise JobError(
+                    f"{self.path} is an export {different(then, settings)}; delete it, or name "
+                    "another file"
+                )
+
+    def _remember(
+        self, output: Output, content: str, wanted: str, settings: Mapping[str, Any]
+    ) -> None:
         path = f"{self._records(output)}/{content}-{wanted}.json"
-        data = to_json({"target": self.path})
+        data = to_json({"target": self.path, "settings": dict(settings)})
         create_once(lambda: output.store.create(path, data))
 
 

@@ -79,7 +79,11 @@ def _found(
     if alarms.label_share is not None and counts.rows and rows >= ENOUGH_ROWS:
         then = _shares_before(before)
         if not then:
-            log.info("no earlier run to compare label shares with")
+            log.warning(
+                "alarms.label_share: no earlier run scored %d rows, so that there is nothing to "
+                "compare with",
+                ENOUGH_ROWS,
+            )
         now = label_shares(labels, rows)
         for label in sorted(then.keys() | now.keys()) if then else []:
             old, new = then.get(label, 0.0), now.get(label, 0.0)

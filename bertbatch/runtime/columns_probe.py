@@ -109,6 +109,9 @@ def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> Non
             reason = f"has no column '{column}', which input.template names; it has: {have}"
             raise SourceError(source.id, reason)
         reason = f"has no {key.replace('_', ' ')} column '{column}'; it has: {have}"
+        if len(schema) == 1 and (other := [mark for mark in ";\t|" if mark in have]):
+            reason += f". Is {other[0]!r} between columns? Then --set"
+            raise SourceError(source.id, f'{reason} "input.csv.delimiter={other[0]!r}"')
         flag = key.replace("_", "-")
         raise SourceError(source.id, f"{reason} (choose one with --{flag} or input.{key})")
     check_columns(source, [column], schema)

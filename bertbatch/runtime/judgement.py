@@ -61,7 +61,7 @@ def judge(preflight: Preflight, run: Totals, ending: Ending) -> Judgement:
         "tokens": run.tokens,
         "seconds": round(ending.seconds, 3),
         "scoring_seconds": round(scoring, 3),
-        "rows_per_second": round(run.rows / scoring, 2) if scoring else 0.0,
+        "rows_per_second": round(run.rows_selected / scoring, 2) if scoring else 0.0,
         "run": ending.run,
         "plan": digest(sorted(units))[:20],
         "scoring_fingerprint": scoring_fingerprint(preflight.specs),
@@ -93,21 +93,28 @@ def _code_and_advice(
             f"limits.max_quarantined ({limit:g}) allows: see the reasons, fix the cause or raise "
             "the limit, then run the same command again"
         )
-    if ending.out_of_time and missing:
-        planned = sum(unit.new_rows for unit in preflight.plan.units.values())
-        left = planned - totals["rows_in"]
-        rate = totals["rows_per_second"]
-        about = f", about {duration(left / rate)} at this rate" if rate else ""
-        if fresh := preflight.fresh():
-            about += f", and {counted(len(fresh), 'source')} not planned yet"
+    fresh = preflight.fresh()
+    if ending.out_of_time and (missing or fresh):
         return 3, (
             f"limits.max_hours ({preflight.job.limits.max_hours:g}) is over: "
-            f"{left:,} of {counted(planned, 'planned row')} are left{about}; run the same command "
-            "again to continue"
+            f"{_left(preflight, totals, len(fresh))}; run the same command again to continue"
         )
     if missing or ending.failed_sources or ending.failed_units:
         return 3, "fix what failed and run the same command again; finished units are kept"
     return 0, ""
+
+
+def _left(preflight: Preflight, totals: dict[str, Any], fresh: int) -> str:
+    """What a run that was out of time has left to the next one."""
+    planned = sum(unit.new_rows for unit in preflight.plan.units.values())
+    left, rate = planned - totals["rows_in"], totals["rows_per_second"]
+    said = []
+    if left:
+        about = f", about {duration(left / rate)} at this rate" if rate else ""
+        said.append(f"{left:,} of {counted(planned, 'planned row')} are left{about}")
+    if fresh:
+        said.append(f"{counted(fresh, 'source')} not planned yet")
+    return ", and ".join(said) or "a part of the work is left"
 
 
 def _check_accounts(

@@ -19,8 +19,8 @@ def tell_before(preflight: Preflight) -> None:
         )
     if preflight.job.attention:
         log.info(
-            "attention statistics: computed by the torch engine only; long texts take 1.3 to "
-            "3.5 times as long, the most with AMX"
+            "attention statistics: computed by the torch engine only, and long texts take longer "
+            "(docs/attention.md says how much)"
         )
 
 

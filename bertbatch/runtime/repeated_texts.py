@@ -119,6 +119,9 @@ def _search(
         if should_stop():
             return None
     search.group(workers)
+    if not search.rows:
+        log.info("none of %s has a text that occurs in several units", counted(total, "row"))
+        return search
     log.info(
         "%s of %s have a text that occurs in several units: %s to be scored for them",
         f"{search.rows:,}",

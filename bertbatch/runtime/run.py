@@ -107,9 +107,11 @@ class _Run:
                         "concurrent runs could both write a unit; run one at a time",
                         self._job.output.path,
                     )
-                if self._lease.take():  # another run was at work while the model was loaded
-                    preflight.committed = preflight.output.committed()
-                    preflight.plan.refresh()
+                self._lease.take()
+                # Another run may have been at work while the model was loaded.
+                preflight.committed = preflight.output.committed()
+                self._count_planned(preflight.plan.refresh())
+                self._count_done()
                 self._check_shared(executor)
                 self._begun = self._begun_now = True
                 preflight.output.clear_success()
@@ -154,17 +156,22 @@ class _Run:
         """Logs what is worth knowing before the work begins, and counts what is done."""
         preflight = self._preflight
         tell_before(preflight)
-        done = [u for u in preflight.plan.units.values() if u.id in preflight.committed]
-        self._totals.units_before = len(done)
-        self._totals.rows_before = sum(unit.new_rows for unit in done)
         self._count_planned(preflight.plan.units.values())
-        if done:
+        if done := self._count_done():
             log.info(
                 "%s of %s planned units done before (%s)",
-                f"{len(done):,}",
+                f"{done:,}",
                 f"{len(preflight.plan.units):,}",
                 counted(self._totals.rows_before, "row"),
             )
+
+    def _count_done(self) -> int:
+        """Counts the units that are committed already."""
+        units = self._preflight.plan.units.values()
+        done = [unit for unit in units if unit.id in self._preflight.committed]
+        self._totals.units_before = len(done)
+        self._totals.rows_before = sum(unit.new_rows for unit in done)
+        return len(done)
 
     def _check_shared(self, executor: Executor) -> None:
         """Raises JobError if the output is a local path that is another disk on another node."""

@@ -198,3 +198,16 @@ def test_a_batch_of_other_parts_than_the_target_has_is_refused(output, tmp_path)
     record.write_text(json.dumps({"parts": json.loads(record.read_text())["parts"][:-1]}))
     with pytest.raises(JobError, match="copied or restored"):
         export(request)
+
+
+def test_other_settings_of_a_file_are_refused(output, tmp_path) -> None:
+    target = tmp_path / "rows.csv"
+    export(Request(str(output), str(target), with_input=True))
+    before = target.read_bytes()
+    with pytest.raises(JobError, match=r"other settings \(columns\)"):
+        export(Request(str(output), str(target)))
+    assert target.read_bytes() == before
+    assert export(Request(str(output), str(target), with_input=True)).rows_added == 0
+    target.unlink()
+    export(Request(str(output), str(target)))
+    assert target.read_bytes() != before

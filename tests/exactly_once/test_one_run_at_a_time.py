@@ -12,8 +12,10 @@ import pytest
 from bertbatch import JobError, run
 from bertbatch.output import lease
 from bertbatch.output.folder import Output, open_output
+from bertbatch.runtime.executors.start import Starting
 from bertbatch.runtime.result import ProgressListener
 from tests.helpers.jobs import make_job
+from tests.helpers.outputs import sound
 
 
 @pytest.fixture
@@ -153,3 +155,24 @@ def test_a_run_without_a_lease_scores_all_the_same(corpus, tmp_path, tiny_model,
         result = run(make_job(tiny_model, corpus, out))
     assert (result.exit_code, result.totals["rows_in"]) == (0, 600)
     assert "no lease on this output" in caplog.text
+
+
+def test_what_another_run_did_meanwhile_is_not_scored_again(
+    tiny_model, corpus, tmp_path, monkeypatch
+):
+    """Another run begins and ends while this one loads its model."""
+    job = make_job(tiny_model, corpus, tmp_path / "out", **{"runtime.unit_rows": 50})
+    executor = Starting.executor
+    others = []
+
+    def slowly(self, preflight):
+        if not others:
+            others.append(None)
+            others[0] = run(job)
+        return executor(self, preflight)
+
+    monkeypatch.setattr(Starting, "executor", slowly)
+    result = run(job)
+    assert others[0].run.rows == 600
+    assert (result.exit_code, result.run.rows, result.run.rows_before) == (0, 0, 600)
+    sound(tmp_path / "out", rows_scored=600)

@@ -44,6 +44,17 @@ def test_plan_refuses_what_run_refuses(tiny_model, corpus, tmp_path):
     assert "changed after being planned" in planned(job, tmp_path)[1]
 
 
+def test_status_tells_what_failed(tiny_model, corpus, tmp_path):
+    (corpus / "broken.parquet").write_bytes(b"PAR1 and no more")
+    try:
+        run(make_job(tiny_model, corpus, tmp_path / "out"))
+    finally:
+        (corpus / "broken.parquet").unlink()
+    code, said = invoke("status", str(tmp_path / "out"))
+    assert code == 0
+    assert "broken.parquet: " in said
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [

@@ -171,6 +171,22 @@ def test_a_run_ends_in_time(tiny_model, corpus, tmp_path, monkeypatch):
     assert run(more).exit_code == 0
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_without_time_is_not_complete(there, tiny_model, corpus, tmp_path):
+    """The time may be over before the first source is planned."""
+    job = make_job(tiny_model, corpus, tmp_path / "out", **{"limits.max_hours": 1e-9})
+    if there:
+        run(make_job(tiny_model, corpus, tmp_path / "out"))
+        write_parquet(corpus / "new.parquet", make_texts(9))
+    try:
+        result = run(job)
+    finally:
+        (corpus / "new.parquet").unlink(missing_ok=True)
+    assert result.exit_code == 3
+    assert "not planned yet; run the same command again" in result.advice
+    assert (tmp_path / "out" / "_SUCCESS.json").exists() is False
+
+
 def test_a_result_is_short_and_escaped(tiny_model, corpus, tmp_path):
     out = tmp_path / "<b>out"
     result = run(make_job(tiny_model, corpus, out))

@@ -42,10 +42,11 @@ def expected(frame, tiny_model, tmp_path_factory) -> pd.DataFrame:
 SETTINGS = {"model.dtype": "float32", "runtime.unit_rows": 9}
 
 
-@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "list"])
+@pytest.mark.parametrize("kind", ["pandas", "series", "polars", "arrow", "list"])
 def test_answers_are_those_of_a_job(kind, frame, expected, tiny_model):
     given = {
         "pandas": frame,
+        "series": frame["body"],
         "polars": pl.from_pandas(frame),
         "arrow": pa.Table.from_pandas(frame, preserve_index=False),
         "list": TEXTS,
@@ -53,7 +54,8 @@ def test_answers_are_those_of_a_job(kind, frame, expected, tiny_model):
     found = score(given, tiny_model, "body", settings=SETTINGS)
     assert len(found) == len(TEXTS)
     table = found.to_pandas()
-    assert list(table.index) == (list(frame.index) if kind == "pandas" else list(range(len(TEXTS))))
+    keyed = kind in ("pandas", "series")
+    assert list(table.index) == (list(frame.index) if keyed else list(range(len(TEXTS))))
     assert table["label"].astype(object).where(table["label"].notna(), None).tolist() == (
         expected["label"].astype(object).where(expected["label"].notna(), None).tolist()
     )
