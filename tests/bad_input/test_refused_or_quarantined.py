@@ -331,7 +331,7 @@ def test_the_command_line_has_its_exit_codes(tmp_path, tiny_model, corpus):
     job.write_text(yaml.safe_dump(data))
     planned = cli.invoke(app, ["plan", str(job)])
     assert planned.exit_code == 0
-    assert "600 rows (0 done, 600 pending)" in planned.stdout
+    assert "600 (0 done, 600 pending)" in planned.stdout
     assert not (tmp_path / "out").exists()
     result = cli.invoke(app, ["run", str(job), "--set", "input.carry=[id]", "--log", "json"])
     assert result.exit_code == 0
