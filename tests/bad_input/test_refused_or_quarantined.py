@@ -339,4 +339,4 @@ def test_the_command_line_has_its_exit_codes(tmp_path, tiny_model, corpus):
     assert lines[-1]["event"] == "finished"
     assert lines[-1]["rows_scored"] == 600
     planned = cli.invoke(app, ["plan", str(job), "--set", "input.carry=[id]"])
-    assert "600 rows (600 done, 0 pending)" in planned.stdout
+    assert "600 (600 done, 0 pending)" in planned.stdout
