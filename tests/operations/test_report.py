@@ -261,7 +261,7 @@ def attended(tmp_path_factory, tiny_model):
         (["--plot", "entropy", "--to", "{to}.png", "--group", "x"], 2, "one of all, label"),
         (["--plot", "entropy", "--to", "{to}.png", "--group", "label"], 2, "'positive'"),
         (["--plot", "entropy", "--to", "{to}.png", "--value", "a"], 2, "give --group"),
-        (["--plot", "entropy", "--to", "{to}.png", "--against", "x"], 2, "leave --against out"),
+        (["--plot", "entropy", "--to", "{to}.png", "--against", "x"], 2, "leave out --against"),
         (["--group", "label"], 2, "add --plot"),
     ],
 )
