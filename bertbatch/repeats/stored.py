@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from hashlib import sha256
 
 import numpy as np
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from bertbatch.output.folder import Output
 from bertbatch.repeats.hashes import KIND
-from bertbatch.storage.retry import retry
+from bertbatch.storage.retry import create_once, is_permanent, retry
 from bertbatch.units import Repeats
 
 log = logging.getLogger("bertbatch")
@@ -56,12 +55,7 @@ def write_answers(
     pq.write_table(table, sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
     data = sha256(content).digest() + content
-
-    def create() -> None:
-        with suppress(FileExistsError):  # an earlier try, whose reply was lost
-            output.store.create(_path(output, name), data)
-
-    retry(create)
+    create_once(lambda: output.store.create(_path(output, name), data))
 
 
 def stored_hashes(output: Output, fields: Sequence[pa.Field]) -> Iterator[tuple[str, pa.Array]]:
@@ -118,7 +112,7 @@ def _read(output: Output, name: str, fields: Sequence[pa.Field]) -> pa.Table | N
     """A file's rows, or None if it is not there or cannot be used."""
     path = _path(output, name)
     try:
-        data = retry(lambda: output.store.read(path))
+        data = retry(lambda: output.store.read(path), _is_gone)
         if sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
             raise ValueError("it is damaged")
         table = pq.read_table(pa.BufferReader(data[_DIGEST:]))
@@ -135,6 +129,11 @@ def _read(output: Output, name: str, fields: Sequence[pa.Field]) -> pa.Table | N
         log.warning("%s cannot be used, its texts are scored again: %s", path, error)
         return None
     return table
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether no further try would find a file."""
+    return isinstance(error, FileNotFoundError) or is_permanent(error)
 
 
 class _Cache:
