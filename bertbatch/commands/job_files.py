@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bertbatch.command import Input, command
+from bertbatch.commands.command import Input, command
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bertbatch.command import Date, Input, JobFile, Log, Name, Set, Style, Verbose, command
+from bertbatch.commands.command import Date, Input, JobFile, Log, Name, Set, Style, Verbose, command
 from bertbatch.commands.job_flags import job_of, takes_job_flags
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job

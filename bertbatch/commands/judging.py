@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bertbatch.command import OutputPath, command
+from bertbatch.commands.command import OutputPath, command
 from bertbatch.errors import Alarm, JobError
 
 GOLD = "the output's column with the right answers"
@@ -94,30 +94,3 @@ def report(
     other = None if against is None else open_output(against)
     size = write_report(open_output(output), to, other, gold, model)
     print(f"{size / 1e6:.1f} MB written to {to}")
-
-
-def plot_attention(
-    output: str,
-    statistic: str | None,
-    group: str,
-    value: str,
-    to: Path | None,
-    against: str | None,
-    model: str | None,
-) -> None:
-    """What `bertbatch attention --plot` does. Raises JobError for what cannot be drawn."""
-
-    from bertbatch.attention.corpus import read_corpus
-    from bertbatch.display.attention_tables import check_outside
-    from bertbatch.output.folder import open_output
-    from bertbatch.report.plot import plot_heads
-
-    if statistic is None:
-        raise JobError("--group, --value choose the rows of a picture: add --plot, a statistic")
-    if against is not None:
-        raise JobError("--plot draws one output; leave out --against, or see bertbatch report")
-    if to is None:
-        raise JobError("--to is missing: name the picture, such as --to entropy.png")
-    check_outside(to, [output])
-    plot_heads(read_corpus(open_output(output), model), statistic, group, value, to)
-    print(f"written to {to}")

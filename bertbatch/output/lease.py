@@ -96,23 +96,21 @@ class Lease:
         self._dead = now
         return True
 
-    def take(self) -> bool:
-        """Takes the lease and keeps renewing it. Returns whether it had to wait for another run.
+    def take(self) -> None:
+        """Takes the lease and keeps renewing it, after waiting if the job says so.
 
         Raises JobError if another run was faster, and the job says to fail then.
         """
-        waited = False
         try:
             while not self._taken():
                 if self._on_busy == "share":
-                    return waited
-                waited = self.wait() or waited
+                    return
+                self.wait()
         except OSError as error:
             log.warning("no lease on this output (%s): another run may do the same work", error)
-            return waited
+            return
         self._heartbeat = threading.Thread(target=self._beat, daemon=True, name="lease")
         self._heartbeat.start()
-        return waited
 
     def _taken(self) -> bool:
         try:

@@ -28,8 +28,7 @@ ORDER = [
     ["checks", "exports"],
     ["display"],
     ["report"],
-    ["command", "python"],
-    ["commands"],
+    ["commands", "python"],
     ["cli"],
     ["__main__"],
 ]
