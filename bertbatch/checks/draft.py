@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from bertbatch.errors import JobError, SourceError
+from bertbatch.inputs.folders import partitions
 from bertbatch.inputs.formats.reader import CutSize, reader_of
-from bertbatch.inputs.listing import Listing, list_sources, partitions
+from bertbatch.inputs.listing import Listing, list_sources
 from bertbatch.inputs.rows import FIRST_BYTES, is_text
 from bertbatch.job.schema import Job
 from bertbatch.runtime.columns_probe import PROBED_SOURCES

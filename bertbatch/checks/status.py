@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bertbatch.output.folder import Output
+from bertbatch.output.folder import Output, failed_in
 from bertbatch.output.lease import LEASE_TTL_SECONDS, Holder, holder
 from bertbatch.plan.log import stored_plan
 
@@ -38,7 +38,7 @@ class Status:
         """What the last run could not score, with the reasons; unless another is at work."""
         if not self.runs or self.state == "running":
             return {}
-        return {id_: why for id_, (_, why) in self.runs[-1]["failed_sources"].items()}
+        return failed_in(self.runs[-1])
 
     @property
     def share_done(self) -> float:

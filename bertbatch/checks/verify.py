@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from bertbatch.attention.aggregates import ALL
 from bertbatch.job.models import column_of
 from bertbatch.output.contract import stored_schema
-from bertbatch.output.folder import Output
+from bertbatch.output.folder import Output, failed_in
 from bertbatch.output.lease import Lease
 from bertbatch.output.part import (
     SIDE_FILES,
@@ -38,6 +38,7 @@ class Verdict:
 
     units: int = 0
     parts: int = 0
+    pending: int = 0  # planned units without a part
     rows_planned: int = 0
     rows_scored: int = 0
     rows_quarantined: int = 0
@@ -48,6 +49,7 @@ class Verdict:
     rescored: int = 0
     same_bits: tuple[int, int] | None = None  # of how many rows of a unit, scored as it was
     other_kinds: list[str] = field(default_factory=list)  # that scored, and are not here
+    failed_sources: dict[str, str] = field(default_factory=dict)  # of the last run, with reasons
 
     @property
     def right(self) -> bool:
@@ -80,7 +82,10 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     schema = stored_schema(contract)
     committed = output.committed()
     rows = sum(unit.new_rows for unit in plan.units.values())
-    verdict = Verdict(units=len(plan.units), rows_planned=rows)
+    last = output.runs(1)
+    verdict = Verdict(
+        units=len(plan.units), rows_planned=rows, failed_sources=failed_in(last[-1]) if last else {}
+    )
     units = {**plan.units, **plan.withdrawn}
     again = [unit for id_ in committed if (unit := plan.units.get(id_)) and unit.retry]
     parents = {unit.retry.unit: unit for unit in again if unit.retry}
@@ -114,6 +119,7 @@ def verify(output: Output, clean: bool = False) -> Verdict:
     verdict.rows_quarantined -= sum(unit.rows for unit in again)
     # Rows to score again stay in quarantine until they are: nothing is missing then.
     missing = [u for u in plan.units.values() if u.id not in committed and not u.retry]
+    verdict.pending = len(missing)
     verdict.problems += _check_success(output, verdict, missing)
     orphans = (path for path in side_files - named if unit_of_side(path) not in unread)
     verdict.orphans = sorted(orphans)

@@ -74,9 +74,10 @@ def plan(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
     **flags: Any,
-) -> None:
+) -> int:
     """Show what a job would do and cost: sources, rows, lengths, time. Writes nothing."""
 
+    from bertbatch.checks.estimate import REFUSED
     from bertbatch.checks.forecast import Elsewhere
     from bertbatch.checks.outlook import look_ahead
     from bertbatch.display.plain_json import show_json
@@ -101,6 +102,7 @@ def plan(
         show_json(outlook.record)
     else:
         show_plan(outlook)
+    return 3 if outlook.estimate.count(REFUSED) else 0  # as the run would end
 
 
 @command

@@ -36,6 +36,8 @@ def show_plan(outlook: Outlook) -> None:
         row(f"tokens{model and f' of {model}'}", _lengths(one, outlook.sampled))
     if outlook.time:
         row("time here", _time(outlook.time))
+    elif planned.rows_pending and outlook.lengths:
+        row("time here", "not known before a run has scored here; --measure loads the model")
     if outlook.elsewhere:
         row("elsewhere", _time(outlook.elsewhere))
     for one_thing in outlook.advice:

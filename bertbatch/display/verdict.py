@@ -38,6 +38,12 @@ def show_verdict(verdict: Verdict) -> None:
             f"{counted(len(verdict.orphans), 'orphaned file')}: no part names them, and readers "
             "ignore them; --clean deletes them"
         )
+    if verdict.pending:
+        say(f"{counted(verdict.pending, 'planned unit')} not scored yet: run the job again")
+    for source, reason in list(verdict.failed_sources.items())[:LINES]:
+        say(f"not scored by the last run: {source}: {reason}")
+    if (more := len(verdict.failed_sources) - LINES) > 0:
+        say(f"… and {counted(more, 'more source')} not scored")
     for problem in verdict.problems[:LINES]:
         say(f"problem: {problem}")
     if (more := len(verdict.problems) - LINES) > 0:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from urllib.parse import unquote
 
 from bertbatch.errors import EmptyInput, JobError
 from bertbatch.inputs.huggingface import saved_files
@@ -21,8 +20,6 @@ from bertbatch.job.schema import Job
 from bertbatch.registry import FORMATS
 from bertbatch.storage import stores
 from bertbatch.units import Source
-
-_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass
@@ -102,18 +99,6 @@ def list_sources(job: Job) -> Listing:
         )
     sources = [found[key][0] for key in sorted(found)]
     return Listing(formats[0] if formats else options.format, sources, left_out)
-
-
-def partitions(source: Source) -> dict[str, str]:
-    """The hive-style partition folders on a source's path, such as day=2026-11-23/, as named."""
-    folders = PurePosixPath(source.path).parts[:-1]
-    pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
-    return {name: value for name, value in pairs if name}
-
-
-def decoded(value: str) -> str | None:
-    """A partition folder's value as Hive, Spark and DuckDB read it. Raises UnicodeDecodeError."""
-    return None if value == _NULL else unquote(value, errors="strict")
 
 
 def _files(

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.folders import decoded, partitions
 from bertbatch.inputs.formats.columns import check_columns, field_of, path_of
-from bertbatch.inputs.listing import decoded, partitions
 from bertbatch.units import Source
 
 

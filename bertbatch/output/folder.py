@@ -259,6 +259,11 @@ class Output:
         return found
 
 
+def failed_in(record: dict[str, Any]) -> dict[str, str]:
+    """The sources that a run could not score, by its record, with the reasons."""
+    return {id_: why for id_, (_, why) in record["failed_sources"].items()}
+
+
 def open_output(path: str, storage_options: dict[str, Any] | None = None) -> Output:
     """The output at a path. Raises JobError if the path cannot be understood."""
     return Output(*stores.connect(path, storage_options or {}))

@@ -7,9 +7,10 @@ from functools import cache
 import pyarrow as pa
 
 from bertbatch.errors import JobError, SourceError
+from bertbatch.inputs.folders import partitions
 from bertbatch.inputs.formats.columns import check_columns, field_of, path_of
 from bertbatch.inputs.formats.reader import Reader
-from bertbatch.inputs.listing import Listing, partitions
+from bertbatch.inputs.listing import Listing
 from bertbatch.inputs.rows import is_text
 from bertbatch.inputs.typed_columns import column_types
 from bertbatch.job.schema import Job

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from bertbatch.engines.engine import check_installed, check_settings, settings_for
 from bertbatch.errors import JobError
+from bertbatch.inputs.folders import decoded, partitions
 from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
-from bertbatch.inputs.listing import Listing, decoded, list_sources, partitions
+from bertbatch.inputs.listing import Listing, list_sources
 from bertbatch.job.carry import ALL, carried, carry_all, check_carried
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model

@@ -41,6 +41,7 @@ def find_changes(preflight: Preflight) -> Changes:
             f"{_some(others)} changed after being planned for this output, and an output "
             "never mixes answers; score into a new output, such as one with the date, or set "
             "input.on_changed_source: keep to keep what is scored of the old content"
+            + _only_times(preflight, others)
         )
     units_of: dict[str, list[Unit]] = {source.id: [] for source in (*gone, *others)}
     for unit in preflight.plan.units.values():
@@ -87,6 +88,16 @@ def _repaired(preflight: Preflight, changed: list[Source]) -> set[str]:
         for s in changed
         if s.id in unfinished and broken.get(s.id) == planned[s.id].fingerprint
     }
+
+
+def _only_times(preflight: Preflight, changed: Sequence[Source]) -> str:
+    """What to say if all changed sources have their sizes: a copy of a file has a new time, too."""
+    if any(preflight.listed[source.id].size != source.size for source in changed):
+        return ""
+    return (
+        " (their sizes are as they were; if only the files' times or etags changed, as by a copy, "
+        "restore the times, or keep)"
+    )
 
 
 def _some(sources: Sequence[Source]) -> str:

@@ -1,6 +1,7 @@
 """Hostile inputs cost only themselves: what changes, is cut off, or is far too large."""
 
 import json
+import os
 import shutil
 import time
 from itertools import product
@@ -98,6 +99,22 @@ def test_a_source_changed_between_runs_is_refused_or_kept(kind, score, tmp_path,
     pd.testing.assert_frame_equal(answers(out), before)
     same_answers(before, answers(tmp_path / "of_old").merge(before[["id"]]))
     sound(out, rows_scored=len(before))
+
+
+def test_a_file_copied_again_is_told_from_one_that_has_other_rows(score, tmp_path):
+    path = tmp_path / "in" / "a.parquet"
+    write_parquet(path, make_texts(20))
+    score(tmp_path / "in", tmp_path / "out")
+    os.utime(path, (1, 1))
+    with pytest.raises(JobError, match="sizes are as they were; if only the files' times"):
+        score(tmp_path / "in", tmp_path / "out")
+    assert (
+        score(tmp_path / "in", tmp_path / "out", **{"input.on_changed_source": "keep"}).exit_code
+        == 0
+    )
+    write_parquet(path, make_texts(21))
+    with pytest.raises(JobError, match=r"the old content$"):
+        score(tmp_path / "in", tmp_path / "out")
 
 
 def test_a_cut_off_csv_costs_its_last_row_or_its_file(score, tmp_path):

@@ -207,7 +207,14 @@ def test_the_commands_exit_code_is_the_verdict(whole, out):
     assert good.exit_code == 0
     assert "137 rows planned, 135 scored + 2 quarantined" in good.stdout
     assert "OK" in good.stdout
-    a_part(out)[0].unlink()
+    assert "not scored yet" not in good.stdout
+    (out / "_SUCCESS.json").rename(out / "_elsewhere")
+    part = a_part(out)[0].rename(out / "_part")
+    stopped = CliRunner().invoke(app, ["verify", str(out)])
+    assert stopped.exit_code == 0
+    assert "1 planned unit not scored yet: run the job again" in stopped.stdout
+    (out / "_elsewhere").rename(out / "_SUCCESS.json")
+    part.unlink()
     bad = CliRunner().invoke(app, ["verify", str(out)])
     assert bad.exit_code == 3
     assert "problem: _SUCCESS.json is there" in bad.stdout

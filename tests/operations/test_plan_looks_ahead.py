@@ -125,6 +125,7 @@ def test_the_command(tiny_model, corpus, tmp_path):
     assert code == 0
     for part in ("600 (0 done, 600 pending)", "tokens", "truncated at 64", "part-0.parquet"):
         assert part in said
+    assert "--measure loads the model" in said
     assert not (tmp_path / "out").exists()
     record = json.loads(invoke(*words, "--json")[1])
     assert record["estimate"]["rows_pending"] == 600

@@ -112,7 +112,8 @@ def test_json_lines_tell_phases_and_times(tiny_model, corpus, tmp_path):
     assert code == 0
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert {"phase", "log", "progress", "finished"} == {line["event"] for line in lines}
-    assert "loading the model" in [line.get("phase") for line in lines]
+    phases = [line["phase"] for line in lines if line["event"] == "phase"]
+    assert phases == ["importing PyTorch", "loading the model", "trying out batches"]
     for line in lines:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}[+-]\d\d:\d\d", line["time"])
     assert {line["bottleneck"] for line in lines if line["event"] == "progress"} <= {

@@ -19,6 +19,7 @@ from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.executors.executor import IN_ONE_PROCESS, told
 from bertbatch.runtime.kinds import find_device, record_choices
+from bertbatch.runtime.phases import phase
 from bertbatch.runtime.probes import make_probes
 from bertbatch.runtime.worker import THREADS, ModelWorkers
 from bertbatch.units import Unit
@@ -55,7 +56,9 @@ class InlineExecutor:
         self._reader, self._committer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._scorer = ThreadPoolExecutor(THREADS[device])
         with self._gpu():
+            phase("loading the model")
             self._workers = ModelWorkers(context, device, available_cores())
+            phase("trying out batches")
             self.kinds = record_choices({}, self._workers.settle(make_probes(context), {}))
 
     def adapt(self) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bertbatch")
 
+IMPORTING = "importing PyTorch"  # which takes longer than loading a small model
+
 
 class Starting:
     """A run's executor before there is one: what is likely to be needed has begun to start.
@@ -56,7 +58,7 @@ class Starting:
             where = "inline, in this process" if self._runner == "inline" else "Ray"
             log.info("runner: %s, because %s", where, self._why)
         if self._runner == "inline":
-            phase("loading the model")
+            phase(IMPORTING)
             from bertbatch.runtime.executors.inline import InlineExecutor
 
             return InlineExecutor(preflight.context())
@@ -76,7 +78,7 @@ class Starting:
             self._child.close()
             return None
         log.info("runner: inline, in a child process, because scoring takes about %s", about)
-        phase("loading the model")
+        phase(IMPORTING)
         try:
             return ChildThenRay(self._child, preflight.context(), self._verbose)
         except WorkerDied as death:
