@@ -19,10 +19,18 @@ class Groups:
 
     column: str
     by_day: bool
+    whole: bool = False  # the values are whole numbers
     rows: Counter[str] = field(default_factory=Counter)
     labels: Counter[tuple[str, str]] = field(default_factory=Counter)
     sums: dict[str, float] = field(default_factory=dict)
     too_many: bool = False
+
+    @property
+    def values(self) -> list[str]:
+        """In order, rows without a value last."""
+        return sorted(
+            self.rows, key=lambda v: (v == NONE, int(v) if self.whole and v != NONE else 0, v)
+        )
 
     def add(
         self,
@@ -68,7 +76,8 @@ def groups_of(schema: pa.Schema, carried: list[str], table: pa.Table) -> list[Gr
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             found.append(Groups(name, True))
         elif str(kind) in _SIMPLE or pa.types.is_integer(kind):
-            found.append(Groups(name, _are_days(table[name])))
+            whole = pa.types.is_integer(kind)
+            found.append(Groups(name, _are_days(table[name]), whole))
     return found
 
 

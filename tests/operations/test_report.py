@@ -1,5 +1,6 @@
 """A report shows what an output's files say, whatever state the output is in."""
 
+import re
 import subprocess
 import sys
 
@@ -65,6 +66,16 @@ def test_a_whole_output(out, tmp_path):
         assert said in page, said
     assert "private words" not in page
     assert "<b>odd" not in page
+
+
+def test_whole_numbers_are_in_their_order(tmp_path):
+    stars = [None if i % 7 == 0 else i % 12 - 1 for i in range(200)]
+    out = write_output(
+        tmp_path / "out", single_labels(LABELS, scores_of(200), stars=stars), LABELS, unit_rows=50
+    )
+    table = page_of(out, tmp_path / "r.html").partition("Shares of labels by “stars”")[2]
+    shown = re.findall(r'<th scope="row"><bdi>([^<]*)<', table.partition("</table>")[0])
+    assert shown == [*map(str, range(-1, 11)), "(none)"]
 
 
 def test_texts_are_shown_only_if_they_are_carried_as_such(tmp_path):

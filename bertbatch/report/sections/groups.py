@@ -25,12 +25,11 @@ def groups(material: Material) -> Section | None:
 
 
 def _table(each: Groups, names: list[str]) -> Table:
-    values = sorted(each.rows, key=lambda value: (value == NONE, value))
     head = [shown(each.column), "rows", *(shown(name, 40) for name in names)]
     if each.sums:
         head.append("mean value")
     lines = []
-    for value in values:
+    for value in each.values:
         rows = each.rows[value]
         line = [shown(value), whole(rows)]
         line += [share(each.labels[(value, name)], rows) for name in names]
@@ -44,7 +43,7 @@ def _table(each: Groups, names: list[str]) -> Table:
 
 
 def _by_day(each: Groups, names: list[str]) -> Chart | None:
-    days = sorted(value for value in each.rows if value != NONE)
+    days = [value for value in each.values if value != NONE]
     try:
         dates = [date.fromisoformat(day) for day in days]
     except ValueError:
