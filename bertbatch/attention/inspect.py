@@ -36,7 +36,7 @@ class Inspection:
     weights: np.ndarray
     pair_start: int
     labels: list[str]
-    warning: str | None = None  # why the text does not suit the model
+    warnings: list[str] = field(default_factory=list)  # why the text does not suit the model
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
     def query(self, token: str | None) -> int:
@@ -111,11 +111,15 @@ def inspect_text(
     content = ~np.isin(ids, special_ids(tokenizer))
     unknown = np.isin(ids, [tokenizer.unk_token_id] if tokenizer.unk_token_id is not None else [])
     share = (unknown & content).sum() / max(content.sum(), 1)
+    warnings = [unknown_words(share, spec.name)] if share > UNKNOWN_SHARE else []
+    whole = len(tokenizer(text, pair_text, verbose=False)["input_ids"])
+    if whole > len(ids):
+        warnings.append(f"the text has {whole:,} tokens, and only {len(ids):,} of them are scored")
     weights = torch.cat(answer.attentions).numpy()
     tokens = made.encode([text], None if pair_text is None else [pair_text])
     one = tokens.take(np.zeros(1, np.int64))
     return Inspection(
-        warning=unknown_words(share, spec.name) if share > UNKNOWN_SHARE else None,
+        warnings=warnings,
         tokens=[_readable(tokenizer, token) for token in tokenizer.convert_ids_to_tokens(ids)],
         content=content,
         answer=pa.table(columns, schema=pa.schema(task.fields)).to_pylist()[0],

@@ -15,7 +15,8 @@ def attention(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="also write all figures to this Parquet file; with --plot: the .png or .svg",
+            help="also write all figures to this .parquet, .csv or .jsonl file; with --plot: the "
+            ".png or .svg",
             show_default="none",
         ),
     ] = None,
@@ -47,12 +48,8 @@ def attention(
 
     from bertbatch.attention.comparison import compare_outputs
     from bertbatch.attention.corpus import read_corpus
-    from bertbatch.display.attention_tables import (
-        check_outside,
-        show_comparison,
-        show_corpus,
-        write_table,
-    )
+    from bertbatch.display.attention_tables import show_comparison, show_corpus
+    from bertbatch.display.files import check_table, write_table
     from bertbatch.output.folder import open_output
 
     this = open_output(output)
@@ -61,14 +58,14 @@ def attention(
         return
     other = None if against is None else open_output(against)
     if to is not None:
-        check_outside(to, [output, *([against] if against else [])])
+        check_table(to, [output, *([against] if against else [])])
     if other is None:
         corpus = read_corpus(this, model)
         show_corpus(corpus)
         table = corpus.tidy()
     else:
         table = compare_outputs(this, other, across_models, model)
-        show_comparison(table)
+        show_comparison(table, this.path, other.path)
     if to is not None:
         write_table(table, to)
 
@@ -102,9 +99,12 @@ def peek(
 
     from bertbatch.attention.inspect import inspect_text
     from bertbatch.display.attention_tables import show_inspection
+    from bertbatch.display.files import PAGE, check_ending
     from bertbatch.display.peek_page.page import Shown, write_page
     from bertbatch.job.model import Model
 
+    if html is not None:
+        check_ending("--html", html, "a page", PAGE)
     settings = Model(name=model) if model else Model()
     inspection = inspect_text(settings, text, second, with_statistics=html is not None)
     query, chosen = show_inspection(inspection, token, layer, head, heads)
@@ -125,7 +125,8 @@ def _plot(
     """What `bertbatch attention --plot` does. Raises JobError for what cannot be drawn."""
 
     from bertbatch.attention.corpus import read_corpus
-    from bertbatch.display.attention_tables import check_outside
+    from bertbatch.display.files import check_outside
+    from bertbatch.display.lines import show
     from bertbatch.output.folder import open_output
     from bertbatch.report.plot import plot_heads
 
@@ -137,4 +138,4 @@ def _plot(
         raise JobError("--to is missing: name the picture, such as --to entropy.png")
     check_outside(to, [output])
     plot_heads(read_corpus(open_output(output), model), statistic, group, value, to)
-    print(f"written to {to}")
+    show(f"written to {to}")

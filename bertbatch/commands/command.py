@@ -1,16 +1,49 @@
 """What the commands have in common: the app, exit codes, options of several commands."""
 
 import functools
+import io
+import re
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from bertbatch.display.streams import make_steady
 from bertbatch.errors import Alarm, JobError, RunError
 from bertbatch.job.schema import Job
+
+
+class _Said(io.StringIO):
+    """What is said to standard output, as it would be there."""
+
+    def __init__(self, there: TextIO):
+        super().__init__()
+        self._is_terminal = there.isatty()
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+class _TrimmedHelp:
+    """A command whose help has no spaces at the ends of its lines, which rich fills up."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with redirect_stdout(_Said(sys.stdout)) as said:
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        filled = re.compile(r"(?: |\x1b\[[\d;]*m)+$", re.M)  # spaces, in the colors of a terminal
+        print(filled.sub(lambda end: end[0].replace(" ", ""), said.getvalue()), end="")
+
+
+class _Command(_TrimmedHelp, TyperCommand):
+    pass
+
+
+class _Commands(_TrimmedHelp, TyperGroup):
+    pass
 
 
 class _App(typer.Typer):
@@ -22,6 +55,7 @@ class _App(typer.Typer):
 
 
 app = _App(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,7 +89,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     def called(*args: Any, **kwargs: Any) -> None:
         sys.exit(_guard(lambda: function(*args, **kwargs) or 0))
 
-    app.command()(called)
+    app.command(cls=_Command)(called)
     return called
 
 
@@ -80,7 +114,9 @@ OutputPath = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="change a key: a.b=c (repeatable)", show_default="none"),
+    typer.Option(
+        "--set", help="change a key: a.b=c, of a list: a.b=c,d (repeatable)", show_default="none"
+    ),
 ]
 Date = Annotated[
     str | None,

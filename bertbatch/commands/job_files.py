@@ -22,7 +22,11 @@ def init(
     """Look at some data and print a job file for it, with comments."""
 
     from bertbatch.checks.draft import draft
+    from bertbatch.display.files import check_ending
+    from bertbatch.display.lines import show
 
+    if to is not None:
+        check_ending("--to", to, "a job file", (".yaml", ".yml"))
     text = draft(input)
     if to is None:
         print(text, end="")
@@ -34,7 +38,7 @@ def init(
         raise JobError(f"--to {to}: there is such a file; name a new one") from None
     except OSError as error:
         raise JobError(f"--to {to}: cannot be written: {error.strerror}") from error
-    print(f"{to} written; run it with: bertbatch run {to}")
+    show(f"{to} written; run it with: bertbatch run {to}")
 
 
 @command

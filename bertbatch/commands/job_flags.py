@@ -20,7 +20,7 @@ FLAGS: dict[str, tuple[str, type, str]] = {
     "task": ("model.task", str, ""),
     "long_text": ("model.long_text", str, ""),
     "candidate_labels": ("model.candidate_labels", str, "none"),
-    "max_length": ("model.max_length", int, ""),
+    "max_length": ("model.max_length", int, "the model's"),
     "unit_rows": ("runtime.unit_rows", int, "auto"),
     "runner": ("runtime.runner", str, ""),
     "format": ("input.format", str, ""),

@@ -88,9 +88,10 @@ def report(
 ) -> None:
     """Write a report on an output as one HTML file, from its committed files alone."""
 
+    from bertbatch.display.lines import show
     from bertbatch.output.folder import open_output
     from bertbatch.report.page import write_report
 
     other = None if against is None else open_output(against)
     size = write_report(open_output(output), to, other, gold, model)
-    print(f"{size / 1e6:.1f} MB written to {to}")
+    show(f"{size / 1e6:.1f} MB written to {to}")

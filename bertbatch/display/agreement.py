@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from bertbatch.checks.compare import Agreement, Correctness
 from bertbatch.display.evaluation import number
 from bertbatch.display.facts import Facts
+from bertbatch.display.grid import Grid
+from bertbatch.display.lines import show
 from bertbatch.wording import counted
 
 
@@ -31,15 +30,13 @@ def show_agreement(found: Agreement) -> None:
         facts.add("note", note)
     facts.add("A", found.a)
     facts.add("B", found.b)
-    console = facts.show()
+    show(facts)
     if found.task == "multi_label":
-        console.print()
-        console.print(_by_label(found), highlight=False)
+        show("", _by_label(found))
     if found.flips:
-        console.print()
-        console.print(_flips(found), highlight=False, soft_wrap=True)
+        show("", _flips(found))
         if (more := found.rows - found.same - len(found.flips)) > 0:
-            console.print(f"… and {counted(more, 'more row')}; --limit shows more", highlight=False)
+            show(f"… and {counted(more, 'more row')}; --limit shows more")
 
 
 def _add_correctness(facts: Facts, correct: Correctness) -> None:
@@ -58,26 +55,25 @@ def _add_correctness(facts: Facts, correct: Correctness) -> None:
     )
 
 
-def _by_label(found: Agreement) -> Table:
-    table = Table("label", box=None, pad_edge=False)
-    for name in ("both", "only A", "only B", "kappa"):
-        table.add_column(name, justify="right")
+def _by_label(found: Agreement) -> Grid:
+    figures = ("both", "only A", "only B", "kappa")
+    grid = Grid("label", *figures, right=figures)
     for label, counts in zip(found.labels, found.by_label, strict=True):
         cells = (counts[1, 1], counts[1, 0], counts[0, 1])
-        table.add_row(Text(label), *(f"{n:,}" for n in cells), number(found.kappas[label]))
-    return table
+        grid.add(label, *(f"{n:,}" for n in cells), number(found.kappas[label]))
+    return grid
 
 
-def _flips(found: Agreement) -> Table:
-    table = Table("source", "row", "A", "", "B", "", box=None, pad_edge=False)
+def _flips(found: Agreement) -> Grid:
+    grid = Grid("source", "row", "A", "", "B", "", keys=2)
     for flip in found.flips:
         cells = [
             cell
             for answer, score in zip(flip.answers, flip.scores, strict=True)
             for cell in (answer or "no label", "" if score is None else f"{score:.4f}")
         ]
-        table.add_row(*map(Text, (flip.source, str(flip.row), *cells)))
-    return table
+        grid.add(flip.source, str(flip.row), *cells)
+    return grid
 
 
 def agreement_record(found: Agreement) -> dict[str, Any]:

@@ -2,10 +2,6 @@
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from bertbatch.checks.evaluate import (
     Classification,
     Evaluation,
@@ -15,6 +11,8 @@ from bertbatch.checks.evaluate import (
 )
 from bertbatch.checks.metrics import Detection
 from bertbatch.display.facts import Facts
+from bertbatch.display.grid import Grid
+from bertbatch.display.lines import show
 from bertbatch.wording import counted
 
 LABELS = 40  # shown, the most frequent first
@@ -30,15 +28,13 @@ def show_evaluation(found: Evaluation) -> None:
     for what in caveats(found):
         facts.add("note", what)
     facts.add("output", found.output)
-    console = facts.show()
+    show(facts)
     if isinstance(found, Classification | LabelSets):
-        console.print()
-        console.print(_labels(found.found), highlight=False)
+        show("", _labels(found.found))
         if (more := len(found.found) - LABELS) > 0:
-            console.print(f"… and {counted(more, 'more label')}", highlight=False)
+            show(f"… and {counted(more, 'more label')}")
     if isinstance(found, Classification) and len(found.labels) <= CONFUSED:
-        console.print()
-        _show_confusion(console, found)
+        show("", _confusion(found))
 
 
 def _figures(found: Evaluation) -> list[tuple[str, str]]:
@@ -72,24 +68,21 @@ def _figures(found: Evaluation) -> list[tuple[str, str]]:
     return figures
 
 
-def _labels(found: list[Detection]) -> Table:
-    table = Table("label", box=None, pad_edge=False)
-    for name in ("precision", "recall", "F1", "support", "predicted"):
-        table.add_column(name, justify="right")
+def _labels(found: list[Detection]) -> Grid:
+    figures = ("precision", "recall", "F1", "support", "predicted")
+    grid = Grid("label", *figures, right=figures)
     for each in sorted(found, key=lambda each: -each.support)[:LABELS]:
         shares = (number(share) for share in (each.precision, each.recall, each.f1))
-        table.add_row(Text(each.label), *shares, f"{each.support:,}", f"{each.predicted:,}")
-    return table
+        grid.add(each.label, *shares, f"{each.support:,}", f"{each.predicted:,}")
+    return grid
 
 
-def _show_confusion(console: Console, found: Classification) -> None:
-    table = Table("gold \\ predicted", box=None, pad_edge=False)
+def _confusion(found: Classification) -> Grid:
     labels = [*found.labels, *(["no label"] if found.unlabelled else [])]
-    for label in labels:
-        table.add_column(Text(label), justify="right")
+    grid = Grid("gold \\ predicted", *labels, right=labels)
     for label, counts in zip(found.labels, found.confusion, strict=True):
-        table.add_row(Text(label), *(f"{count:,}" for count in counts[: len(labels)]))
-    console.print(table, highlight=False)
+        grid.add(label, *(f"{count:,}" for count in counts[: len(labels)]))
+    return grid
 
 
 def number(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """What an export did."""
 
 from bertbatch.display.facts import Facts
+from bertbatch.display.lines import show
 from bertbatch.exports.export import Exported
 from bertbatch.wording import counted
 
@@ -17,4 +18,4 @@ def show_exported(done: Exported) -> None:
     if done.incomplete:
         facts.add("", "the output is not complete yet: export again when it is")
     facts.add("", done.target)
-    facts.show()
+    show(facts)

@@ -1,14 +1,12 @@
 """What `bertbatch plan` prints."""
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from bertbatch.checks.estimate import CHANGED, DONE, NEW, PENDING, REFUSED, Estimate
 from bertbatch.checks.forecast import Forecast
 from bertbatch.checks.outlook import Outlook
 from bertbatch.checks.text_sample import Lengths
 from bertbatch.display.facts import Facts
+from bertbatch.display.grid import Grid
+from bertbatch.display.lines import show
 from bertbatch.wording import counted, duration, size
 
 LINES = 20  # sources shown
@@ -17,10 +15,9 @@ LINES = 20  # sources shown
 def show_plan(outlook: Outlook) -> None:
     """What a run would do, source by source, then in all."""
     planned = outlook.estimate
-    console = Console()
-    console.print(_sources(planned), highlight=False, soft_wrap=True)
+    show(_sources(planned))
     if (more := len(planned.sources) - LINES) > 0:
-        console.print(f"… and {counted(more, 'more source')}", highlight=False)
+        show(f"… and {counted(more, 'more source')}")
     facts = Facts()
     row = facts.add
     states = {state: planned.count(state) for state in (DONE, PENDING, NEW, CHANGED, REFUSED)}
@@ -42,19 +39,18 @@ def show_plan(outlook: Outlook) -> None:
         row("elsewhere", _time(outlook.elsewhere))
     for one_thing in outlook.advice:
         row("note", one_thing)
-    facts.show()
+    show(facts)
 
 
-def _sources(planned: Estimate) -> Table:
-    table = Table("source", "size", "units", "rows", "state", box=None, pad_edge=False)
+def _sources(planned: Estimate) -> Grid:
+    grid = Grid("source", "size", "units", "rows", "state")
     for id_, source in list(planned.sources.items())[:LINES]:
         rows = source.rows_done + source.rows_pending
         state = f"{source.state}: {source.refused}" if source.refused else source.state
         if source.rows_done and source.rows_pending:
             state += f", {source.rows_done:,} rows done"
-        cells = [id_, size(source.bytes), f"{source.units:,}", f"{rows:,}", state]
-        table.add_row(*map(Text, cells))
-    return table
+        grid.add(id_, size(source.bytes), f"{source.units:,}", f"{rows:,}", state)
+    return grid
 
 
 def _lengths(one: Lengths, sampled: int) -> str:

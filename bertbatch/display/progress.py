@@ -11,11 +11,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
 from rich.logging import RichHandler
 from rich.prompt import Confirm
 from rich.text import Text
+from rich.traceback import Traceback
 
+from bertbatch.display.lines import Trimmed
 from bertbatch.display.progress_bar import ProgressBar
 from bertbatch.display.summary import show_summary
 from bertbatch.runtime.result import ProgressListener, Result, Totals
@@ -164,6 +166,18 @@ class _Beside(RichHandler):
             self._bar.phase(record.phase)
         else:
             super().emit(record)
+
+    def render(
+        self,
+        *,
+        record: logging.LogRecord,
+        traceback: Traceback | None,
+        message_renderable: ConsoleRenderable,
+    ) -> ConsoleRenderable:
+        found = super().render(
+            record=record, traceback=traceback, message_renderable=message_renderable
+        )
+        return Trimmed(found)
 
 
 def _moment(moment: datetime) -> Text:

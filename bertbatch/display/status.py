@@ -2,25 +2,14 @@
 
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from bertbatch.checks.status import Status
 from bertbatch.display.facts import Facts
+from bertbatch.display.grid import Grid
+from bertbatch.display.lines import show
 from bertbatch.runtime.alarms import label_shares
 from bertbatch.wording import counted
 
-COLUMNS = (
-    "began",
-    "date",
-    "exit",
-    "rows",
-    "rows/s",
-    "quarantined",
-    "truncated",
-    "labels",
-    "alarms",
-)
+COLUMNS = ("began (UTC)", "date", "exit", "rows", "rows/s", "quarantined", "truncated", "labels")
 FAILED = 10  # sources shown
 LABELS = 3  # the most frequent ones of a run
 
@@ -44,24 +33,21 @@ def show_status(status: Status) -> None:
     for source, reason in list(status.failed_sources.items())[:FAILED]:
         row("failed", f"{source}: {reason}")
     row("output", status.path)
-    console = facts.show()
+    show(facts)
     if status.runs:
-        console.print()
-        console.width = 1000  # a line that a terminal wraps reads better than one with holes
-        console.print(_runs(status.runs), highlight=False)
+        show("", _runs(status.runs))
 
 
-def _runs(records: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, no_wrap=True)
+def _runs(records: list[dict[str, Any]]) -> Grid:
+    alarmed = any(record.get("alarms") for record in records)
+    grid = Grid(*COLUMNS, *(["alarms"] if alarmed else []))
     for record in records:
         run = record["this_run"]
         scored, quarantined = run["rows_scored"], run["rows_quarantined"]
         rows = scored + quarantined
         shares = sorted(label_shares(run["labels"], scored).items(), key=lambda item: -item[1])
-        cells = (
-            record.get("began", ""),
+        grid.add(
+            record.get("began", "")[:16].replace("T", " "),  # to the minute
             record.get("date", ""),
             str(record["exit_code"]),
             f"{rows:,}",
@@ -69,10 +55,9 @@ def _runs(records: list[dict[str, Any]]) -> Table:
             f"{quarantined / rows:.1%}" if rows else "",
             _shares(run["truncated"], scored) if scored else "",
             ", ".join(f"{label} {share:.1%}" for label, share in shares[:LABELS]),
-            "; ".join(record.get("alarms", [])),
+            *(["; ".join(record.get("alarms", []))] if alarmed else []),
         )
-        table.add_row(*map(Text, cells))
-    return table
+    return grid
 
 
 def _shares(counts: int | dict[str, int], rows: int) -> str:

@@ -1,6 +1,7 @@
 """The summary at the end of a run."""
 
 from bertbatch.display.facts import Facts
+from bertbatch.display.lines import show
 from bertbatch.runtime.result import Result
 from bertbatch.wording import counted
 
@@ -67,6 +68,6 @@ def show_summary(result: Result) -> None:
         f"in {counted(totals['units'], 'unit')}",
     )
     row("", result.output.path)
-    console = facts.show()
+    show(facts)
     if result.advice:
-        console.print(result.advice, highlight=False, markup=False, soft_wrap=True)
+        show(result.advice)

@@ -1,9 +1,7 @@
 """What `bertbatch verify` prints."""
 
-from rich.console import Console
-from rich.text import Text
-
 from bertbatch.checks.verify import Verdict
+from bertbatch.display.lines import show
 from bertbatch.wording import counted
 
 LINES = 40  # problems shown
@@ -11,30 +9,25 @@ LINES = 40  # problems shown
 
 def show_verdict(verdict: Verdict) -> None:
     """The account in one line, then each problem, then the verdict."""
-    console = Console()
-
-    def say(text: str) -> None:
-        console.print(Text(text), highlight=False, soft_wrap=True)
-
-    say(
+    show(
         f"{counted(verdict.parts, 'part')} of {counted(verdict.units, 'planned unit')}; "
         f"{counted(verdict.rows_planned, 'row')} planned, {verdict.rows_scored:,} scored + "
         f"{verdict.rows_quarantined:,} quarantined"
         + (f" + {verdict.rows_left_out:,} left out" if verdict.rows_left_out else "")
     )
     if verdict.rescored:
-        say(f"{counted(verdict.rescored, 'row')} scored again")
+        show(f"{counted(verdict.rescored, 'row')} scored again")
     if verdict.same_bits:
         same, rows = verdict.same_bits
-        say(
+        show(
             f"one unit scored again as it was: {same:,} of {counted(rows, 'row')} equal bit for bit"
         )
     for kind in verdict.other_kinds:
-        say(f"not compared bit for bit: rows were scored on {kind}, which is not here")
+        show(f"not compared bit for bit: rows were scored on {kind}, which is not here")
     if verdict.cleaned:
-        say(f"{counted(verdict.cleaned, 'orphaned file')} deleted")
+        show(f"{counted(verdict.cleaned, 'orphaned file')} deleted")
     if verdict.orphans:
-        say(
+        show(
             f"{counted(len(verdict.orphans), 'orphaned file')}: no part names them, and readers "
             "ignore them; --clean deletes them"
         )
@@ -45,7 +38,7 @@ def show_verdict(verdict: Verdict) -> None:
     if (more := len(verdict.failed_sources) - LINES) > 0:
         say(f"… and {counted(more, 'more source')} not scored")
     for problem in verdict.problems[:LINES]:
-        say(f"problem: {problem}")
+        show(f"problem: {problem}")
     if (more := len(verdict.problems) - LINES) > 0:
-        say(f"… and {counted(more, 'more problem')}")
-    say("OK" if verdict.right else counted(len(verdict.problems), "problem"))
+        show(f"… and {counted(more, 'more problem')}")
+    show("OK" if verdict.right else counted(len(verdict.problems), "problem"))

@@ -37,6 +37,19 @@ def _text(value: Any) -> str:
 
 _encoder = msgspec.json.Encoder(enc_hook=_text)
 ENCODERS: dict[str, Callable[..., bytes]] = {"csv": to_csv, "jsonl": to_jsonl}
+# How the names of files end, in small letters, and their formats.
+ENDINGS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+
+
+def encoder(format: str) -> Callable[[pa.Table], bytes]:
+    """What makes a whole file of a table."""
+    return ENCODERS.get(format, to_parquet)
 
 
 def _flat(column: pa.ChunkedArray) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bertbatch.errors import JobError
 from bertbatch.exports.batches import check_not_withdrawn, output_id
-from bertbatch.exports.encode import ENCODERS, to_parquet
+from bertbatch.exports.encode import ENCODERS, ENDINGS, encoder
 from bertbatch.exports.folder import Folder
 from bertbatch.exports.input_columns import InputColumns
 from bertbatch.exports.partitions import check_partitions
@@ -24,7 +24,10 @@ from bertbatch.runtime.preflight import check_job
 from bertbatch.storage import stores
 
 # How files of other formats are named, which nobody would want for a folder.
-FOREIGN = (".orc", ".avro", ".json", ".xlsx", ".gz", ".zst", ".tsv", ".txt", ".arrow", ".feather")
+FOREIGN = (
+    *(".orc", ".avro", ".arrow", ".feather", ".json", ".tsv", ".txt", ".gz", ".zst", ".zip"),
+    *(".xlsx", ".xls", ".html", ".xml", ".yaml", ".yml"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,7 @@ def export(request: Request) -> Exported:
         written = SingleFile(store, path, format).write(parts, rows, settings)
         added = 0 if written is None else written
     else:
-        encode = ENCODERS.get(format, to_parquet)
-        folder = Folder(store, path, f".{format}", encode, request.partition_by)
+        folder = Folder(store, path, f".{format}", encoder(format), request.partition_by)
         added = _into_folder(folder, rows, parts, settings)
     quarantined = output.quarantined(units)
     left_out = output.left_out(units) if contract.get("input", {}).get("where") else 0
@@ -135,10 +137,9 @@ def _into_table(request: Request, format: str, rows: ExportedRows, parts: list[s
 
 def _format(request: Request, path: str) -> tuple[str, bool]:
     """The format, and whether the target is one file."""
-    ending = path.rpartition("/")[2].rpartition(".")[2] if "." in path.rpartition("/")[2] else ""
-    named = {"ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
-    single = named in ("parquet", *ENCODERS)
-    if not single and f".{ending}" in FOREIGN:
+    dot, ending = path.rpartition("/")[2].lower().rpartition(".")[1:]
+    named = ENDINGS.get(f".{ending}") if dot else None
+    if dot and f".{ending}" in FOREIGN:
         raise JobError(
             f"{request.target}: an export writes .parquet, .csv or .jsonl files, or folders of them"
         )
@@ -147,12 +148,12 @@ def _format(request: Request, path: str) -> tuple[str, bool]:
         raise JobError(f"--format {request.format}: there are {', '.join(formats)}")
     if request.format == "iceberg":
         raise JobError("--format iceberg: name the table as iceberg://CATALOG/NAMESPACE.TABLE")
-    if request.format is not None and single and named != request.format:
+    if request.format is not None and named and named != request.format:
         raise JobError(
             f"{request.target} is named as a .{ending} file; name a folder for --format "
             f"{request.format}, or another file"
         )
-    return request.format or (named if single else "parquet"), single
+    return request.format or named or "parquet", named is not None
 
 
 def _check_outside(output: Output, store: stores.Store, path: str) -> None:

@@ -17,7 +17,7 @@ class Model(Section):
         description="the Hub revision (branch, tag or commit), or the version of a model at a URL",
     )
     storage_options: StorageOptions = Field({})  # for a model at a URL
-    labels: list[str] | None = Field(
+    labels: CommaList | None = Field(
         None, description="names for the model's classes, in the order of its logits"
     )
     task: Task = Field(

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bertbatch.display.attention_tables import check_outside
+from bertbatch.display.files import PAGE, check_ending, check_outside
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
 from bertbatch.report.blocks import Section, shown
@@ -55,6 +55,7 @@ def write_report(
     output or cannot be written, for an output or column that there is not, and without matplotlib.
     """
     check_installed()
+    check_ending("--to", to, "a report", PAGE)
     check_outside(to, [output.path, *([other.path] if other else [])])
     material = gather(output, other, gold, model)
     made = (make(material) for make in SECTIONS)

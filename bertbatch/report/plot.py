@@ -7,6 +7,7 @@ import numpy as np
 
 from bertbatch.attention.aggregates import ALL, COLUMN, LABEL, LENGTH
 from bertbatch.attention.corpus import Corpus
+from bertbatch.display.files import check_ending
 from bertbatch.errors import JobError
 from bertbatch.report.blocks import shown
 from bertbatch.report.charts import check_installed, plotting
@@ -26,8 +27,7 @@ def plot_heads(corpus: Corpus, statistic: str, group: str, value: str, to: Path)
     without matplotlib.
     """
     check_installed()
-    if to.suffix.lower() not in ENDINGS:
-        raise JobError(f"--to {to}: a picture's name ends in {' or '.join(ENDINGS)}")
+    check_ending("--to", to, "a picture", ENDINGS)
     cells = _means(corpus, statistic, group, value)
     of = "all rows" if group == ALL else f"{group} {shown(value, 40)}"
     numbers = corpus.heads <= MOST_NUMBERS

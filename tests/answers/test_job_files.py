@@ -55,3 +55,25 @@ def test_the_job_file_of_long_texts_runs(tmp_path):
     table = run(Job.load(ROOT / "jobs" / "long-texts.yaml", changes)).to_pandas()
     assert table["windows"].max() > 1
     assert not table["truncated"].any()
+
+
+def lists_of_strings():
+    """Every key of a job that takes a list of plain strings, but for paths, which have commas."""
+    shapes = Job.model_json_schema()["$defs"]
+    for section in ("input", "output", "model", "attention"):
+        for key, shape in shapes[section.capitalize()]["properties"].items():
+            kinds = [shape, *shape.get("anyOf", [])]
+            if any(kind.get("items", {}).get("type") == "string" for kind in kinds):
+                yield section, key
+
+
+def test_a_list_of_strings_may_be_given_with_commas():
+    keys = set(lists_of_strings()) - {("input", "path")}
+    assert {("model", "labels"), ("input", "carry"), ("input", "normalize")} <= keys
+    limited = {"statistics": ["entropy", "to_sep"], "normalize": ["nfkc", "html"]}
+    for section, key in keys:
+        values = limited.get(key, ["bad", "good"])
+        for given in (",".join(values), ", ".join(values), f"[{', '.join(values)}]"):
+            data = {"input": {"path": "x"}, "output": {"path": "y"}}
+            job = Job.build(data, changes=[f"{section}.{key}={given}"])
+            assert getattr(getattr(job, section), key) == values, (key, given)

@@ -292,6 +292,7 @@ def test_the_commands_print_and_write_their_tables(corpus, tmp_path, tiny_model)
     same = [str(tmp_path / "out"), "--against", str(tmp_path / "out"), "--to", str(to)]
     done = cli.invoke(app, ["attention", *same])
     assert "0 of 88 comparisons differ" in done.output
+    assert "… and 68 more comparisons" in done.output
     done = cli.invoke(app, ["attention", str(tmp_path / "no")])
     assert done.exit_code == 2
     inside = ["attention", str(tmp_path / "out"), "--to", str(tmp_path / "out" / "t.parquet")]

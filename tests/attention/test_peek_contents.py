@@ -117,3 +117,40 @@ def test_a_token_that_is_not_shown_is_refused(tmp_path):
     assert code == 2
     assert f"beyond the {MOST_TOKENS}" in said
     assert not path.exists()
+
+
+def test_a_text_longer_than_the_model_takes_is_told(tiny_model, tmp_path):
+    peek = ("--model", tiny_model, "--heads", "1")
+    for texts, whole in ((("ab " * 90,), 182), (("ab " * 60, "cd " * 10), 143)):
+        code, said = invoke("peek", *texts, *peek, "--html", str(tmp_path / "page.html"))
+        assert code == 0, said
+        warning = f"the text has {whole} tokens, and only 64 of them are scored"
+        assert f"warning: {warning}" in " ".join(said.split())
+        assert warning in data((tmp_path / "page.html").read_text())["warning"]
+    assert "warning" not in invoke("peek", "ab " * 31, *peek)[1]
+
+
+def test_a_page_that_shows_fewer_tokens_says_so(tmp_path):
+    model = make_model(tmp_path / "model", max_position_embeddings=256)
+    settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    changed = json.dumps({**settings, "model_max_length": 256})
+    (tmp_path / "model" / "tokenizer_config.json").write_text(changed)
+    words = ("--model", model, "--html", str(tmp_path / "page.html"))
+    said = " ".join(invoke("peek", "ab " * 90, *words)[1].split())
+    assert f"page.html; it shows the first {MOST_TOKENS} of 182 tokens" in said
+    assert "it shows" not in invoke("peek", "ab " * 30, *words)[1]
+
+
+def test_figures_of_an_answer_have_four_decimals(tiny_model, tmp_path):
+    said = invoke("peek", "ab cd", "--model", tiny_model)[1]
+    assert re.search(r"^score: 0\.\d{4}$", said, re.M)
+    assert re.search(r"^scores: \[0\.\d{4}, 0\.\d{4}\]$", said, re.M)
+    regression = make_model(tmp_path / "model", num_labels=1, id2label=None, label2id=None)
+    said = invoke("peek", "ab cd", "--model", regression)[1]
+    assert re.search(r"^value: -?\d+\.\d{4}$", said, re.M)
+
+
+def test_a_page_is_named_as_one(tiny_model, tmp_path):
+    code, said = invoke("peek", "a", "--model", tiny_model, "--html", str(tmp_path / "page.pdf"))
+    assert code == 2
+    assert "the name of a page ends in .html or .htm" in said

@@ -114,6 +114,15 @@ def test_no_file_is_written_over(tmp_path):
     assert "there is such a file" in said
 
 
+def test_a_job_file_is_named_as_one(tmp_path):
+    frame().to_csv(tmp_path / "x.csv", index=False)
+    for name in ("job.json", "job"):
+        code, said = invoke("init", str(tmp_path / "x.csv"), "--to", str(tmp_path / name))
+        assert code == 2
+        assert "a job file ends in .yaml or .yml" in said
+        assert not (tmp_path / name).exists()
+
+
 SCHEMA = Job.json_schema()
 
 

@@ -200,14 +200,16 @@ def test_several_models_have_a_report_each(tmp_path, tiny_model):
         ([], "Missing option '--to'"),
         (["--to", "{out}/report.html"], "lies inside"),
         (["--to", "{tmp}/none/report.html"], "cannot be written: No such file"),
-        (["--to", "{tmp}"], "cannot be written"),
+        (["--to", "{tmp}/folder.html"], "cannot be written"),
+        (["--to", "{tmp}/r.pdf"], "a report ends in .html or .htm"),
         (["--to", "{tmp}/r.html", "--gold", "nothing"], "no column 'nothing'"),
         (["--to", "{tmp}/r.html", "--gold", "topic"], "no label of the model"),
         (["--to", "{tmp}/r.html", "--against", "{tmp}/here"], "is not an output"),
     ],
 )
 def test_what_cannot_be_done_is_said(out, tmp_path, monkeypatch, words, said):
-    (tmp_path / "here").mkdir()
+    for name in ("here", "folder.html"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     words = [word.format(out=out, tmp=tmp_path) for word in words]
     code, text = invoke("report", str(out), *words)

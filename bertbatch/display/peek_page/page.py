@@ -16,10 +16,11 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 import bertbatch
 from bertbatch.attention.inspect import Inspection
+from bertbatch.display.answers import spelled
+from bertbatch.display.lines import show
 from bertbatch.display.peek_page.weights import packed
 from bertbatch.errors import JobError
 from bertbatch.registry import STATISTICS
@@ -28,7 +29,6 @@ from bertbatch.statistics.statistic import Statistic
 FOLDER = Path(__file__).parent
 MOST_TOKENS = 128  # shown: more cannot be read, and their weights would make files of 50 MB
 MOST_CHARACTERS = 2000  # of a text that is shown above its tokens
-MOST_NUMBERS = 12  # of a list in the answer
 MARK = "<!-- bertbatch peek -->"  # how a page is known again
 
 
@@ -64,8 +64,9 @@ def write_page(shown: Shown, path: Path) -> None:
     except (OSError, ValueError) as error:  # a path with a NUL is no value
         why = getattr(error, "strerror", None) or error
         raise JobError(f"--html {path}: cannot be written: {why}") from error
-    console = Console()
-    console.print(f"\npage written to {path}", highlight=False, markup=False, soft_wrap=True)
+    n = len(shown.inspection.tokens)
+    cut = f"; it shows the first {MOST_TOKENS} of {n:,} tokens" if n > MOST_TOKENS else ""
+    show("", f"page written to {path}{cut}")
 
 
 def _is_page(path: Path) -> bool:
@@ -99,9 +100,9 @@ def contents(shown: Shown) -> dict[str, Any]:
     return {
         "texts": [_cut(text, MOST_CHARACTERS) for text in shown.texts],
         "model": shown.model,
-        "answer": [[name, _spelled(value)] for name, value in inspection.answer.items()],
+        "answer": [[name, spelled(value)] for name, value in inspection.answer.items()],
         "classes": _classes(inspection),
-        "warning": inspection.warning or "",
+        "warning": "; ".join(inspection.warnings),
         "tokens": inspection.tokens[:count],
         "content": [bool(is_content) for is_content in inspection.content[:count]],
         "pairStart": min(inspection.pair_start, count),
@@ -135,18 +136,6 @@ def _classes(inspection: Inspection) -> list[list[Any]]:
         [label, score if math.isfinite(score) else None]
         for label, score in zip(inspection.labels, scores, strict=True)
     ]
-
-
-def _spelled(value: object) -> str:
-    """A value of the answer in four digits, of a long list its beginning."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        more = f", … {len(value):,} in all" if len(value) > MOST_NUMBERS else ""
-        return f"[{', '.join(map(_spelled, value[:MOST_NUMBERS]))}{more}]"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_spelled(one)}" for key, one in value.items())
-    return str(value)
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
