@@ -39,7 +39,16 @@ class _TrimmedHelp:
 
 
 class _Command(_TrimmedHelp, TyperCommand):
-    pass
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click does, which takes `--to` for the value in `--html --to x.html`."""
+        rest = super().parse_args(ctx, args)
+        options: list[Any] = [p for p in self.params if p.param_type_name == "option"]
+        for option in options:
+            given = ctx.params.get(option.name or "")
+            for value in given if isinstance(given, list) else [given]:
+                if re.fullmatch(r"--[a-z][a-z-]*", str(value)):
+                    raise typer.BadParameter(f"not {value}, an option", ctx=ctx, param=option)
+        return rest
 
 
 class _Commands(_TrimmedHelp, TyperGroup):

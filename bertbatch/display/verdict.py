@@ -32,11 +32,11 @@ def show_verdict(verdict: Verdict) -> None:
             "ignore them; --clean deletes them"
         )
     if verdict.pending:
-        say(f"{counted(verdict.pending, 'planned unit')} not scored yet: run the job again")
+        show(f"{counted(verdict.pending, 'planned unit')} not scored yet: run the job again")
     for source, reason in list(verdict.failed_sources.items())[:LINES]:
-        say(f"not scored by the last run: {source}: {reason}")
+        show(f"not scored by the last run: {source}: {reason}")
     if (more := len(verdict.failed_sources) - LINES) > 0:
-        say(f"… and {counted(more, 'more source')} not scored")
+        show(f"… and {counted(more, 'more source')} not scored")
     for problem in verdict.problems[:LINES]:
         show(f"problem: {problem}")
     if (more := len(verdict.problems) - LINES) > 0:

@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from bertbatch.cli import app
 from bertbatch.runtime import submit
 from tests.helpers.command_line import invoke
 from tests.helpers.sources import write_parquet
@@ -259,3 +261,18 @@ def test_an_output_with_a_record_of_other_kinds_gives_no_traceback(
     value = load(path) if path else {"run": "x", "host": "h", "pid": 1, "born": "", "progress": {}}
     every = list(misshapen(value))
     spoil(name, command, every if some is None else random.Random(0).sample(every, some))
+
+
+def test_an_option_is_no_other_options_value():
+    """Else `peek TEXT --html --to x.html` writes a page called `--to`."""
+    seen = 0
+    for name, one in get_command(app).commands.items():
+        for option in one.params:
+            if option.param_type_name != "option" or option.is_flag:
+                continue
+            places = ["x"] * sum(p.param_type_name == "argument" for p in one.params)
+            code, said = invoke(name, *places, option.opts[0], "--so")
+            assert code == 2
+            assert f"'{option.opts[0]}'" in said
+            seen += 1
+    assert seen > 60
