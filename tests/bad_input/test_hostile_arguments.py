@@ -263,15 +263,19 @@ def test_an_output_with_a_record_of_other_kinds_gives_no_traceback(
     spoil(name, command, every if some is None else random.Random(0).sample(every, some))
 
 
-def test_an_option_is_no_other_options_value():
+def test_an_option_is_no_other_options_value(monkeypatch):
     """Else `peek TEXT --html --to x.html` writes a page called `--to`."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     seen = 0
     for name, one in get_command(app).commands.items():
         for option in one.params:
             if option.param_type_name != "option" or option.is_flag:
                 continue
-            places = ["x"] * sum(p.param_type_name == "argument" for p in one.params)
-            code, said = invoke(name, *places, option.opts[0], "--so")
+            words = ["x"] * sum(p.param_type_name == "argument" for p in one.params)
+            for other in one.params:
+                if other.required and other.param_type_name == "option" and other is not option:
+                    words += [other.opts[0], "x"]
+            code, said = invoke(name, *words, option.opts[0], "--so")
             assert code == 2
             assert f"'{option.opts[0]}'" in said
             seen += 1
