@@ -7,7 +7,7 @@ from rich.text import Text
 
 from bertbatch.checks.status import Status
 from bertbatch.display.facts import Facts
-from bertbatch.runtime.alarms import label_shares
+from bertbatch.runtime.counts import label_shares
 from bertbatch.wording import counted
 
 COLUMNS = (

@@ -86,10 +86,14 @@ class Alarms(Section):
         None, gt=0, le=1, description="how far a label's share may move from the run before"
     )
     quarantined: float | None = Field(
-        None, ge=0, le=1, description="the share of a run's rows that may be in quarantine"
+        None, ge=0, le=1, description="the share of the date's rows that may be in quarantine"
     )
-    empty_input: bool = Field(False, description="whether an input without rows is an alarm")
-    nothing_new: bool = Field(False, description="whether a run without new rows is an alarm")
+    empty_input: bool = Field(
+        False,
+        description="whether an input without rows is an alarm, or one whose rows `where` all "
+        "leaves out",
+    )
+    nothing_new: bool = Field(False, description="whether a date without new rows is an alarm")
     against: str | None = Field(
         None, description="the output whose last run is compared with; may contain {date-1}"
     )
