@@ -2,14 +2,19 @@
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
+from typer.core import TyperCommand
 
+from bertbatch.display.json_lines import JsonStderr, asks_for_json, json_line
 from bertbatch.display.streams import make_steady
-from bertbatch.errors import Alarm, JobError, RunError
+from bertbatch.errors import Alarm, JobError, RunError, first_line
+from bertbatch.job.messages import of_option
 from bertbatch.job.schema import Job
 
 
@@ -18,7 +23,31 @@ class _App(typer.Typer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         make_steady()
-        return super().__call__(*args, **kwargs)
+        if not asks_for_json(sys.argv[1:]):
+            return super().__call__(*args, **kwargs)
+        JsonStderr()
+        try:
+            sys.exit(super().__call__(*args, standalone_mode=False, **kwargs) or 0)
+        except Exception as error:
+            code = getattr(error, "exit_code", 1)
+            if (usage := getattr(error, "format_message", None)) is not None:
+                _tell_as_json("error", usage(), code)
+            else:
+                said = f"{type(error).__name__}: {first_line(error)}"
+                _tell_as_json("error", said, code, traceback=traceback.format_exc())
+            sys.exit(code)
+
+
+class _Command(TyperCommand):
+    """A command whose errors are in our own words, where typer has pydantic's."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                error.message = of_option(error.__cause__)
+            raise
 
 
 app = _App(
@@ -53,9 +82,10 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> None:
-        sys.exit(_guard(lambda: function(*args, **kwargs) or 0))
+        tell = _tell_as_json if kwargs.get("log") == "json" else _tell_plainly
+        sys.exit(_guard(lambda: function(*args, **kwargs) or 0, tell))
 
-    app.command()(called)
+    app.command(cls=_Command)(called)
     return called
 
 
@@ -98,22 +128,27 @@ Log = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="also show Ray's own messages")]
 
 
-def _guard(command: Any) -> int:
+def _guard(command: Any, tell: Callable[[str, str, int], None]) -> int:
     """The command's exit code; an error in the job is told without a traceback."""
     try:
         return int(command())
     except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        event, said, code = "error", str(error), 2
     except Alarm as error:
-        print(f"alarm: {error}", file=sys.stderr)
-        return 4
+        event, said, code = "alarm", str(error), 4
     except RunError as error:
-        print(f"error: {error}\ncommitted units are kept", file=sys.stderr)
-        return 3
+        event, said, code = "error", f"{error}\ncommitted units are kept", 3
     except OSError as error:  # while an output is read; a run tells its own
-        print(f"error: the storage failed: {error}", file=sys.stderr)
-        return 3
+        event, said, code = "error", f"the storage failed: {error}", 3
     except KeyboardInterrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return 130
+        event, said, code = "stopped", "run the same command again to resume", 130
+    tell(event, said, code)
+    return code
+
+
+def _tell_plainly(event: str, said: str, code: int) -> None:
+    print(f"{event}: {said}", file=sys.stderr)
+
+
+def _tell_as_json(event: str, said: str, code: int, **more: str) -> None:
+    print(json_line(event, {"exit_code": code, "message": said, **more}), file=sys.stderr)

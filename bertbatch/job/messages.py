@@ -58,6 +58,15 @@ def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[Problem
         yield Problem(place, _said(place, errors, known))
 
 
+def of_option(error: ValidationError) -> str:
+    """What is wrong with the value of a command line's option."""
+    errors = error.errors(include_url=False)
+    if errors[0]["type"] == "value_error":
+        return str(errors[0]["ctx"]["error"])
+    must = " or ".join(dict.fromkeys(_must(one, "") for one in errors))
+    return f"must be {must}; found {_found(errors[0], '')}"
+
+
 def _name(place: Location) -> str:
     """A key of the job file, as it is described: those of `models` are those of each."""
     keys = [str(key) for key in place]
