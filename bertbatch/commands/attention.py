@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bertbatch.commands.command import OutputPath, command, of_job
+from bertbatch.commands.command import command
+from bertbatch.commands.options import OutputPath, of_job
 from bertbatch.errors import JobError
 
 

@@ -1,20 +1,23 @@
-"""What the commands have in common: the app, exit codes, options of several commands."""
+"""The app that the commands are of, how each ends: exit codes, errors, signals."""
 
 import functools
 import io
 import re
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
-from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated, Any, TextIO
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup
 
+from bertbatch.display.json_lines import JsonStderr, asks_for_json, json_line
 from bertbatch.display.streams import make_steady
-from bertbatch.errors import Alarm, JobError, RunError
-from bertbatch.job.schema import Job
+from bertbatch.errors import Alarm, JobError, RunError, first_line
+from bertbatch.job.messages import of_option
 
 
 class _Said(io.StringIO):
@@ -39,6 +42,16 @@ class _TrimmedHelp:
 
 
 class _Command(_TrimmedHelp, TyperCommand):
+    """A command whose errors are in our own words, where typer has pydantic's."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                error.message = of_option(error.__cause__)
+            raise
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does, which takes `--to` for the value in `--html --to x.html`."""
         rest = super().parse_args(ctx, args)
@@ -60,7 +73,19 @@ class _App(typer.Typer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         make_steady()
-        return super().__call__(*args, **kwargs)
+        if not asks_for_json(sys.argv[1:]):
+            return super().__call__(*args, **kwargs)
+        JsonStderr()
+        try:
+            sys.exit(super().__call__(*args, standalone_mode=False, **kwargs) or 0)
+        except Exception as error:
+            code = getattr(error, "exit_code", 1)
+            if (usage := getattr(error, "format_message", None)) is not None:
+                _tell_as_json("error", usage(), code)
+            else:
+                said = f"{type(error).__name__}: {first_line(error)}"
+                _tell_as_json("error", said, code, traceback=traceback.format_exc())
+            sys.exit(code)
 
 
 app = _App(
@@ -96,69 +121,54 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> None:
-        sys.exit(_guard(lambda: function(*args, **kwargs) or 0))
+        tell = _tell_as_json if kwargs.get("log") == "json" else _tell_plainly
+        sys.exit(_guard(lambda: function(*args, **kwargs) or 0, tell))
 
     app.command(cls=_Command)(called)
     return called
 
 
-def of_job(key: str, default: str = "none", more: str = "") -> Any:
-    """An option that sets a key of the job: what it means is said there.
-
-    `default` says what holds without it, where the key's own default does not.
-    """
-    section, _, name = key.partition(".")
-    shape = Job.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
-    shown = default if shape.default in (None, [], "") else str(shape.default)
-    return typer.Option(help=f"{shape.description}{more}", show_default=shown)
-
-
-Input = Annotated[
-    str,
-    typer.Argument(metavar="INPUT", help="a file, folder or glob; local or s3://, gs://, …"),
-]
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="the job file")]
-OutputPath = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="the output of a job: a folder or URL")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="change a key: a.b=c, of a list: a.b=c,d (repeatable)", show_default="none"
-    ),
-]
-Date = Annotated[
-    str | None,
-    typer.Option("--date", help="the day that {date} in paths means", show_default="today"),
-]
-Name = Annotated[
-    str | None,
-    typer.Option("--run", help="the name that {run} in paths means", show_default="the time"),
-]
-Style = Literal["auto", "plain", "json"]
-Log = Annotated[
-    Style,
-    typer.Option("--log", help="progress as a display, plain lines or JSON lines"),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", help="also show Ray's own messages")]
-
-
-def _guard(command: Any) -> int:
+def _guard(command: Any, tell: Callable[[str, str, int], None]) -> int:
     """The command's exit code; an error in the job is told without a traceback."""
     try:
-        return int(command())
+        with _terminable():
+            return int(command())
     except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        event, said, code = "error", str(error), 2
     except Alarm as error:
-        print(f"alarm: {error}", file=sys.stderr)
-        return 4
+        event, said, code = "alarm", str(error), 4
     except RunError as error:
-        print(f"error: {error}\ncommitted units are kept", file=sys.stderr)
-        return 3
+        event, said, code = "error", f"{error}\ncommitted units are kept", 3
     except OSError as error:  # while an output is read; a run tells its own
-        print(f"error: the storage failed: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return 130
+        event, said, code = "error", f"the storage failed: {error}", 3
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        event, said, code = "stopped", "run the same command again to resume", 128 + number
+    tell(event, said, code)
+    return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, where a run does not handle both itself: while it checks and loads."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell_plainly(event: str, said: str, code: int) -> None:
+    print(f"{event}: {said}", file=sys.stderr)
+
+
+def _tell_as_json(event: str, said: str, code: int, **more: str) -> None:
+    print(json_line(event, {"exit_code": code, "message": said, **more}), file=sys.stderr)

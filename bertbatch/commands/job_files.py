@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bertbatch.commands.command import Input, command
+from bertbatch.commands.command import command
+from bertbatch.commands.options import Input
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 

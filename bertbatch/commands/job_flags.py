@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bertbatch.commands.command import of_job
+from bertbatch.commands.options import of_job
 from bertbatch.job.schema import Job
 
 # Of each option: the key, its type, what holds without it where the key has no default.

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bertbatch.commands.command import Date, Input, JobFile, Log, Name, Set, Style, Verbose, command
+from bertbatch.commands.command import command
 from bertbatch.commands.job_flags import job_of, takes_job_flags
+from bertbatch.commands.options import Date, Input, JobFile, Log, Name, Set, Style, Verbose
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 

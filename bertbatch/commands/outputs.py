@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bertbatch.commands.command import OutputPath, command
+from bertbatch.commands.command import command
+from bertbatch.commands.options import OutputPath
 from bertbatch.errors import JobError
 from bertbatch.job.schema import Job
 from bertbatch.job.types import split_commas

@@ -3,7 +3,6 @@
 Progress and log go to stderr; the summary at the end goes to stdout.
 """
 
-import json
 import logging
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.prompt import Confirm
 from rich.text import Text
 from rich.traceback import Traceback
 
+from bertbatch.display.json_lines import json_line
 from bertbatch.display.lines import Trimmed
 from bertbatch.display.progress_bar import ProgressBar
 from bertbatch.display.summary import show_summary
@@ -106,9 +106,7 @@ class JsonLines(_Rates):
         self._line("log", {**said, **where})
 
     def _line(self, event: str, content: dict[str, Any]) -> None:
-        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        line = {"event": event, "time": now, "run": self._run, **content}
-        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+        print(json_line(event, content, self._run), file=sys.stderr, flush=True)
 
 
 class PlainLines(_Rates):

@@ -6,7 +6,7 @@ from bertbatch.checks.status import Status
 from bertbatch.display.facts import Facts
 from bertbatch.display.grid import Grid
 from bertbatch.display.lines import show
-from bertbatch.runtime.alarms import label_shares
+from bertbatch.runtime.counts import label_shares
 from bertbatch.wording import counted
 
 COLUMNS = ("began (UTC)", "date", "exit", "rows", "rows/s", "quarantined", "truncated", "labels")

@@ -36,7 +36,7 @@ def _nobody(number: int) -> None:
         os.set_inheritable(null, True)
 
 
-class _Raw(io.FileIO):
+class SteadyFile(io.FileIO):
     """A file whose writes succeed, whatever becomes of them."""
 
     def write(self, data: object) -> int:
@@ -63,7 +63,7 @@ class _Raw(io.FileIO):
 def _steady(stream: TextIO) -> TextIO:
     try:
         stream.flush()
-        raw = _Raw(stream.fileno(), "w", closefd=False)
+        raw = SteadyFile(stream.fileno(), "w", closefd=False)
     except (OSError, ValueError, AttributeError):  # what somebody else has put there
         return stream
     # A letter that the encoding lacks is written as its number, and half a letter of a file's

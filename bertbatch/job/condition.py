@@ -52,14 +52,21 @@ def parsed(text: str) -> Node:
     try:
         tree = sqlglot.parse_one(text, dialect="duckdb")
     except sqlglot.errors.SqlglotError as error:
-        plain = re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()[0]
-        raise ValueError(f"is not a condition: {plain}") from None
+        raise ValueError(f"is not a condition: {_where_wrong(error)}") from None
     tree = tree.transform(_folded)
     for node in tree.walk():
         _check(node)
     if tree.find(exp.Column) is None:
         raise ValueError("names no column")
     return tree
+
+
+def _where_wrong(error: sqlglot.errors.SqlglotError) -> str:
+    """In place of what sqlglot says, which is about its own classes."""
+    first, *_ = getattr(error, "errors", None) or [{}]
+    if near := first.get("highlight"):
+        return f"it cannot be read near {near!r}; text is in single quotes, a name in double ones"
+    return "it cannot be read; is a quote or a bracket not closed?"
 
 
 def columns_of(tree: Node) -> list[str]:

@@ -8,6 +8,7 @@ import copy
 import datetime as dt
 import difflib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +17,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from bertbatch.errors import JobError
 from bertbatch.job.carry import ALL
 from bertbatch.job.input import Input
-from bertbatch.job.messages import explain
+from bertbatch.job.messages import Location, problems
 from bertbatch.job.model import Model
 from bertbatch.job.models import NamedModel, check_names, with_common_keys
 from bertbatch.job.overrides import override
 from bertbatch.job.placeholders import fill
-from bertbatch.job.safe_yaml import read_yaml
+from bertbatch.job.safe_yaml import line_of, read_yaml
 from bertbatch.job.types import CommaList, CountOrAuto, MibOrAuto, Section, StorageOptions
 from bertbatch.registry import DEFAULT_STATISTICS, STATISTICS
 
@@ -86,10 +87,14 @@ class Alarms(Section):
         None, gt=0, le=1, description="how far a label's share may move from the run before"
     )
     quarantined: float | None = Field(
-        None, ge=0, le=1, description="the share of a run's rows that may be in quarantine"
+        None, ge=0, le=1, description="the share of the date's rows that may be in quarantine"
     )
-    empty_input: bool = Field(False, description="whether an input without rows is an alarm")
-    nothing_new: bool = Field(False, description="whether a run without new rows is an alarm")
+    empty_input: bool = Field(
+        False,
+        description="whether an input without rows is an alarm, or one whose rows `where` all "
+        "leaves out",
+    )
+    nothing_new: bool = Field(False, description="whether a date without new rows is an alarm")
     against: str | None = Field(
         None, description="the output whose last run is compared with; may contain {date-1}"
     )
@@ -181,7 +186,10 @@ class Job(Section):
     @classmethod
     def a_day(cls, value: Any) -> Any:
         # pydantic would take 20261124 for seconds since 1970.
-        return dt.date.fromisoformat(str(value))
+        try:
+            return dt.date.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError("must be a day, such as 2026-11-24") from None
 
     @model_validator(mode="after")
     def groups_exist(self) -> "Job":
@@ -228,14 +236,22 @@ class Job(Section):
         Raises JobError: no such file, not YAML, unknown keys, wrong types.
         """
         try:
-            data = read_yaml(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+            data = read_yaml(text)
         except OSError as error:
             raise JobError(f"{path}: cannot read the job file: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise JobError(
+                f"{path}: byte {error.start + 1} is not UTF-8; save it as such"
+            ) from None
         except ValueError as error:
-            raise JobError(f"{path}: not a YAML file: {error}") from None
+            raise JobError(f"{path}: {error}") from None
         if not isinstance(data, dict):
-            raise JobError(f"{path}: a job file is a mapping with at least 'input' and 'output'")
-        return cls.build(data, str(path), changes)
+            raise JobError(
+                f"{path}: a job file has keys with values, at least 'input' and 'output'; see "
+                "`bertbatch init`"
+            )
+        return cls._built(data, str(path), changes, lambda keys: line_of(text, keys))
 
     @classmethod
     def build(
@@ -245,6 +261,17 @@ class Job(Section):
 
         Raises JobError naming each wrong key.
         """
+        return cls._built(data, where, changes, lambda keys: None)
+
+    @classmethod
+    def _built(
+        cls,
+        data: dict[str, Any],
+        where: str,
+        changes: list[str] | None,
+        line: Callable[[Location], int | None],
+    ) -> "Job":
+        """As `build`; `line` is where a key is in a file, if it is known."""
         data = copy.deepcopy(data)
         for change in changes or []:
             override(data, change)
@@ -255,10 +282,17 @@ class Job(Section):
         try:
             return cls.model_validate(data)._filled()
         except ValidationError as error:
-            lines = [f"{where}: {explain(e, Job)}" for e in error.errors(include_url=False)]
+            lines = []
+            for problem in problems(error, Job):
+                place = where
+                if changed := _changed(problem.location, changes or []):
+                    place = f"--{changed}" if changed in ("date", "run") else f"--set {changed}"
+                elif number := line(problem.location):
+                    place = f"{where}, line {number}"
+                lines.append(f"{place}: {problem.said}")
             raise JobError("\n".join(lines)) from None
-        except ValueError as error:  # pydantic's own, of a number with thousands of digits
-            raise JobError(f"{where}: {error}") from None
+        except ValueError:  # pydantic's own
+            raise JobError(f"{where}: a number has thousands of digits") from None
 
     def _filled(self) -> "Job":
         """With each placeholder in a path replaced by what it means. Raises JobError."""
@@ -274,3 +308,10 @@ class Job(Section):
             new = filled(f"{section}.{key}", getattr(old, key))
             changes[section] = old.model_copy(update={key: new})
         return self.model_copy(update=changes)
+
+
+def _changed(location: Location, changes: list[str]) -> str:
+    """The key of the change that set a key, or what it is in, if one did."""
+    name = ".".join(map(str, location)) + "."
+    keys = [change.partition("=")[0].strip() for change in changes]
+    return next((key for key in keys[::-1] if name.startswith(f"{key}.")), "")

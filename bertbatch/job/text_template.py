@@ -10,8 +10,10 @@ def parsed(template: str) -> list[tuple[str, str | None]]:
     """
     try:
         parts = list(Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(f"{error}; write {{{{ and }}}} for braces that name no column") from None
+    except ValueError:
+        raise ValueError(
+            "has a brace without its pair; write {{ and }} for braces that name no column"
+        ) from None
     for _, column, spec, conversion in parts:
         if column == "" or spec or conversion:
             raise ValueError("each {} must hold the name of a column, and nothing else")

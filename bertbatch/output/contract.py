@@ -131,7 +131,7 @@ def decode_contract(data: bytes, path: str) -> dict[str, Any]:
 
     `path` is the output's, for messages.
     """
-    contract = read_yaml(data)
+    contract = read_yaml(data.decode())
     if fits(contract, {"format_version": count}) and contract["format_version"] > FORMAT_VERSION:
         raise JobError(
             f"{path} was started by a newer version of bertbatch (format "

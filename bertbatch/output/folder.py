@@ -52,6 +52,8 @@ RUN_SHAPE = {  # what the program relies on
         "truncated": (count, {"*": count}),
         "labels": {"*": count},
     },
+    "night?": {"rows_scored": count, "labels": {"*": count}},
+    "entries?": count,
     "chosen?": {
         "batches?": count,
         "kinds?": {

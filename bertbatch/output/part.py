@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertbatch.output.records import to_json
+from bertbatch.output.records import count, fits, to_json
 
 FOOTER_KEY = b"bertbatch"
 FOOTER_TYPES = {
@@ -119,6 +119,8 @@ def _footer(metadata: dict[bytes, bytes]) -> dict[str, Any]:
             raise ValueError(f"its footer's {key} is {footer.get(key)!r}")
     if not isinstance(footer.get("rows_left_out", 0), int):
         raise ValueError(f"its footer's rows_left_out is {footer['rows_left_out']!r}")
+    if not fits(footer.get("labels", {}), {"*": count}):
+        raise ValueError(f"its footer's labels are {footer['labels']!r}")
     for path in footer["side_files"].values():
         if not re.fullmatch(rf"_bertbatch/({'|'.join(SIDE_FILES)})/[\w-]+\.arrow", str(path)):
             raise ValueError(f"names {path!r}, which is no side file")

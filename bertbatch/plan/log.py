@@ -121,6 +121,7 @@ class PlanLog:
         self.withdrawn: dict[str, Unit] = {}
         self.need_tombstones: dict[str, Unit] = {}  # withdrawn units that may still have rows
         self.tables: dict[str, list[TableVersion]] = {}  # by id, what entries say in turn
+        self.entry_of: dict[str, int] = {}  # by a unit's id, which entry planned it
         self.size = 0  # entries read so far
         self._store = store
         self._folder = f"{output}/_bertbatch/plan"
@@ -180,6 +181,7 @@ class PlanLog:
                 unit = Unit(digest(["again", of.id])[:20], spans, retry_rows)
                 self.units[unit.id] = unit
                 added.append(unit)
+        self.entry_of |= {unit.id: self.size for unit in added}
         self.size += 1
         return added
 

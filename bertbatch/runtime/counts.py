@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bertbatch.output.part import accounted
+
 BY_MODEL = ("truncated", "unknown", "content", "unlabelled")
+ENOUGH_ROWS = 100  # of which a share says something
 
 
 @dataclass
@@ -74,6 +77,16 @@ class Counts:
                 mine.update(theirs)
             else:
                 setattr(self, name, mine + theirs)
+
+
+def label_shares(labels: dict[str, int], rows_scored: int) -> dict[str, float]:
+    """Each label's share of the scored rows; a row of a multi-label model may have several."""
+    return {label: count / rows_scored for label, count in labels.items()} if rows_scored else {}
+
+
+def counts_in(footer: dict[str, Any]) -> Counts:
+    """What a part's footer says of its unit's rows; no labels if an early version wrote it."""
+    return Counts(*accounted(footer), labels=Counter(footer.get("labels", {})))
 
 
 @dataclass

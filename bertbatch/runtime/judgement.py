@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertbatch.output.contract import scoring_fingerprint
-from bertbatch.runtime.alarms import ENOUGH_ROWS
+from bertbatch.runtime.counts import ENOUGH_ROWS
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.runtime.result import Totals
 from bertbatch.units import Unit, digest

@@ -30,6 +30,7 @@ from bertbatch.output.contract import (
     stored_where,
 )
 from bertbatch.output.folder import Output
+from bertbatch.output.part import accounted
 from bertbatch.plan.log import PlanLog
 from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
@@ -150,6 +151,13 @@ class Preflight:
     def as_planned(self, unit: Unit) -> bool:
         """Whether all of a unit's sources are there, and what they were."""
         return all(self.listed.get(span.source.id) == span.source for span in unit.spans)
+
+    def has_selected_rows(self, unit: Unit) -> bool:
+        """Whether `input.where` does not leave out all rows of a committed unit."""
+        if self.job.input.where is None:
+            return True
+        footer = self.output.footer(unit.part)
+        return footer is not None and accounted(footer)[2] < footer["rows_in"]
 
     def tasks(self, units: Sequence[Unit]) -> Iterator[ReadTask]:
         """Pending units as read tasks: consecutive ones of one source go together."""

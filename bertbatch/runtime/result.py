@@ -12,8 +12,7 @@ from bertbatch.attention.aggregates import ALL
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output, open_output
-from bertbatch.runtime.alarms import label_shares
-from bertbatch.runtime.counts import Counts
+from bertbatch.runtime.counts import Counts, label_shares
 from bertbatch.units import Unit
 from bertbatch.wording import counted
 

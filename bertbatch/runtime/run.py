@@ -16,8 +16,8 @@ from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
-from bertbatch.runtime.alarms import ENOUGH_ROWS, empty_as_alarm, evaluate
-from bertbatch.runtime.counts import Record
+from bertbatch.runtime.alarms import empty_as_alarm, evaluate
+from bertbatch.runtime.counts import ENOUGH_ROWS, Record
 from bertbatch.runtime.executors.executor import Executor
 from bertbatch.runtime.executors.start import Starting
 from bertbatch.runtime.failures import Outcome
@@ -298,12 +298,10 @@ class _Run:
 
         preflight.revisions.write_success_if_complete(success)
         assert judgement is not None
-        code, alarms = judgement.exit_code, []
-        if not code:
-            spans = (span for unit in preflight.plan.units.values() for span in unit.spans)
-            empty = not any(s.cut.rows and s.source.id in preflight.listed for s in spans)
-            alarms = evaluate(self._job, preflight.output, self._before, self._totals, empty)
-            code = 4 if alarms else 0
+        code = judgement.exit_code
+        judged = None if code else evaluate(preflight, self._before, self._totals)
+        alarms, night = judged or ([], {})
+        code = 4 if alarms else code
         if self._begun:
             planned = preflight.plan.sources
             marks = {id_: planned[id_].fingerprint if id_ in planned else "" for id_ in failed}
@@ -316,6 +314,8 @@ class _Run:
                 "chosen": self._chosen,
                 "job": self._job.public,
                 "this_run": self._totals.record,
+                **({"night": night} if night else {}),
+                "entries": preflight.plan.size,
                 "failed_sources": {id_: [marks[id_], why] for id_, why in failed.items()},
                 "failed_units": outcome.failed_units,
                 "worker_deaths": outcome.worker_deaths,

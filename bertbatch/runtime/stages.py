@@ -24,10 +24,9 @@ from bertbatch.model.sequences import encode_rows
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Answers, Tokens, joined
 from bertbatch.output import commit as protocol
-from bertbatch.output.part import accounted
 from bertbatch.repeats.stored import write_answers
 from bertbatch.runtime.context import Context
-from bertbatch.runtime.counts import Counts, Record
+from bertbatch.runtime.counts import Counts, Record, counts_in
 from bertbatch.runtime.known_texts import (
     answer_table,
     hashes_of,
@@ -221,11 +220,12 @@ def commit(
         "tokens": counts.tokens,
         **({"rows_left_out": counts.rows_left_out} if counts.rows_left_out else {}),
         **({"rows_repeated": counts.rows_repeated} if counts.rows_repeated else {}),
+        "labels": counts.labels,
     }
     side = of_models(made.aggregates) if made.aggregates else None
     result = protocol.commit(context.output, unit, table, quarantined, facts, side)
     if not result.ours:
-        counts = Counts(*accounted(result.footer))
+        counts = counts_in(result.footer)
     return Record(unit.id, result.ours, counts)
 
 

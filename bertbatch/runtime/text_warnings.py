@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
-from bertbatch.runtime.alarms import ENOUGH_ROWS
-from bertbatch.runtime.counts import Counts
+from bertbatch.runtime.counts import ENOUGH_ROWS, Counts
 
 log = logging.getLogger("bertbatch")
 

@@ -286,7 +286,7 @@ def test_another_model_is_another_output(models, source, tmp_path):
         ([{"name": "x/A"}, {"name": "y/a"}], {}, "two are called 'a'; give one a name .* by `as`"),
         ([{"name": "a"}], {"model": {"name": "b"}}, "`models` and `model.name` both say"),
         ([{"name": "/"}], {}, "'/' has no last part; name it by `as`"),
-        ([{"as": "a/b"}], {}, "'models.0.as': string should match"),
+        ([{"as": "a/b"}], {}, "'models.0.as' must be text without slashes"),
         ([{"as": "a"}, {"as": "b", "nmae": "c"}], {}, "'models.1.nmae'; did you mean .models.name"),
         ([{"name": "a", "engine": "openvino"}], {"attention": {}}, "openvino gives no statistics"),
         ([{"as": "a", "name": "b"}, {"as": "c"}], {}, "models: each needs a name"),

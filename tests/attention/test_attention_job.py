@@ -174,7 +174,7 @@ def test_an_output_keeps_to_its_settings(corpus, tmp_path, tiny_model):
         ({"attention.statistics": ["entropi"]}, "'entropi'; did you mean 'entropy'"),
         ({"attention.statistics": []}, "at least one"),
         ({"attention.group_by": "id"}, "'id' is not carried"),
-        ({"attention.sample": 0}, "greater than 0"),
+        ({"attention.sample": 0}, "must be above 0"),
         ({"attention.samples": 1}, "did you mean 'attention.sample'"),
         ({"model.engine": "openvino", "attention.sample": 1}, "openvino gives no statistics"),
     ],

@@ -303,7 +303,10 @@ def test_nan_logits_are_quarantined(tmp_path, tiny_model):
     [
         ({"input": {"pth": "x"}}, ["unknown key 'input.pth'", "input.path"]),
         ({"model": {"max_lenght": 9}}, ["unknown key 'model.max_lenght'", "model.max_length"]),
-        ({"limits": {"max_quarantined": 2}}, ["'limits.max_quarantined'", "less than or equal"]),
+        (
+            {"limits": {"max_quarantined": 2}},
+            ["'limits.max_quarantined'", "must be at most 1; found 2"],
+        ),
         ({"runtime": {"runner": "spark"}}, ["'runtime.runner'", "'auto', 'ray' or 'inline'"]),
         ({"input": {"path": "x", "carry": ["label"]}}, ["label:label_in"]),
         ({"input": {"path": "x", "carry": ["a", "b:a"]}}, ["carried twice"]),

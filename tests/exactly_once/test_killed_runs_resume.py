@@ -124,6 +124,19 @@ def test_a_run_stopped_by_a_signal_says_how_to_go_on(
     same_answers(answers(out), expected)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_stopped_while_it_loads_says_how_to_go_on(number, code, corpus, tmp_path, tiny_model):
+    process = start(tiny_model, corpus, tmp_path / "out", "--runner", "auto")
+    while "importing PyTorch" not in process.stderr.readline():
+        assert process.poll() is None
+    (child,) = children(process)
+    process.send_signal(number)
+    got, text = finish(process)
+    assert (got, text) == (code, "stopped: run the same command again to resume\n")
+    assert not psutil.wait_procs([child], timeout=10)[1]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.faults
 def test_sigterm_while_the_run_record_is_written_ends_the_run(corpus, tmp_path, tiny_model):
     out = tmp_path / "out"

@@ -1,5 +1,7 @@
 """What makes a run that succeeded exit with 4."""
 
+import subprocess
+import sys
 from datetime import timedelta
 
 import pandas as pd
@@ -126,7 +128,100 @@ def test_an_empty_input_is_an_alarm_if_asked(tmp_path, tiny_model, corpus):
     assert "alarm: input.path" in shown.stderr
 
 
+@pytest.mark.parametrize("column", ["id < 0", "text = 'no such text'"])
+def test_a_condition_that_leaves_out_every_row_is_an_alarm_if_asked(
+    column, tmp_path, tiny_model, corpus
+):
+    keys = {"input.where": column, "alarms.empty_input": True}
+    job = make_job(tiny_model, corpus, tmp_path / "o", **keys)
+    for _ in range(2):  # again, when nothing is new
+        found = run(job)
+        assert (found.exit_code, found.alarms) == (
+            4,
+            ["input.where leaves out every row of the input"],
+        )
+    assert (
+        run(make_job(tiny_model, corpus, tmp_path / "o", **{"input.where": column})).exit_code == 0
+    )
+    some = {"input.where": "id = 599", "alarms.empty_input": True}
+    for _ in range(2):
+        assert run(make_job(tiny_model, corpus, tmp_path / "o2", **some)).exit_code == 0
+
+
+def nights(model, folder, out, **keys):
+    """What runs the job as on a day, the first of which is 0."""
+
+    def night(day):
+        job = make_job(model, folder, out, **keys)
+        return run(job.model_copy(update={"date": job.date + timedelta(days=day)}))
+
+    return night
+
+
 def test_nothing_new_is_an_alarm_if_asked(tmp_path, tiny_model, corpus):
-    job = make_job(tiny_model, corpus, tmp_path / "o", **{"alarms.nothing_new": True})
-    assert run(job).exit_code == 0
-    assert run(job).exit_code == 4
+    night = nights(tiny_model, corpus, tmp_path / "o", **{"alarms.nothing_new": True})
+    assert night(0).exit_code == 0
+    assert night(0).exit_code == 0  # the same night again: it had new rows
+    for _ in range(2):
+        assert night(1).alarms == ["nothing was new"]
+    write_parquet(corpus / "late.parquet", make_texts(5))
+    assert night(1).exit_code == 0
+    assert night(1).exit_code == 0
+    assert night(2).alarms == ["nothing was new"]
+
+
+def killed(model, folder, out, options=()):
+    """A run that commits all and is killed before it writes its record."""
+    words = [*("score", str(folder), str(out), "--model", model, "--runner", "inline")]
+    code = (
+        "import os, sys; from bertbatch.cli import app; from bertbatch.runtime import run\n"
+        "run._Run._finish = lambda *_: os._exit(9); app()"
+    )
+    fixed = ["--set", "model.dtype=float32", "--set", "model.tokens_per_batch=512", *options]
+    done = subprocess.run([sys.executable, "-c", code, *words, *fixed], capture_output=True)
+    assert done.returncode == 9, done.stderr.decode()
+
+
+def test_rows_of_a_killed_run_are_new_to_its_night(tmp_path, tiny_model, corpus):
+    out = tmp_path / "o"
+    killed(tiny_model, corpus, out)
+    assert list(out.glob("*.parquet"))
+    night = nights(tiny_model, corpus, out, **{"alarms.nothing_new": True})
+    assert night(0).exit_code == 0
+    assert night(1).exit_code == 4
+
+
+def test_shares_are_of_all_rows_of_a_night(tmp_path, tiny_model):
+    """Whichever run scored them: one that was killed, one that finished, or the retry."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    texts = make_texts(400)
+    keys = {"alarms.label_share": 0.1, "alarms.quarantined": 0.02, "limits.max_quarantined": 1}
+    night = nights(tiny_model, folder, out, **keys)
+    write_parquet(folder / "day0.parquet", texts[:200])
+    assert night(0).exit_code == 0
+    before = open_output(str(out)).runs()[-1]["night"]
+    assert before["rows_scored"] == sum(before["labels"].values()) == 200
+    # A first try that is killed has most of the rows, and all of the bad ones.
+    write_parquet(folder / "day1-a.parquet", [*[texts[3]] * 190, *[None] * 10])
+    killed(tiny_model, folder, out, ["--set", "limits.max_quarantined=1"])
+    write_parquet(folder / "day1-b.parquet", texts[200:210])
+    second = night(1)
+    assert second.run.rows == 10
+    assert "4.8% of the rows went to quarantine, more than 0.02" in second.alarms
+    assert any("moved from" in alarm for alarm in second.alarms)
+    record = open_output(str(out)).runs()[-1]["night"]
+    assert (record["rows_scored"], record["rows_quarantined"]) == (200, 10)
+    assert night(1).alarms == second.alarms
+    # The next night is compared with all of this one, and judged without it.
+    write_parquet(folder / "day2.parquet", [texts[3]] * 150)
+    assert (night(2).exit_code, night(2).alarms) == (0, [])
+
+
+def test_rows_that_are_scored_again_count_once(tmp_path, tiny_model):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_parquet(folder / "a.parquet", [*make_texts(97), None, None, None])
+    keys = {"alarms.quarantined": 0.04, "limits.max_quarantined": 1}
+    assert run(make_job(tiny_model, folder, out, **keys)).exit_code == 0
+    again = run(make_job(tiny_model, folder, out, **keys, **{"runtime.retry_quarantined": True}))
+    assert (again.run.rows, again.exit_code) == (3, 0)
+    assert open_output(str(out)).runs()[-1]["night"]["rows_quarantined"] == 3
