@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Options of several commands, INPUT, JOB, OUTPUT among them."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

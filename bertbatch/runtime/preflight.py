@@ -4,8 +4,6 @@ Nothing is written here, and neither torch nor Ray is imported.
 """
 
 import logging
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertbatch.engines.engine import check_installed, check_settings, settings_for
 from bertbatch.errors import JobError
 from bertbatch.inputs.folders import decoded, partitions
 from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
 from bertbatch.inputs.listing import Listing, list_sources
-from bertbatch.job.carry import ALL, carried, carry_all, check_carried
+from bertbatch.job.carry import ALL, carried, carry_all
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
 from bertbatch.output.contract import (
@@ -38,6 +35,7 @@ from bertbatch.plan.unit_size import cut_size
 from bertbatch.runtime.columns_probe import SchemaOf, first_columns, probe, schemas
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.executors.cpus import available_cores
+from bertbatch.runtime.job_checks import check_columns, check_engines, check_group, check_task
 from bertbatch.runtime.output_schema import model_fields, output_schema
 from bertbatch.runtime.work import ReadTask
 from bertbatch.storage import stores
@@ -48,7 +46,6 @@ log = logging.getLogger("bertbatch")
 KNOWN_RUNS = 3  # earlier runs whose calibration is read
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 TOKEN_BYTES = 4  # of a source for each token of text, roughly
-SINGLE_TEXTS = ("embedding", "token_classification", "zero_shot")  # tasks
 
 
 @dataclass
@@ -198,14 +195,14 @@ def check_job(job: Job) -> Preflight:
     specs = {model: check_model(settings) for model, settings in job.each_model.items()}
     job = _with_prompt(job, specs)
     for spec in specs.values():
-        _check_task(job, spec)
+        check_task(job, spec)
     reader = reader_of(listing.format if listing.sources else "parquet")
     contract = output.contract()
     schema_of = schemas(job, reader)
     if ALL in job.input.carry:
         job = _with_all_columns(job, specs, listing, schema_of, contract)
-    _check_columns(job, specs)
-    _check_engines(job, specs)
+    check_columns(job, specs)
+    check_engines(job, specs)
     rules = rules_of(contract, output.path)
     plan = PlanLog(output.store, output.path, scoring_fingerprint(specs), listing.url)
     if contract is None:
@@ -218,7 +215,7 @@ def check_job(job: Job) -> Preflight:
         if (table := listing.table) is not None:
             seen = [(each.version, each.done) for each in plan.tables.get(table.versions.id, [])]
             listing.sources = table.follow(plan.sources, seen)
-    _check_group(job, schema)
+    check_group(job, schema)
     committed = output.committed() if contract else {}
     _tell_of_raw(job, listing, rules)
     return Preflight(
@@ -257,39 +254,6 @@ def _with_all_columns(
     return job.model_copy(update={"input": job.input.model_copy(update={"carry": carry})})
 
 
-def _check_task(job: Job, spec: ModelSpec) -> None:
-    """Raises JobError if the model's task and the rest of the job do not go together."""
-    task, long_text = spec.asked.task, spec.asked.long_text
-    if job.input.text_pair is not None and (task in SINGLE_TEXTS or long_text != "truncate"):
-        what = f"task {task}" if task in SINGLE_TEXTS else f"long_text {long_text}"
-        raise JobError(
-            f"input.text_pair: model.{what} reads single texts; leave it out, or put columns "
-            "together by input.template"
-        )
-    if job.attention is not None and spec.onnx:
-        raise JobError(
-            f"attention: {spec.name} has model.onnx and no model.safetensors, and OpenVINO, which "
-            "runs it, gives no statistics; leave attention out, or name a folder with the weights"
-        )
-    if job.attention is not None and task == "zero_shot":
-        raise JobError(
-            "attention: zero_shot scores each text once for each label, so that a text has no "
-            "statistics of its own; leave attention out, or score with another task"
-        )
-
-
-def _check_columns(job: Job, specs: dict[str, ModelSpec]) -> None:
-    """Raises JobError if two columns of the output have one name."""
-    made = [field.name for field in model_fields(specs, job.attention)]
-    twice = [name for name, count in Counter(map(str.casefold, made)).items() if count > 1]
-    if twice:
-        raise JobError(f"models: two have a column '{twice[0]}'; give one another name by `as`")
-    try:
-        check_carried(job.input.carry, made)
-    except ValueError as error:
-        raise JobError(f"input.carry: {error}") from error
-
-
 def _with_prompt(job: Job, specs: dict[str, ModelSpec]) -> Job:
     """The job with the prompt that an embedding model has by default, unless it has a prefix.
 
@@ -326,26 +290,3 @@ def _tell_of_raw(job: Job, listing: Listing, rules: dict[str, int]) -> None:
                     value,
                 )
                 return
-
-
-def _check_engines(job: Job, specs: dict[str, ModelSpec]) -> None:
-    """Raises JobError for what no model worker could have: each would say so, once it runs."""
-    here = job.runtime.runner == "inline" or not os.environ.get("RAY_ADDRESS")
-    for model, spec in specs.items():
-        settings = settings_for(spec, job.each_model[model])
-        check_settings(settings, job.runtime.device)
-        if here:
-            check_installed(settings.engine, spec.onnx)
-
-
-def _check_group(job: Job, schema: pa.Schema) -> None:
-    """Raises JobError if statistics cannot be grouped by the column that the job names."""
-    column = job.attention.group_by if job.attention else None
-    if column is None:
-        return
-    if column not in schema.names:
-        raise JobError(f"attention.group_by: '{column}' is not carried; name it in input.carry")
-    kind = schema.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        raise JobError(f"attention.group_by: column '{column}' is {kind}; name one of plain values")
