@@ -1,6 +1,7 @@
 """The summary at the end of a run."""
 
 from bertbatch.display.facts import Facts
+from bertbatch.display.quarantine import name_row, tell_of_all
 from bertbatch.runtime.result import Result
 from bertbatch.wording import counted
 
@@ -49,6 +50,8 @@ def show_summary(result: Result) -> None:
         )
     for reason, count in run.reasons.most_common(LINES):
         row("quarantined", f"{count:,}: {reason}")
+    for place in run.quarantined:
+        row("", name_row(*place))
     for source, reason in list(result.failed_sources.items())[:LINES]:
         row("failed", f"{source}: {reason}")
     for unit, reason in list(result.failed_units.items())[:LINES]:
@@ -68,5 +71,7 @@ def show_summary(result: Result) -> None:
     )
     row("", result.output.path)
     console = facts.show()
+    if run.rows_quarantined > len(run.quarantined):
+        tell_of_all(console, result.output)
     if result.advice:
         console.print(result.advice, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,22 @@
+"""Rows in quarantine by name: where each is, why it could not be scored; never what it says."""
+
+import shlex
+
+from rich.console import Console
+
+from bertbatch.output.folder import Output
+
+MOST = 160  # characters of a reason
+
+
+def name_row(source: str, number: int, reason: str) -> str:
+    short = reason if len(reason) <= MOST else f"{reason[: MOST - 1]}…"
+    return f"{source}, row {number}: {' '.join(short.split())}"
+
+
+def tell_of_all(console: Console, output: Output) -> None:
+    """The command that lists all of them, in one line that can be copied."""
+    if output.store.protocol != "memory":  # which no other process can read
+        command = f"bertbatch status {shlex.quote(output.url)} --quarantined"
+        said = f"all rows in quarantine: {command}"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
