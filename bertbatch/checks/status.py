@@ -1,6 +1,7 @@
 """How a job stands, read from its output alone: no cluster or model is asked."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ class Status:
     `silent`: seconds since the holder of the lease was last heard of.
     """
 
-    path: str
+    output: Output
     complete: bool
     holder: Holder | None
     silent: float
@@ -25,6 +26,7 @@ class Status:
     rows_done: int
     rows_planned: int
     quarantined: int
+    quarantined_rows: Iterator[tuple[str, int, str]]  # source, row and reason of each
     runs: list[dict[str, Any]]
 
     @property
@@ -68,7 +70,7 @@ def read_status(output: Output, last_runs: int) -> Status:
     done = [unit for unit in plan.units.values() if unit.id in committed]
     at_work = holder(output)
     return Status(
-        path=output.path,
+        output=output,
         complete=output.success() is not None,
         holder=None if at_work is None or at_work.gone else at_work,
         silent=_silent(output) if at_work else 0.0,
@@ -77,6 +79,7 @@ def read_status(output: Output, last_runs: int) -> Status:
         rows_done=sum(unit.new_rows for unit in done),
         rows_planned=sum(unit.new_rows for unit in plan.units.values()),
         quarantined=output.quarantined(done),
+        quarantined_rows=output.quarantined_rows(done),
         runs=output.runs(last_runs),
     )
 

@@ -16,14 +16,22 @@ from bertbatch.job.types import split_commas
 def status(
     output: OutputPath,
     last: Annotated[int, typer.Option(min=1, help="how many runs to show")] = 14,
+    quarantined: Annotated[
+        bool,
+        typer.Option("--quarantined", help="list all rows in quarantine: source, row, reason"),
+    ] = False,
 ) -> None:
     """Show how a job stands and what its last runs did, from its output alone."""
 
     from bertbatch.checks.status import read_status
-    from bertbatch.display.status import show_status
+    from bertbatch.display.status import show_quarantined, show_status
     from bertbatch.output.folder import open_output
 
-    show_status(read_status(open_output(output), last))
+    found = read_status(open_output(output), last)
+    if quarantined:
+        show_quarantined(found)
+    else:
+        show_status(found)
 
 
 @command

@@ -27,9 +27,13 @@ def json_line(event: str, content: dict[str, Any], run: str = "") -> str:
 def asks_for_json(words: list[str]) -> bool:
     """Whether a command line has `--log json`, also where it is otherwise wrong."""
     words = words[: words.index("--")] if "--" in words else words
-    pairs = zip(words, [*words[1:], ""], strict=True)
-    given = [after if word == "--log" else word[6:] for word, after in pairs if word[:5] == "--log"]
-    return given[-1:] == ["json"]
+    given = ""
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        if word == "--log":
+            given = after
+        elif word.startswith("--log="):
+            given = word.removeprefix("--log=")
+    return given == "json"
 
 
 class JsonStderr:

@@ -1,12 +1,14 @@
 """What `bertbatch status` prints."""
 
+from itertools import islice
 from typing import Any
 
 from bertbatch.checks.status import Status
 from bertbatch.display.facts import Facts
 from bertbatch.display.grid import Grid
 from bertbatch.display.lines import show
-from bertbatch.runtime.counts import label_shares
+from bertbatch.display.quarantine import name_row, tell_of_all
+from bertbatch.runtime.counts import EXAMPLES, label_shares
 from bertbatch.wording import counted
 
 COLUMNS = ("began (UTC)", "date", "exit", "rows", "rows/s", "quarantined", "truncated", "labels")
@@ -30,12 +32,23 @@ def show_status(status: Status) -> None:
     if (rate := status.rows_per_second) is not None:
         left = f", {status.seconds_left:,.0f} s left" if status.seconds_left is not None else ""
         row("rate", f"{rate:,.1f} rows/s{left}")
+    first = list(islice(status.quarantined_rows, EXAMPLES)) if status.quarantined else []
+    for place in first:
+        row("" if place is not first[0] else "quarantined", name_row(*place))
     for source, reason in list(status.failed_sources.items())[:FAILED]:
         row("failed", f"{source}: {reason}")
-    row("output", status.path)
+    row("output", status.output.path)
     show(facts)
+    if status.quarantined > len(first):
+        tell_of_all(status.output)
     if status.runs:
         show("", _runs(status.runs))
+
+
+def show_quarantined(status: Status) -> None:
+    """Every row in quarantine, one a line, with tabs between source, row and reason."""
+    for source, number, reason in status.quarantined_rows:
+        print(source, number, " ".join(reason.split()), sep="\t")
 
 
 def _runs(records: list[dict[str, Any]]) -> Grid:

@@ -2,6 +2,7 @@
 
 from bertbatch.display.facts import Facts
 from bertbatch.display.lines import show
+from bertbatch.display.quarantine import name_row, tell_of_all
 from bertbatch.runtime.result import Result
 from bertbatch.wording import counted
 
@@ -50,6 +51,8 @@ def show_summary(result: Result) -> None:
         )
     for reason, count in run.reasons.most_common(LINES):
         row("quarantined", f"{count:,}: {reason}")
+    for place in run.quarantined:
+        row("", name_row(*place))
     for source, reason in list(result.failed_sources.items())[:LINES]:
         row("failed", f"{source}: {reason}")
     for unit, reason in list(result.failed_units.items())[:LINES]:
@@ -69,5 +72,7 @@ def show_summary(result: Result) -> None:
     )
     row("", result.output.path)
     show(facts)
+    if run.rows_quarantined > len(run.quarantined):
+        tell_of_all(result.output)
     if result.advice:
         show(result.advice)

@@ -11,7 +11,7 @@ _bertbatch/quarantine/, attention/                 side files of parts: see part
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ from bertbatch.units import Unit
 
 log = logging.getLogger("bertbatch")
 
+QUARANTINED = ["source", "row", "reason"]  # of a row that cannot be scored
 RUN_SHAPE = {  # what the program relies on
     "exit_code": count,
     "rows_per_second": number,
@@ -85,6 +86,11 @@ class Output:
         if output.store.is_local and output.store.fs.isfile(output.path):
             raise JobError(f"output.path {job.output.path} is a file; name a folder")
         return output
+
+    @property
+    def url(self) -> str:
+        """Where it is, as a command takes it."""
+        return self.path if self.store.is_local else str(self.store.fs.unstrip_protocol(self.path))
 
     def at(self, *names: str) -> str:
         return "/".join((self.path, *names))
@@ -210,6 +216,23 @@ class Output:
             footers = pool.map(self.footer, parts)
             held = sum(int(footer["rows_quarantined"]) for footer in footers if footer)
         return held - sum(unit.rows for unit in units if unit.retry)
+
+    def quarantined_rows(self, units: Sequence[Unit]) -> Iterator[tuple[str, int, str]]:
+        """Source, row and reason of each row that `quarantined` counts, unit by unit.
+
+        Raises OSError if a file cannot be read.
+        """
+        written_for = self.quarantine_files()
+        again = {unit.retry.unit: set(unit.retry.rows) for unit in units if unit.retry}
+        for unit in units:
+            footer = self.footer(unit.part) if unit.id in written_for else None
+            if footer is None or "quarantine" not in footer["side_files"]:
+                continue
+            taken = again.get(unit.id, ())
+            rows = self.side(footer["side_files"]["quarantine"]).select(QUARANTINED)
+            for place in zip(*rows.to_pydict().values(), strict=True):
+                if place[:2] not in taken:
+                    yield place
 
     def left_out(self, units: Sequence[Unit]) -> int:
         """Rows of these committed units that `input.where` left out; every part is opened."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 from bertbatch.output.part import accounted
 
 BY_MODEL = ("truncated", "unknown", "content", "unlabelled")
+EXAMPLES = 3  # rows in quarantine that are named
 ENOUGH_ROWS = 100  # of which a share says something
 
 
@@ -21,7 +22,7 @@ class Counts:
     `real_tokens` and `computed_tokens`: of the forward passes, without and with padding.
     By model are counted `truncated` rows; `unknown` and `content`, tokens outside the vocabulary
     and all that are not special; and `unlabelled`, scored rows without a label, if the task has
-    labels.
+    labels. `quarantined` has source, row and reason of the first ones.
     """
 
     rows_scored: int = 0
@@ -37,6 +38,7 @@ class Counts:
     unlabelled: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    quarantined: list[tuple[str, int, str]] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -75,6 +77,8 @@ class Counts:
             mine, theirs = getattr(self, name), getattr(other, name)
             if isinstance(mine, Counter):
                 mine.update(theirs)
+            elif isinstance(mine, list):
+                mine.extend(theirs[: EXAMPLES - len(mine)])
             else:
                 setattr(self, name, mine + theirs)
 

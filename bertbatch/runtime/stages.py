@@ -24,9 +24,10 @@ from bertbatch.model.sequences import encode_rows
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Answers, Tokens, joined
 from bertbatch.output import commit as protocol
+from bertbatch.output.folder import QUARANTINED
 from bertbatch.repeats.stored import write_answers
 from bertbatch.runtime.context import Context
-from bertbatch.runtime.counts import Counts, Record, counts_in
+from bertbatch.runtime.counts import EXAMPLES, Counts, Record, counts_in
 from bertbatch.runtime.known_texts import (
     answer_table,
     hashes_of,
@@ -216,6 +217,8 @@ def commit(
     counts.reasons = Counter(
         _LINE.sub("", reason) for reason in quarantined.column("reason").to_pylist()
     )
+    first = quarantined.slice(0, EXAMPLES).select(QUARANTINED).to_pydict()
+    counts.quarantined = list(zip(*first.values(), strict=True))
     facts = {
         "tokens": counts.tokens,
         **({"rows_left_out": counts.rows_left_out} if counts.rows_left_out else {}),

@@ -122,6 +122,7 @@ def test_more_than_a_pipe_holds_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
+        ("", False),
         ("score a b --log json", True),
         ("score a b --log=json", True),
         ("score a b --log json --log plain", False),

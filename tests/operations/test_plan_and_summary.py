@@ -168,3 +168,39 @@ def test_no_warning_of_ours_under_W_error(tiny_model, corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "ResourceWarning" not in done.stderr
     assert "unraisable" not in done.stdout
+
+
+def test_rows_in_quarantine_are_named(tmp_path, tiny_model, capsys):
+    """The first three, with the command that lists all; never what a row says."""
+    source, out = tmp_path / "in", tmp_path / "the out"
+    texts = ["secret words", None, *["fine"] * 8, None]
+    write_parquet(source / "a.parquet", texts)
+    keys = {"limits.max_quarantined": 1, "input.carry": ["id"]}
+    show_summary(run(make_job(tiny_model, source, out, **keys)))
+    said = capsys.readouterr().out
+    first = ["a.parquet, row 1: text is null", "a.parquet, row 10: text is null"]
+    assert [line.strip() for line in said.splitlines() if ", row " in line] == first
+    assert "--quarantined" not in said  # that is all
+    write_parquet(source / "b.parquet", [None, None, "fine"], 11)
+    show_summary(run(make_job(tiny_model, source, out, **keys)))
+    said = capsys.readouterr().out
+    assert [line.strip() for line in said.splitlines() if ", row " in line] == [
+        "b.parquet, row 0: text is null",
+        "b.parquet, row 1: text is null",
+    ]
+    shown = invoke("status", str(out))[1]
+    assert "quarantined  a.parquet, row 1: text is null" in shown
+    assert f"all rows in quarantine: bertbatch status '{out}' --quarantined" in shown
+    assert shown.count(", row ") == 3
+    listed = invoke("status", str(out), "--quarantined")[1]
+    assert [line.split("\t") for line in listed.splitlines()] == [
+        ["a.parquet", "1", "text is null"],
+        ["a.parquet", "10", "text is null"],
+        ["b.parquet", "0", "text is null"],
+        ["b.parquet", "1", "text is null"],
+    ]
+    assert "secret" not in said + shown + listed
+    # Scored again, they are in quarantine once.
+    run(make_job(tiny_model, source, out, **keys, **{"runtime.retry_quarantined": True}))
+    again = invoke("status", str(out), "--quarantined")[1]
+    assert sorted(again.splitlines()) == sorted(listed.splitlines())
