@@ -1,9 +1,11 @@
 """What `import bertbatch` gives to run jobs, also in notebooks."""
 
+import re
 import sys
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,29 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from bertbatch.errors import JobError, RunError
+from bertbatch.errors import Alarm, JobError, RunError
+from bertbatch.inputs.in_memory import as_table
 from bertbatch.job.schema import Job
 from bertbatch.runtime import run as runs
 from bertbatch.runtime.result import ProgressListener, Result, load_attention
 
 if TYPE_CHECKING:
     import pandas as pd
+
+OWN = {  # keys of a job that `score` sets, and where they come from
+    **dict.fromkeys(("input.path", "input.format"), "what is read is `data`"),
+    "output.path": "no files are written; run a job for that",
+    **{"input.text": "give it as `text`", "input.text_pair": "give it as `text_pair`"},
+    **dict.fromkeys(("model.name", "models"), "give one model as `model`"),
+    "runtime.runner": "all is done in this process; run a job for another",
+}
+LEFT_OUT = "left out by input.where or input.limit"
+REWORDED = (
+    (r" \(choose one with --\S+ or input\.(text_pair|text)\)", r"; name one of these as \1"),
+    (r", such as by --candidate-labels a,b", " in settings"),
+    (r"\binput\.(text_pair|text)\b", r"\1"),
+    (r"\bmodel\.name\b", "model"),
+)
 
 
 def run(job: Job, listener: ProgressListener | None = None, verbose: bool = False) -> Result:
@@ -52,13 +70,23 @@ def score(
     {"model.max_length": 256}. Meant for tens of thousands of rows: all are in memory. Raises
     JobError if the job cannot start, RunError if it cannot go on.
     """
-    table, index = _table(data, text)
+    for name, value in {"text": text, "text_pair": text_pair, "model": model}.items():
+        if not isinstance(value, str) and (name, value) != ("text_pair", None):
+            raise JobError(f"{name} must be text; found {value!r:.40}")
+    if not isinstance(settings, Mapping | None):
+        raise JobError(
+            f"settings is {type(settings).__name__}: give a dict of keys of a job with their "
+            "values, such as {'model.max_length': 256}"
+        )
+    table, index = as_table(data, [text, *([text_pair] if text_pair is not None else [])])
     folder = f"memory://bertbatch-{uuid.uuid4().hex}"
-    store = fsspec.filesystem("memory")
-    with store.open(f"{folder}/in/rows.parquet", "wb") as file:
-        pq.write_table(table, file)
     keys: dict[str, Any] = {
-        "input": {"path": f"{folder}/in", "text": text, "text_pair": text_pair},
+        "input": {
+            "path": f"{folder}/in/data",
+            "format": "parquet",
+            "text": text,
+            "text_pair": text_pair,
+        },
         "output": {"path": f"{folder}/out"},
         "model": {"name": model},
         "runtime": {"runner": "inline"},
@@ -67,14 +95,20 @@ def score(
     }
     for key, value in (settings or {}).items():
         _set(keys, key, value)
+    store = fsspec.filesystem("memory")
     try:
-        job = Job.build(keys, "score")
-        result = runs.run(job)
-        if result.failed_sources or result.failed_units:
-            why = (*result.failed_sources.values(), *result.failed_units.values())
-            raise RunError("; ".join(why))
-        schema = None if result.output.committed() else runs.preflight(job).schema
-        return Scores(result, table.num_rows, index, schema)
+        with store.open(f"{folder}/in/data", "wb") as file:
+            pq.write_table(table, file)
+        with _in_terms_of_the_call():
+            job = Job.build(keys, "settings")
+            result = runs.run(job)
+            if result.failed_sources or result.failed_units:
+                why = (*result.failed_sources.values(), *result.failed_units.values())
+                raise RunError("; ".join(why))
+            schema = None if result.output.committed() else runs.preflight(job).schema
+            return Scores(result, table.num_rows, index, schema)
+    except pa.ArrowNotImplementedError as error:
+        raise JobError(f"data has a column of a type that cannot be stored: {error}") from None
     except BaseException:
         _free(f"{folder}/out")
         raise
@@ -82,36 +116,35 @@ def score(
         _free(f"{folder}/in")
 
 
-def _table(data: Any, text: str) -> tuple[pa.Table, Any]:
-    """The data as an Arrow table, and a pandas DataFrame's index. Raises JobError."""
-    if isinstance(data, pa.Table):
-        return data, None
-    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
-        raise JobError(
-            f"data is {type(data).__name__}: give a DataFrame, an Arrow table or a list of texts; "
-            "files are scored by a job, see bertbatch.run"
-        )
-    try:
-        if not hasattr(data, "columns"):
-            index = getattr(data, "index", None) if hasattr(data, "iloc") else None  # of a Series
-            values = data if hasattr(data, "iloc") else list(data)
-            return pa.table({text: pa.array(values, pa.string(), from_pandas=True)}), index
-        if hasattr(data, "to_arrow"):  # Polars
-            return data.to_arrow(), None
-        return pa.Table.from_pandas(data, preserve_index=False), getattr(data, "index")  # noqa: B009
-    except (pa.ArrowException, TypeError) as error:
-        raise JobError(f"data cannot be read as a table: {error}") from error
-
-
-def _set(keys: dict[str, Any], key: str, value: Any) -> None:
-    """A key of a job, as `--set` names it, with a value of its own type."""
-    *sections, last = key.split(".")
+def _set(keys: dict[str, Any], key: Any, value: Any) -> None:
+    """A key of a job, as `--set` names it, with a value of its own type. Raises JobError."""
+    if key in OWN:
+        raise JobError(f"settings: '{key}' cannot be set: {OWN[key]}")
+    *sections, last = str(key).split(".")
     inner = keys
     for section in sections:
         inner = inner.setdefault(section, {})
         if not isinstance(inner, dict):
             raise JobError(f"settings: '{key}' is in no section")
-    inner[last] = value
+    if isinstance(value, Mapping) and last != "storage_options":
+        inner.setdefault(last, {})  # a section, of which other keys may be set
+        for name, one in value.items():
+            _set(keys, f"{key}.{name}", one)
+    else:
+        inner[last] = value
+
+
+@contextmanager
+def _in_terms_of_the_call() -> Iterator[None]:
+    """Errors as the caller of `score` knows things: by parameters, not by keys and options."""
+    try:
+        yield
+    except (JobError, RunError, Alarm) as error:
+        said = str(error)
+        for pattern, own in REWORDED:
+            said = re.sub(pattern, own, said)
+        error.args = (said,)
+        raise
 
 
 class Scores:
@@ -178,6 +211,7 @@ def _aligned(found: pa.Table, bad: Sequence[pa.Table], rows: int) -> pa.Table:
         reasons[table["row"].to_numpy()] = table["reason"].to_numpy(zero_copy_only=False)
     place = np.full(rows, -1, np.int64)
     place[found["row"].to_numpy()] = np.arange(found.num_rows)
+    reasons[(place < 0) & (reasons == None)] = LEFT_OUT  # noqa: E711
     taken = found.unify_dictionaries().take(pa.array(place, mask=place < 0))
     taken = taken.drop_columns(["source", "row"])
     return taken.append_column("reason", pa.array(reasons, pa.string()))

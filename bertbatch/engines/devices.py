@@ -42,7 +42,11 @@ def device_errors() -> Iterator[None]:
 
 
 def check_gpu() -> None:
-    """Computes something on the GPU. Raises JobError if torch has no kernels for it, DeviceLost."""
+    """Computes something on the GPU. Raises JobError if there is none that works, DeviceLost."""
+    if not torch.cuda.is_available():
+        raise JobError(
+            "runtime.device is cuda, but torch sees no GPU on this machine; use auto or cpu"
+        )
     with device_errors():
         (torch.ones(1, device="cuda") + 1).cpu()
 

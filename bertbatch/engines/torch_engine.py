@@ -62,10 +62,6 @@ class TorchEngine:
         self._padding = NO_PADDING
         self.batching, self.reason = Batching.SINGLE, "not tried yet"
         if self.device == "cuda":
-            if not torch.cuda.is_available():
-                raise JobError(
-                    "runtime.device is cuda, but torch sees no GPU on this machine; use auto or cpu"
-                )
             check_gpu()
         torch.set_num_threads(options.threads)
         dtype = self._settings.dtype

@@ -114,6 +114,9 @@ def _device_name(device: str) -> str:
     from bertbatch.native.kernels import find_kernels
 
     if device == "cuda":
+        from bertbatch.engines.devices import check_gpu
+
+        check_gpu()  # for torch's own error says nothing of the job
         return str(torch.cuda.get_device_name())
     amx = " AMX" if torch.cpu._is_amx_tile_supported() else ""
     kernels = find_kernels()

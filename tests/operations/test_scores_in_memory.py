@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 
 import fsspec
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 
 from bertbatch import JobError, run, score
 from tests.helpers.jobs import make_job
@@ -106,14 +108,109 @@ def test_a_report_is_written_where_it_is_asked_for(tiny_model, tmp_path):
     [
         ("reviews.csv", "data is str"),
         (7, "data is int"),
-        ([1, 2], "cannot be read as a table"),
-        (pd.DataFrame({"other": ["a"]}), "no text column 'text'; it has: other"),
-        (pd.DataFrame({"text": [1.5]}), "not text"),
+        (None, "data is NoneType"),
+        ({"text": ["a"]}, "data is dict"),
+        (pl.DataFrame({"text": ["a"]}).lazy(), "data is LazyFrame"),
+        ([1, 2], "data: row 0 is int, not text"),
+        (["a", ["b"]], "data: row 1 is list, not text"),
+        (["a", None, "\ud800"], "data: row 2 has half a character"),
+        (np.array([["a"]]), "data: row 0 is ndarray, not text"),
+        (
+            pd.DataFrame({"other": ["a"]}),
+            "'text'; it has: other; name one of these as text$",
+        ),
+        (pd.DataFrame({"text": [1.5]}), "data: column 'text' is double, not text"),
+        (
+            pd.DataFrame({"n": [1, 2], "text": ["a", 3]}),
+            "column 'text', row 1 is int, not",
+        ),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "two columns named 'text'"),
+        (pa.table([["a"], ["b"]], names=["text", "text"]), "2 columns named 'text'"),
     ],
 )
 def test_other_data_is_refused(data, said, tiny_model):
     with pytest.raises(JobError, match=said):
         score(data, tiny_model)
+
+
+FOREIGN = re.compile(
+    r"--\w|rows\.parquet|memory://|input\.text|model\.name|command line|Input should"
+)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"text": "nope"}, "data: has no text column 'nope'; it has: text, n; name one of these"),
+        ({"text": "n"}, "data: column 'n' is int64, not text"),
+        ({"text": None}, "text must be text; found None"),
+        ({"text": 3}, "text must be text; found 3"),
+        ({"text_pair": "nope"}, "name one of these as text_pair"),
+        ({"text_pair": 3}, "text_pair must be text; found 3"),
+        ({"model": "/nope"}, "model /nope: no such folder"),
+        ({"model": 3}, "model must be text; found 3"),
+        ({"settings": ["x"]}, "settings is list: give a dict"),
+        ({"settings": {3: 3}}, "settings: unknown key '3'"),
+        ({"settings": {"model.max_lenght": 3}}, "settings: unknown key 'model.max_lenght'; did"),
+        ({"settings": {"model": {"max_lenght": 3}}}, "settings: unknown key 'model.max_lenght'"),
+        ({"settings": {"model.max_length": "x"}}, "settings: 'model.max_length' must be a whole"),
+        ({"settings": {"model.max_length.x": 3}}, "settings: 'model.max_length' must be a whole"),
+        ({"settings": {"model.top_k": 99}}, "model.top_k 99"),
+        ({"settings": {"model.task": "zero_shot"}}, "name them in settings"),
+        ({"settings": {"input.where": "nope > 3"}}, "data: has no column 'nope' for input.where"),
+        ({"settings": {"input.where": "n >"}}, "settings: 'input.where': is not a condition"),
+        ({"settings": {"input.carry": ["nope"]}}, "data: has no column 'nope' to carry"),
+        ({"settings": {"input.path": "x"}}, "settings: 'input.path' cannot be set: what is"),
+        ({"settings": {"input": {"path": "x"}}}, "settings: 'input.path' cannot be set"),
+        ({"settings": {"output.path": "x"}}, "settings: 'output.path' cannot be set: no files"),
+        ({"settings": {"input.text": "n"}}, "cannot be set: give it as `text`"),
+        ({"settings": {"model": {"name": "x"}}}, "cannot be set: give one model as `model`"),
+        ({"settings": {"runtime.runner": "ray"}}, "cannot be set: all is done in this process"),
+        ({"settings": {"runtime.device": "cuda"}}, "torch sees no GPU"),
+    ],
+)  # fmt: skip
+def test_errors_speak_of_the_parameters(parameters, said, tiny_model, tmp_path, monkeypatch):
+    if "device" in str(parameters) and torch.cuda.is_available():
+        pytest.skip("here is a GPU")
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"text": ["a", "b"], "n": [1, 2]})
+    with pytest.raises(JobError) as caught:
+        score(frame, **{"model": tiny_model, **parameters})
+    assert said in str(caught.value)
+    unset = re.sub(r"'(input\.text|model\.name)' cannot", "", str(caught.value))
+    assert not FOREIGN.search(unset), unset
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_section_of_settings_leaves_the_rest_of_it(tiny_model):
+    found = score(["one two three"], tiny_model, settings={"model": {"max_length": 4}})
+    assert found.table["truncated"].to_pylist() == [True]
+    assert found.result.totals == score(
+        ["one two three"], tiny_model, settings={"model.max_length": 4}
+    ).result.totals | {
+        key: found.result.totals[key]
+        for key in ("seconds", "scoring_seconds", "rows_per_second", "run", "plan")
+    }
+
+
+def test_columns_without_any_text_are_columns_of_texts(tiny_model):
+    for data in (
+        pd.DataFrame({"text": []}),
+        pd.DataFrame({"text": [None, float("nan")]}),
+        pa.table({"text": pa.nulls(3)}),
+        pl.DataFrame({"text": [None]}),
+    ):
+        found = score(data, tiny_model)
+        assert found.table["reason"].to_pylist() == ["text is null"] * len(data)
+
+
+def test_rows_that_are_left_out_say_so(tiny_model):
+    frame = pd.DataFrame({"text": ["a", None, "b"], "n": [1, 2, 3]})
+    found = score(frame, tiny_model, settings={"input.where": "n < 3"})
+    assert found.table["reason"].to_pylist() == [
+        None, "text is null", "left out by input.where or input.limit",
+    ]  # fmt: skip
+    assert "2 without an answer" in repr(found)
 
 
 def test_no_rows_have_no_answers(tiny_model):
