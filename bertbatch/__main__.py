@@ -9,4 +9,4 @@ if sys.path[0] == os.getcwd() and Path(__file__).parent.parent != Path.cwd():
 
 from bertbatch.cli import app
 
-app()
+app(prog_name="bertbatch")  # which completion is then for, instead of `python`

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.runtime.source_changes import Changes
 
-DONE, PENDING, NEW, CHANGED, REFUSED = "done", "pending", "new", "changed", "refused"
+DONE, PENDING, NEW, CHANGED = "done", "pending", "new", "changed"
+REMOVED, REFUSED = "removed", "refused"
 
 
 @dataclass
@@ -76,6 +77,8 @@ def estimate(preflight: Preflight, changes: Changes) -> Estimate:
         listed = preflight.listed.get(id_)
         if id_ in changes.withdraw or (id_ in before and listed not in (None, before[id_])):
             source.state = CHANGED
+        elif listed is None and source.state == DONE:
+            source.state = REMOVED
     for id_, reason in planner.failed.items():
         source = sources.setdefault(id_, SourceEstimate())
         source.state, source.refused = REFUSED, reason

@@ -30,17 +30,21 @@ class Status:
     runs: list[dict[str, Any]]
 
     @property
+    def _at_work(self) -> bool:
+        return self.holder is not None and self.silent < LEASE_TTL_SECONDS
+
+    @property
     def state(self) -> str:
-        if self.holder is not None and self.silent < LEASE_TTL_SECONDS:
+        if self._at_work:
             return "running"
-        return "complete" if self.complete else "stopped"
+        if self.complete:
+            return "complete"
+        return "failed" if self.failed_sources else "stopped"
 
     @property
     def failed_sources(self) -> dict[str, str]:
         """What the last run could not score, with the reasons; unless another is at work."""
-        if not self.runs or self.state == "running":
-            return {}
-        return failed_in(self.runs[-1])
+        return failed_in(self.runs[-1]) if self.runs and not self._at_work else {}
 
     @property
     def share_done(self) -> float:
@@ -50,7 +54,7 @@ class Status:
     @property
     def rows_per_second(self) -> float | None:
         """Of the run at work; None if none is, or it has committed nothing yet."""
-        if self.holder is None or self.state != "running":
+        if self.holder is None or not self._at_work:
             return None
         seconds = self.holder.progress.get("seconds")
         return self.holder.progress.get("rows", 0) / seconds if seconds else None

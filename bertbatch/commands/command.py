@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -73,6 +73,13 @@ class _App(typer.Typer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         make_steady()
+        try:
+            return self._called(*args, **kwargs)
+        finally:  # what ends with the process is not to be interrupted by one more Ctrl-C
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
         if not asks_for_json(sys.argv[1:]):
             return super().__call__(*args, **kwargs)
         JsonStderr()
@@ -143,7 +150,11 @@ def _guard(command: Any, tell: Callable[[str, str, int], None]) -> int:
         event, said, code = "error", f"the storage failed: {error}", 3
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        event, said, code = "stopped", "run the same command again to resume", 128 + number
+        event, said, code = (
+            "stopped",
+            "the same command goes on from what is committed",
+            128 + number,
+        )
     tell(event, said, code)
     return code
 

@@ -1,6 +1,6 @@
 """What `bertbatch plan` prints."""
 
-from bertbatch.checks.estimate import CHANGED, DONE, NEW, PENDING, REFUSED, Estimate
+from bertbatch.checks.estimate import CHANGED, DONE, NEW, PENDING, REFUSED, REMOVED, Estimate
 from bertbatch.checks.forecast import Forecast
 from bertbatch.checks.outlook import Outlook
 from bertbatch.checks.text_sample import Lengths
@@ -10,6 +10,7 @@ from bertbatch.display.lines import show
 from bertbatch.wording import counted, duration, size
 
 LINES = 20  # sources shown
+STATES = (DONE, REMOVED, PENDING, NEW, CHANGED, REFUSED)
 
 
 def show_plan(outlook: Outlook) -> None:
@@ -20,7 +21,7 @@ def show_plan(outlook: Outlook) -> None:
         show(f"… and {counted(more, 'more source')}")
     facts = Facts()
     row = facts.add
-    states = {state: planned.count(state) for state in (DONE, PENDING, NEW, CHANGED, REFUSED)}
+    states = {state: planned.count(state) for state in STATES}
     said = ", ".join(f"{number:,} {state}" for state, number in states.items() if number)
     row("sources", f"{len(planned.sources):,} ({said or 'none'}), {size(planned.bytes)}")
     for reason, count in planned.left_out.items():

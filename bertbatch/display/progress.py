@@ -25,6 +25,7 @@ from bertbatch.units import Unit
 from bertbatch.wording import TIME_FORMAT, counted, duration
 
 LINE_SECONDS = 10.0
+WIDE = 72  # columns of a terminal that leave room for times beside messages
 
 
 def make_listener(style: str) -> ProgressListener:
@@ -94,7 +95,14 @@ class JsonLines(_Rates):
         self._line("progress", {**where, **self.figures(totals)})
 
     def finished(self, result: Result) -> None:
-        ended = {"exit_code": result.exit_code, "alarms": result.alarms, **result.totals}
+        ended = {
+            "exit_code": result.exit_code,
+            "message": result.advice,
+            "alarms": result.alarms,
+            "failed_sources": result.failed_sources,
+            "failed_units": result.failed_units,
+            **result.totals,
+        }
         self._line("finished", ended)
 
     def _log(self, record: logging.LogRecord) -> None:
@@ -133,7 +141,9 @@ class Display(_Rates):
 
     def __init__(self, console: Console):
         self._bar = ProgressBar(console)
-        _log_to(_Beside(self._bar, console=console, show_path=False, markup=False))
+        wide = console.width >= WIDE
+        shown = {"show_time": wide, "show_level": wide, "show_path": False}
+        _log_to(_Beside(self._bar, console=console, markup=False, **shown))
         self._bar.phase("checking the job")
         self._bar.start()
 

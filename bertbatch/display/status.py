@@ -27,7 +27,9 @@ def show_status(status: Status) -> None:
         "done",
         f"{status.units_done:,}/{counted(status.units_planned, 'unit')}, {status.rows_done:,}/"
         f"{counted(status.rows_planned, 'row')} ({status.share_done:.1%}), "
-        f"{status.quarantined:,} quarantined",
+        f"{status.quarantined:,} quarantined"
+        if status.units_planned
+        else "nothing is planned yet",
     )
     if (rate := status.rows_per_second) is not None:
         left = f", {status.seconds_left:,.0f} s left" if status.seconds_left is not None else ""

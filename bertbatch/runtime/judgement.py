@@ -73,12 +73,12 @@ def judge(preflight: Preflight, run: Totals, ending: Ending) -> Judgement:
         unit.id not in committed and (not unit.retry or preflight.as_planned(unit))
         for unit in units.values()
     )
-    code, advice = _code_and_advice(preflight, ending, totals, missing)
+    code, advice = _code_and_advice(preflight, run, ending, totals, missing)
     return Judgement(code, advice, totals)
 
 
 def _code_and_advice(
-    preflight: Preflight, ending: Ending, totals: dict[str, Any], missing: bool
+    preflight: Preflight, run: Totals, ending: Ending, totals: dict[str, Any], missing: bool
 ) -> tuple[int, str]:
     limit = preflight.job.limits.max_quarantined
     rows_in, quarantined = totals["rows_in"] - totals["rows_left_out"], totals["rows_quarantined"]
@@ -95,9 +95,13 @@ def _code_and_advice(
         )
     fresh = preflight.fresh()
     if ending.out_of_time and (missing or fresh):
+        what = "run the same command again to continue"
+        if not run.rows:
+            seconds = duration(ending.seconds)
+            what = f"raise it: {seconds} went by before a row was scored, and would again"
         return 3, (
             f"limits.max_hours ({preflight.job.limits.max_hours:g}) is over: "
-            f"{_left(preflight, totals, len(fresh))}; run the same command again to continue"
+            f"{_left(preflight, totals, len(fresh))}; {what}"
         )
     if missing or ending.failed_sources or ending.failed_units:
         return 3, "fix what failed and run the same command again; finished units are kept"

@@ -42,11 +42,12 @@ class Totals(Counts):
     def progress(self, seconds: float) -> dict[str, Any]:
         """How far the output is, after so many seconds of scoring in this run."""
         rate = self.rows / max(seconds, 1e-9)
-        left = self.rows_planned - self.rows_before - self.rows
+        done = self.rows_before + self.rows - self.rows_again  # rows are counted once
+        left = self.rows_planned - done
         return {
             "units": self.units_before + self.units,
             "units_planned": self.units_planned,
-            "rows": self.rows_before + self.rows,
+            "rows": done,
             "rows_planned": self.rows_planned,
             "rows_per_second": round(rate, 1),
             "tokens_per_second": round(self.tokens / max(seconds, 1e-9)),

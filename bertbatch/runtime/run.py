@@ -117,7 +117,10 @@ class _Run:
                 preflight.output.clear_success()
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
+                    before = set(preflight.plan.units)
                     preflight.revisions.plan_retry(preflight.listed)
+                    added = preflight.plan.units.keys() - before
+                    self._count_planned(preflight.plan.units[id_] for id_ in added)
                 rates = [kind.get("rate", 0.0) for kind in executor.kinds.values()]
                 self._planner.size = preflight.unit_size(executor.workers, max(rates))
                 self._listener.started(self._totals, executor.workers, executor.kinds)

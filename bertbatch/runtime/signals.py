@@ -36,4 +36,5 @@ class StopSignal:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
-        log.warning("stopping: finishing commits in progress; press Ctrl-C again to stop now")
+        again = "press Ctrl-C again" if number == signal.SIGINT else "send the signal again"
+        log.warning("stopping: finishing commits in progress; %s to stop now", again)

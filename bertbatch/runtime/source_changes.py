@@ -50,6 +50,7 @@ def find_changes(preflight: Preflight) -> Changes:
                 units_of[span.source.id].append(unit)
     found = Changes(repaired, {})
     kept: list[str] = []
+    removed: list[str] = []
     for id_, units in units_of.items():
         scored = [unit.id in preflight.committed for unit in units]
         what = "changed" if id_ in listed else "is gone"
@@ -58,10 +59,12 @@ def find_changes(preflight: Preflight) -> Changes:
             found.withdraw.add(id_)
         elif not all(scored):
             found.failed[id_] = f"{what} before all of it was scored"
-        elif units and id_ in listed:
-            kept.append(id_)
+        elif units:
+            (kept if id_ in listed else removed).append(id_)
     if kept:
         log.info("changed after being scored; the old answers are kept: %s", shorten(kept))
+    if removed:
+        log.info("no longer there; the answers are kept: %s", shorten(removed))
     return found
 
 

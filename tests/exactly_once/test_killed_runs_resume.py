@@ -132,7 +132,7 @@ def test_a_run_stopped_while_it_loads_says_how_to_go_on(number, code, corpus, tm
     (child,) = children(process)
     process.send_signal(number)
     got, text = finish(process)
-    assert (got, text) == (code, "stopped: run the same command again to resume\n")
+    assert (got, text) == (code, "stopped: the same command goes on from what is committed\n")
     assert not psutil.wait_procs([child], timeout=10)[1]
     assert not (tmp_path / "out").exists()
 

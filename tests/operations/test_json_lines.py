@@ -76,7 +76,12 @@ def test_errors_before_a_run_are_events(words, code, event, said, style, tmp_pat
 @pytest.mark.parametrize(
     ("end", "code", "event", "said"),
     [
-        ("raise KeyboardInterrupt", 130, "stopped", "run the same command again to resume"),
+        (
+            "raise KeyboardInterrupt",
+            130,
+            "stopped",
+            "the same command goes on from what is committed",
+        ),
         ("raise runs.RunError('no room')", 3, "error", "no room\ncommitted units are kept"),
         ("raise OSError('gone')", 3, "error", "the storage failed: gone"),
         ("raise RuntimeError('a bug')", 1, "error", "RuntimeError: a bug"),

@@ -35,8 +35,11 @@ class JsonlReader:
                 objects.append(msgspec.json.decode(line, type=dict[str, Any]))
             except (msgspec.DecodeError, RecursionError):
                 continue  # becomes a bad row
-        if not objects and _first_lines(source, options):
-            raise SourceError(source.id, "cannot be read as JSONL: no line of it is a JSON object")
+        if not objects and (first := _first_lines(source, options)):
+            reason = "no line of it is a JSON object"
+            if first[0].lstrip().startswith(b"["):
+                reason += "; it is an array, which `jq -c '.[]'` writes as one object a line"
+            raise SourceError(source.id, f"cannot be read as JSONL: {reason}")
         return schema_of(objects)
 
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
