@@ -92,7 +92,7 @@ def draft(input_: str) -> str:
         lines.append(f"  csv: {{delimiter: {json.dumps(job.input.csv.delimiter)}}}")
     lines += [
         f"  carry: [{', '.join(map(_yaml, carried))}]  # copied to the output; '*' copies all",
-        "  # limit: 1000  # for a first try",
+        "  # limit: 1000  # for a first try, with another output.path",
         "output:",
         f"  path: {_yaml(job.output.path)}",
         "model:",

@@ -17,11 +17,11 @@ from bertbatch.checks.forecast import (
 from bertbatch.checks.text_sample import Lengths, Sample, measure_lengths, read_sample
 from bertbatch.errors import JobError
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, unknown_words
-from bertbatch.output.part import is_part
+from bertbatch.runtime.notices import other_files
 from bertbatch.runtime.preflight import Preflight
 from bertbatch.runtime.source_changes import find_changes
 from bertbatch.runtime.text_warnings import truncated_texts
-from bertbatch.wording import counted, shorten
+from bertbatch.wording import counted
 
 FEW_ROWS = 500  # in a part, on average: with MANY_PARTS of them, other programs are slowed down
 MANY_PARTS = 10
@@ -104,12 +104,6 @@ def _advice(preflight: Preflight, outlook: Outlook, sample: Sample) -> Iterator[
             f"{counted(rows, 'row')} will be in {counted(units, 'file')}; `bertbatch export` makes "
             "few of them"
         )
-    output = preflight.output
-    others = [name for name in output.store.names(output.path) if not is_part(name)]
-    if others := [name for name in others if name != "_SUCCESS.json"]:
-        yield (
-            f"output.path {output.path} also holds {shorten(others)}, which are not bertbatch's; "
-            "a folder of its own is easier to read and to delete"
-        )
+    yield from other_files(preflight.output)
     if sum(planned.left_out.values()) > len(planned.sources):
         yield "more files are left out than are read; is input.path the right folder?"

@@ -44,7 +44,7 @@ def run(
     changes = _changes(set, date, name)
     if retry_quarantined:
         changes.append("runtime.retry_quarantined=true")
-    return _run(Job.load(job, changes), log, verbose)
+    return _run(_loaded(str(job), changes, "score data by: score"), log, verbose)
 
 
 @command
@@ -92,7 +92,7 @@ def plan(
                 f"--{given[0].replace('_', '-')} goes with INPUT and OUTPUT; change a job file's "
                 "key by --set"
             )
-        found = preflight(Job.load(job, changes))
+        found = preflight(_loaded(job, changes, "to plan data, name OUTPUT, too: plan"))
     else:
         found = preflight(job_of(job, output, flags, changes))
     if device_rate is None and price_per_hour is not None:
@@ -140,6 +140,16 @@ def submit(
             ask_to_stop,
             lambda text: print(text, end="", flush=True),
         )
+
+
+def _loaded(path: str, changes: list[str], instead: str) -> Job:
+    """The job of a file. Raises JobError that says what to do if data was named instead."""
+    try:
+        return Job.load(path, changes)
+    except JobError as error:
+        if path.endswith((".yaml", ".yml")):
+            raise
+        raise JobError(f"{error} ({instead} INPUT OUTPUT)") from error
 
 
 def _changes(set: list[str] | None, date: str | None, name: str | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Options of several commands, INPUT, JOB, OUTPUT among them."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -16,7 +16,16 @@ def of_job(key: str, default: str = "none", more: str = "") -> Any:
     section, _, name = key.partition(".")
     shape = Job.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
     shown = default if shape.default in (None, [], "") else str(shape.default)
-    return typer.Option(help=f"{shape.description}{more}", show_default=shown)
+    choices = [str(one) for one in _choices(shape.annotation)]
+    named = f" ({', '.join(choices)})" if choices else ""
+    return typer.Option(help=f"{shape.description}{named}{more}", show_default=shown)
+
+
+def _choices(kind: Any) -> list[Any]:
+    """The values that a type is made of, if it is made of values."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [value for inner in get_args(kind) for value in _choices(inner)]
 
 
 Input = Annotated[

@@ -2,7 +2,6 @@
 
 import shlex
 
-from bertbatch.display.lines import show
 from bertbatch.output.folder import Output
 
 MOST = 160  # characters of a reason
@@ -17,4 +16,4 @@ def tell_of_all(output: Output) -> None:
     """The command that lists all of them."""
     if output.store.protocol != "memory":  # which no other process can read
         command = f"bertbatch status {shlex.quote(output.url)} --quarantined"
-        show(f"all rows in quarantine: {command}")
+        print(f"all rows in quarantine: {command}")  # in one line, which can be copied

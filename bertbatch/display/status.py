@@ -29,7 +29,7 @@ def show_status(status: Status) -> None:
         f"{counted(status.rows_planned, 'row')} ({status.share_done:.1%}), "
         f"{status.quarantined:,} quarantined"
         if status.units_planned
-        else "nothing is planned yet",
+        else ("no rows" if status.complete else "nothing is planned yet"),
     )
     if (rate := status.rows_per_second) is not None:
         left = f", {status.seconds_left:,.0f} s left" if status.seconds_left is not None else ""

@@ -43,7 +43,10 @@ class Folder:
         """The batches of this folder. Raises JobError if it is another output's, or no export's."""
         path = f"{self.path}/{RECORDS}/target.json"
         mine = {"output": output_id(rows.output), "settings": dict(settings)}
-        record = self._record(path, _TARGET)
+        try:
+            record = self._record(path, _TARGET)
+        except NotADirectoryError as error:
+            raise JobError(f"{self.path} is a file; name a folder, or a new file") from error
         if record is None:
             self._check_empty()
             data = to_json({"id": uuid.uuid4().hex, **mine})

@@ -105,10 +105,18 @@ def _files(
     given: str, job: Job, left_out: Counter[str]
 ) -> Iterator[tuple[Source, float | None, bool]]:
     """The files of one given path, with ids relative to its root."""
+    if given == "-":
+        raise JobError(
+            "input.path -: standard input cannot be read again when a run resumes; write it to a "
+            "file"
+        )
     store, path = stores.connect(given, job.input.storage_options)
     try:
         found = find(store, path)
     except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError):  # a web server that does not answer
+            reason = stores.public(error.__cause__)
+            raise JobError(f"input.path {given}: cannot be reached: {reason}") from error
         raise EmptyInput(f"input.path {given}: no such file or folder") from error
     except OSError as error:
         raise JobError(f"input.path {given}: cannot be listed: {error}") from error

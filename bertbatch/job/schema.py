@@ -78,7 +78,11 @@ class Limits(Section):
         description="how long a run may take; it stops in time, and the next one continues",
     )
     max_quarantined: float = Field(
-        0.05, ge=0, le=1, description="the share of rows in quarantine above which a run stops"
+        0.05,
+        ge=0,
+        le=1,
+        description="the share of the output's rows in quarantine above which a run stops, from "
+        "100 rows on",
     )
 
 

@@ -1,5 +1,6 @@
 """Finds a model's folder by its name: packaged, local, at a URL or on the Hugging Face Hub."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,12 @@ def locate(
             path = Path(snapshot_download(name, revision=path.name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
+        near = get_close_matches(name, packaged(), n=1)
+        hint = f" (do you mean {near[0]}?)" if near else ""
         raise JobError(
-            f"model.name {name}: neither a packaged model nor a local folder, and the Hugging "
-            f"Face Hub did not provide it: {reason}"
+            f"model.name {name}: neither a packaged model nor a local folder{hint}, and the "
+            f"Hugging Face Hub did not provide it ({reason}); without a network, name the folder "
+            "of a model that you have downloaded"
         ) from error
     return path, path.name  # a snapshot's folder is named after its commit
 

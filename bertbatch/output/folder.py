@@ -124,6 +124,8 @@ class Output:
                     "choose an empty folder"
                 ) from None
             return None
+        except NotADirectoryError as error:
+            raise JobError(f"output.path {self.path} is a file; name a folder") from error
         except OSError as error:
             raise JobError(f"output.path {self.path}: cannot be read: {error}") from error
         with reading(self.at("_bertbatch", "job.yaml")):

@@ -61,8 +61,10 @@ class Revisions:
 
         self._change(entry)
 
-    def plan_retry(self, listed: Mapping[str, Source]) -> None:
+    def plan_retry(self, listed: Mapping[str, Source]) -> list[Unit]:
         """Plans to score the rows in quarantine once more, where their source is as planned.
+
+        Returns the units that were added.
 
         Not those that another run puts into quarantine meanwhile by scoring them again: two such
         runs would never end.
@@ -74,8 +76,10 @@ class Revisions:
             retries = list(islice(found, ENTRY_SOURCES))
             return Entry([], [], retries=retries) if retries else None
 
-        while self._change(entry):
-            pass
+        added: list[Unit] = []
+        while more := self._change(entry):
+            added += more
+        return added
 
     def retryable_rows(self, listed: Mapping[str, Source]) -> Iterator[RetryRows]:
         """Rows in quarantine that no other unit scores again, of sources that are as planned."""

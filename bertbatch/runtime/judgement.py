@@ -90,8 +90,8 @@ def _code_and_advice(
     if ending.too_many_quarantined or share > limit:
         return 3, (
             f"{quarantined:,} of {counted(rows_in, 'row')} are in quarantine, more than "
-            f"limits.max_quarantined ({limit:g}) allows: see the reasons, fix the cause or raise "
-            "the limit, then run the same command again"
+            f"limits.max_quarantined ({limit:g}) allows: see the reasons; raise the limit and run "
+            "the same command again, or fix the cause and score into another output.path"
         )
     fresh = preflight.fresh()
     if ending.out_of_time and (missing or fresh):

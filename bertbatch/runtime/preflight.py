@@ -5,13 +5,14 @@ Nothing is written here, and neither torch nor Ray is imported.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from bertbatch.errors import JobError
+from bertbatch.errors import JobError, SourceError
 from bertbatch.inputs.folders import decoded, partitions
 from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
 from bertbatch.inputs.listing import Listing, list_sources
@@ -44,6 +45,7 @@ from bertbatch.units import Source, Unit
 log = logging.getLogger("bertbatch")
 
 KNOWN_RUNS = 3  # earlier runs whose calibration is read
+FEW_SOURCES, SMALL_INPUT = 16, 1 << 20  # files, bytes: cut sooner than a model is loaded
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 TOKEN_BYTES = 4  # of a source for each token of text, roughly
 
@@ -136,6 +138,19 @@ class Preflight:
         if limit is not None and sum(unit.selected for unit in self.plan.units.values()) >= limit:
             return []
         return [s for s in self.listing.sources if s.id not in self.plan.sources]
+
+    def may_have_rows(self) -> bool:
+        """Whether there may be rows to score; a few small new sources are looked at."""
+        if self.job.runtime.retry_quarantined or self.pending(self.plan.units.values()):
+            return True
+        fresh = self.fresh()
+        if len(fresh) > FEW_SOURCES or sum(source.size for source in fresh) > SMALL_INPUT:
+            return True
+        for source in fresh:
+            with suppress(SourceError):  # planning reports it
+                if next(self.reader.cut(source, self.unit_size(), self.job.input), None):
+                    return True
+        return False
 
     def pending(self, units: Iterable[Unit]) -> list[Unit]:
         """Those of the units that are not committed and whose sources are as planned."""

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bertbatch import __version__
-from bertbatch.engines import batching
 from bertbatch.errors import JobError, RunError
 from bertbatch.job.schema import Job
 from bertbatch.output.folder import Output, open_output
 from bertbatch.output.lease import Lease
 from bertbatch.runtime.alarms import empty_as_alarm, evaluate
 from bertbatch.runtime.counts import ENOUGH_ROWS, Record
-from bertbatch.runtime.executors.executor import Executor
+from bertbatch.runtime.executors.executor import Executor, chosen
+from bertbatch.runtime.executors.idle import IdleExecutor
 from bertbatch.runtime.executors.start import Starting
 from bertbatch.runtime.failures import Outcome
 from bertbatch.runtime.judgement import Ending, Judgement, judge
@@ -97,7 +97,8 @@ class _Run:
         if not something:
             return self._finish(Outcome())
         preflight.output.try_out()
-        executor = self._starting.executor(preflight)
+        idle = not (self._to_withdraw or preflight.may_have_rows())
+        executor = IdleExecutor() if idle else self._starting.executor(preflight)
         # To the end: a signal while the record is written must not leave it half written.
         with self._signal.handled():
             try:
@@ -117,23 +118,16 @@ class _Run:
                 preflight.output.clear_success()
                 self._withdraw()
                 if self._job.runtime.retry_quarantined:
-                    before = set(preflight.plan.units)
-                    preflight.revisions.plan_retry(preflight.listed)
-                    added = preflight.plan.units.keys() - before
-                    self._count_planned(preflight.plan.units[id_] for id_ in added)
+                    self._count_planned(preflight.revisions.plan_retry(preflight.listed))
                 rates = [kind.get("rate", 0.0) for kind in executor.kinds.values()]
-                self._planner.size = preflight.unit_size(executor.workers, max(rates))
+                self._planner.size = preflight.unit_size(executor.workers, max(rates, default=0.0))
                 self._listener.started(self._totals, executor.workers, executor.kinds)
                 self._scoring_began = time.monotonic()
                 outcome = self._score(executor)
             except JobError as error:
                 raise RunError(str(error)) if self._begun_now else error from None
             finally:
-                self._chosen = {
-                    "workers": executor.workers,
-                    "batches": batching.VERSION,
-                    "kinds": executor.kinds,
-                }
+                self._chosen = chosen(executor)
                 executor.close()
                 self._lease.release()
             return self._finish(outcome)

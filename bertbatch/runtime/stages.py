@@ -41,7 +41,8 @@ from bertbatch.storage.retry import retry
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
-_LINE = re.compile(r"^line \d+: ")  # equal reasons are counted together
+# Where in a file or a field, so that equal reasons are counted together.
+_PLACE = re.compile(r"^line \d+: | at byte \d+( of the field)?$")
 MOST_TEXT = 1 << 22  # characters of a text that is tokenized whole, which takes 200 bytes for each
 
 
@@ -215,8 +216,10 @@ def commit(
     quarantined = pa.concat_tables(bad)
     counts.rows_quarantined, counts.rows_left_out = quarantined.num_rows, passthrough.left_out
     counts.reasons = Counter(
-        _LINE.sub("", reason) for reason in quarantined.column("reason").to_pylist()
+        _PLACE.sub("", reason) for reason in quarantined.column("reason").to_pylist()
     )
+    if quarantined.num_rows:
+        quarantined = quarantined.sort_by([("source", "ascending"), ("row", "ascending")])
     first = quarantined.slice(0, EXAMPLES).select(QUARANTINED).to_pydict()
     counts.quarantined = list(zip(*first.values(), strict=True))
     facts = {

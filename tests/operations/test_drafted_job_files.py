@@ -45,9 +45,10 @@ def drafted(path: Path, model: str, out: Path) -> Job:
     return Job.load(out.parent / "job.yaml", changes)
 
 
+@pytest.mark.parametrize("column", ["text", "words"])
 @pytest.mark.parametrize("name", WRITERS)
-def test_the_file_runs(name, tiny_model, tmp_path):
-    WRITERS[name](frame(), tmp_path / name)
+def test_the_file_runs(name, column, tiny_model, tmp_path):
+    WRITERS[name](frame(column), tmp_path / name)
     job = drafted(tmp_path / name, tiny_model, tmp_path / "out")
     result = run(job)
     assert (result.exit_code, result.run.rows_scored) == (0, 60)

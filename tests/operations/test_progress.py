@@ -20,7 +20,7 @@ from rich.console import Console
 
 import bertbatch
 from bertbatch import run
-from bertbatch.display.progress import PlainLines, make_listener
+from bertbatch.display.progress import WIDE, PlainLines, make_listener
 from bertbatch.display.progress_bar import ProgressBar
 from bertbatch.runtime import scheduler
 from bertbatch.runtime.result import ProgressListener
@@ -102,7 +102,8 @@ def test_a_terminal_shows_one_line(width, tiny_model, tmp_path):
     assert any("%" in bar and "/s" in bar for bar in bars), bars[-20:]
     assert any("loading the model" in bar for bar in bars)
     assert max(len(bar.rstrip()) for bar in bars) < width
-    assert any(re.match(r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}\]", f) for f in frames)
+    time_of_day = re.compile(r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}\]")
+    assert any(map(time_of_day.match, frames)) == (width >= WIDE)  # they leave no room
     assert "".join(frames).replace(" ", "").endswith(str(tmp_path / "out"))  # nothing is cut off
 
 
@@ -126,7 +127,7 @@ class Shares(ProgressListener):
         self.seen = []
 
     def progressed(self, totals, unit=None):
-        f = totals.progress(1)
+        f, self.totals = totals.progress(1), totals
         self.seen.append((f["rows"], f["rows_planned"]))
 
 
@@ -142,6 +143,20 @@ def test_a_resumed_run_shows_the_whole(tiny_model, corpus, tmp_path):
     assert seen.seen[0][0] > before > 0
     assert seen.seen[-1] == (600, 600)
     assert {planned for _, planned in seen.seen} == {600}
+
+
+def test_rows_scored_again_are_counted_once(tiny_model, tmp_path):
+    texts = [None if i % 5 == 0 else text for i, text in enumerate(make_texts(100))]
+    write_parquet(tmp_path / "x.parquet", texts)
+    keys = {"limits.max_quarantined": 1, "runtime.unit_rows": 20}
+    run(make_job(tiny_model, tmp_path / "x.parquet", tmp_path / "out", **keys))
+    again, seen = {**keys, "runtime.retry_quarantined": True}, Shares()
+    assert run(
+        make_job(tiny_model, tmp_path / "x.parquet", tmp_path / "out", **again), seen
+    ).run.rows
+    assert set(seen.seen) == {(100, 100)}
+    totals = seen.totals.progress(1)
+    assert totals["units"] == totals["units_planned"] == 10
 
 
 def test_each_reason_is_told_once_as_it_comes(tiny_model, tmp_path, caplog):
@@ -184,7 +199,7 @@ def test_a_run_without_time_is_not_complete(there, tiny_model, corpus, tmp_path)
     finally:
         (corpus / "new.parquet").unlink(missing_ok=True)
     assert result.exit_code == 3
-    assert "not planned yet; run the same command again" in result.advice
+    assert "not planned yet; raise it: " in result.advice
     assert (tmp_path / "out" / "_SUCCESS.json").exists() is False
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertbatch.job.schema import Job
 from bertbatch.output.records import number
 from bertbatch.registry import CODECS
-from bertbatch.runtime.executors.cpus import available_cores, has_amx
+from bertbatch.runtime.executors.cpus import available_cores, can
 from bertbatch.runtime.kinds import threads_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ RAY_SECONDS = 8.0  # that Ray takes longer than a child process to begin, on two
 # Floating-point operations that a core does in a second, at least: half of what a processor with
 # AVX2 reaches in large products (docs/performance.md). Too little only means Ray.
 CORE_RATE = 40e9
+AVX512_RATE = 80e9  # the same with AVX512, whose registers are twice as wide
 AMX_RATE = 150e9  # the same in bfloat16 with AMX: a third of what MiniLM reaches
 GPU_RATE = 5e12  # the same of a GPU: one of 2018 reaches ten times as much
 MOST_CORES = 8  # that threads of one worker gain by; Ray has a worker for each core
@@ -81,8 +82,9 @@ def scoring_seconds(preflight: "Preflight") -> float:
         return tokens * _work(preflight) / GPU_RATE
     cores = min(available_cores(), MOST_CORES)
     dtypes = {model.dtype for model in job.each_model.values()}
-    fast = dtypes <= {"auto", "bfloat16"} and has_amx()
-    rate = (AMX_RATE if fast else CORE_RATE) / _work(preflight)
+    fast = dtypes <= {"auto", "bfloat16"} and can("amx_bf16")
+    wide = AVX512_RATE if can("avx512f") else CORE_RATE
+    rate = (AMX_RATE if fast else wide) / _work(preflight)
     return tokens / cores / (_last_rate(preflight) or rate)
 
 

@@ -21,9 +21,9 @@ def processor() -> str:
     return _cpuinfo("model n") or "CPU"
 
 
-def has_amx() -> bool:
-    """Whether the processor multiplies bfloat16 in tiles."""
-    return "amx_bf16" in _cpuinfo("flags").split()
+def can(instructions: str) -> bool:
+    """Whether the processor has a set of instructions, as Linux names it: avx512f, amx_bf16."""
+    return instructions in _cpuinfo("flags").split()
 
 
 def _cpuinfo(key: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from bertbatch.engines import batching
 from bertbatch.units import Unit
 
 
@@ -93,6 +94,12 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Ends all work at once; what is not committed is lost."""
+
+
+def chosen(executor: Executor) -> dict[str, Any]:
+    """What a run's record says of its workers: how many, and what each kind of them chose."""
+    kinds = executor.kinds
+    return {"workers": executor.workers, "batches": batching.VERSION, "kinds": kinds}
 
 
 def told(done: "SimpleQueue[Any]", timeout: float) -> list[Hashable]:
