@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 
 from bertbatch.checks.text_sample import Lengths, Sample
-from bertbatch.output.records import number
 from bertbatch.runtime.executors.cpus import available_cores
 from bertbatch.runtime.kinds import find_device, threads_of
 from bertbatch.runtime.preflight import Preflight
@@ -38,10 +38,15 @@ class Forecast:
     cost: tuple[float, float] | None = None
 
 
-def tokens_left(lengths: Sequence[Lengths], rows: int) -> tuple[float, float]:
-    """How many tokens so many rows will have, least and most, over all models."""
-    mean = sum(one.scored_mean for one in lengths)
-    error = SIGMAS * sum(one.scored_error for one in lengths)
+def tokens_left(lengths: Sequence[Lengths], sample: Sample, rows: int) -> tuple[float, float]:
+    """How many tokens so many rows will have, least and most, over all models.
+
+    Those that `input.where` leaves out have none.
+    """
+    share, doubt = sample.selected, sample.selected_error
+    mean = share * sum(one.scored_mean for one in lengths)
+    errors = (hypot(share * one.scored_error, doubt * one.scored_mean) for one in lengths)
+    error = SIGMAS * sum(errors)
     return max(mean - error, 0.0) * rows, (mean + error) * rows
 
 
@@ -64,13 +69,10 @@ def forecast_elsewhere(tokens: tuple[float, float], where: Elsewhere) -> Forecas
 
 def last_rate(preflight: Preflight) -> float | None:
     """Tokens/s of the last run that scored, over all models, if it was on this processor."""
-    for record in reversed(preflight.earlier):
-        tokens, seconds = record.get("tokens"), record.get("scoring_seconds")
-        kinds = record.get("chosen", {}).get("kinds", {})
-        if not (number(tokens) and number(seconds) and tokens and seconds and kinds):
-            continue
-        return tokens / seconds if all(map(threads_of, kinds)) else None
-    return None
+    record = preflight.last_scored
+    if record is None or not all(map(threads_of, record["chosen"]["kinds"])):
+        return None
+    return float(record["tokens"] / record["scoring_seconds"])
 
 
 def measured_rate(preflight: Preflight, sample: Sample) -> float | None:

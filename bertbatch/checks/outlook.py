@@ -29,10 +29,14 @@ MANY_PARTS = 10
 
 @dataclass
 class Outlook:
-    """`lengths` are by model; `time` is on this machine, `elsewhere` on those that were named."""
+    """`lengths` are by model; `time` is on this machine, `elsewhere` on those that were named.
+
+    `sampled` rows were selected by `input.where`, if there is one: `selected` is their share.
+    """
 
     estimate: Estimate
     sampled: int
+    selected: float | None
     lengths: dict[str, Lengths]
     time: Forecast | None = None
     elsewhere: Forecast | None = None
@@ -62,12 +66,13 @@ def look_ahead(
     sample = read_sample(preflight)
     found = {model: measure_lengths(sample, spec) for model, spec in preflight.specs.items()}
     lengths = {model: one for model, one in found.items() if one is not None}
-    outlook = Outlook(planned, sample.rows, lengths)
-    rate, basis = last_rate(preflight), "the last run on this output"
+    selected = None if preflight.job.input.where is None else sample.selected
+    outlook = Outlook(planned, sample.rows, selected, lengths)
+    rate, basis = last_rate(preflight), "the last run here that scored"
     if measure:
         rate, basis = measured_rate(preflight, sample), "measured now, in one process"
     if len(lengths) == len(preflight.specs):
-        tokens = tokens_left(list(lengths.values()), planned.rows_pending)
+        tokens = tokens_left(list(lengths.values()), sample, planned.rows_pending)
         if rate:
             outlook.time = forecast(tokens, rate, basis)
         if elsewhere is not None:
@@ -98,7 +103,7 @@ def _advice(preflight: Preflight, outlook: Outlook, sample: Sample) -> Iterator[
         )
     planned = outlook.estimate
     units = planned.units_done + planned.units_pending
-    rows = planned.rows_done + planned.rows_pending
+    rows = round((planned.rows_done + planned.rows_pending) * sample.selected)
     if units >= MANY_PARTS and rows < FEW_ROWS * units:
         yield (
             f"{counted(rows, 'row')} will be in {counted(units, 'file')}; `bertbatch export` makes "

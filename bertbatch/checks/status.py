@@ -1,13 +1,16 @@
 """How a job stands, read from its output alone: no cluster or model is asked."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bertbatch.output.folder import Output, failed_in
 from bertbatch.output.lease import LEASE_TTL_SECONDS, Holder, holder
 from bertbatch.plan.log import stored_plan
+from bertbatch.units import Unit
+
+OPENED = 1000  # parts at most, since each takes a request to the store
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Status:
     rows_done: int
     rows_planned: int
     quarantined: int
+    left_out: int | None  # by `input.where`; None if too many parts would have to be opened
     quarantined_rows: Iterator[tuple[str, int, str]]  # source, row and reason of each
     runs: list[dict[str, Any]]
 
@@ -72,7 +76,8 @@ def read_status(output: Output, last_runs: int) -> Status:
     plan = stored_plan(output, contract)
     committed = output.committed()
     done = [unit for unit in plan.units.values() if unit.id in committed]
-    at_work = holder(output)
+    at_work, runs = holder(output), output.runs(last_runs)
+    where = contract.get("input", {}).get("where")
     return Status(
         output=output,
         complete=output.success() is not None,
@@ -83,9 +88,17 @@ def read_status(output: Output, last_runs: int) -> Status:
         rows_done=sum(unit.new_rows for unit in done),
         rows_planned=sum(unit.new_rows for unit in plan.units.values()),
         quarantined=output.quarantined(done),
+        left_out=_left_out(output, done, runs[-1] if runs else {}) if where else 0,
         quarantined_rows=output.quarantined_rows(done),
-        runs=output.runs(last_runs),
+        runs=runs,
     )
+
+
+def _left_out(output: Output, done: Sequence[Unit], last: dict[str, Any]) -> int | None:
+    """Rows that were left out: by the last run's record, if nothing was committed since."""
+    if (last.get("units"), last.get("rows_in")) == (len(done), sum(u.new_rows for u in done)):
+        return last.get("rows_left_out")
+    return output.left_out(done) if len(done) <= OPENED else None
 
 
 def _silent(output: Output) -> float:

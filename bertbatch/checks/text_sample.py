@@ -6,6 +6,7 @@ those cuts whose names have the lowest hashes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,20 @@ class Sample:
 
     chunks: list[Chunk]
     rows: int  # selected, scorable or not
+    left_out: int  # by `input.where`
     complete: bool
+
+    @property
+    def selected(self) -> float:
+        """The share of the rows that is not left out."""
+        return self.rows / (self.rows + self.left_out) if self.left_out else 1.0
+
+    @property
+    def selected_error(self) -> float:
+        """The standard error of that share."""
+        if self.complete or not self.left_out:
+            return 0.0
+        return sqrt(self.selected * (1 - self.selected) / (self.rows + self.left_out))
 
     @property
     def texts(self) -> list[str]:
@@ -90,7 +104,7 @@ def read_sample(preflight: Preflight) -> Sample:
             continue
     complete = len(chosen) == len(spans) and all(span.cut.rows <= ROWS for span in chosen)
     count = sum(len(chunk.row) + chunk.bad.num_rows for chunk in chunks)
-    return Sample(chunks, count, complete)
+    return Sample(chunks, count, sum(chunk.left_out for chunk in chunks), complete)
 
 
 def _place(span: Span) -> str:

@@ -29,13 +29,20 @@ def show_plan(outlook: Outlook) -> None:
     units = planned.units_done + planned.units_pending
     row("units", f"{units:,} ({planned.units_done:,} done, {planned.units_pending:,} pending)")
     rows = planned.rows_done + planned.rows_pending
-    row("rows", f"{rows:,} ({planned.rows_done:,} done, {planned.rows_pending:,} pending)")
+    chosen = ""
+    if outlook.selected is not None:
+        chosen = f"; `where` selects {100 * outlook.selected:.3g} % of the sample"
+    row("rows", f"{rows:,} ({planned.rows_done:,} done, {planned.rows_pending:,} pending){chosen}")
     for model, one in outlook.lengths.items():
         row(f"tokens{model and f' of {model}'}", _lengths(one, outlook.sampled))
     if outlook.time:
         row("time here", _time(outlook.time))
     elif planned.rows_pending and outlook.lengths:
-        row("time here", "not known before a run has scored here; --measure loads the model")
+        row(
+            "time here",
+            "not known before a run on this output has scored on such a processor; --measure loads "
+            "the model",
+        )
     if outlook.elsewhere:
         row("elsewhere", _time(outlook.elsewhere))
     for one_thing in outlook.advice:
@@ -68,4 +75,4 @@ def _time(found: Forecast) -> str:
     when = least if least == most else f"{least} to {most}"
     cost = "" if found.cost is None else f", cost {found.cost[0]:,.2f} to {found.cost[1]:,.2f}"
     tokens = f"{sum(found.tokens) / 2:,.0f} tokens at {found.rate:,.0f} tokens/s"
-    return f"{when}{cost}: {tokens} ({found.basis})"
+    return f"{when} of scoring, without start-up{cost}: {tokens} ({found.basis})"

@@ -27,7 +27,7 @@ def show_status(status: Status) -> None:
         "done",
         f"{status.units_done:,}/{counted(status.units_planned, 'unit')}, {status.rows_done:,}/"
         f"{counted(status.rows_planned, 'row')} ({status.share_done:.1%}), "
-        f"{status.quarantined:,} quarantined"
+        f"{status.quarantined:,} quarantined{_left_out(status.left_out)}"
         if status.units_planned
         else ("no rows" if status.complete else "nothing is planned yet"),
     )
@@ -51,6 +51,12 @@ def show_quarantined(status: Status) -> None:
     """Every row in quarantine, one a line, with tabs between source, row and reason."""
     for source, number, reason in status.quarantined_rows:
         print(source, number, " ".join(reason.split()), sep="\t")
+
+
+def _left_out(rows: int | None) -> str:
+    if rows is None:
+        return ", those left out are counted when the run ends"
+    return f", {rows:,} left out" if rows else ""
 
 
 def _runs(records: list[dict[str, Any]]) -> Grid:

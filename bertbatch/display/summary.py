@@ -21,7 +21,8 @@ def show_summary(result: Result) -> None:
     row(
         "this run",
         f"{counted(run.units, 'unit')}, {counted(run.rows_scored, 'row')} scored, "
-        f"{run.rows_quarantined:,} quarantined, {counted(run.tokens, 'token')}",
+        f"{run.rows_quarantined:,} quarantined{_left_out(run.rows_left_out, ',')}, "
+        f"{counted(run.tokens, 'token')}",
     )
     if not totals["rows_in"] and not run.units_planned and not result.exit_code:
         row("", "nothing to do: the input has no rows")
@@ -60,14 +61,13 @@ def show_summary(result: Result) -> None:
             row("failed", f"unit {unit}: {reason}")
     for alarm in result.alarms:
         row("alarm", alarm)
-    left_out = f" + {totals['rows_left_out']:,} left out" if totals["rows_left_out"] else ""
     rows, planned = counted(totals["rows_in"], "row"), max(run.rows_planned, 0)
     if planned > totals["rows_in"]:  # stopped, or something failed
         rows = f"{totals['rows_in']:,} of {counted(planned, 'planned row')}"
     row(
         "output",
         f"{rows} in = {totals['rows_scored']:,} scored + "
-        f"{totals['rows_quarantined']:,} quarantined{left_out}, "
+        f"{totals['rows_quarantined']:,} quarantined{_left_out(totals['rows_left_out'], ' +')}, "
         f"in {counted(totals['units'], 'unit')}",
     )
     row("", result.output.path)
@@ -76,3 +76,7 @@ def show_summary(result: Result) -> None:
         tell_of_all(result.output)
     if result.advice:
         show(result.advice)
+
+
+def _left_out(rows: int, joined: str) -> str:
+    return f"{joined} {rows:,} left out" if rows else ""

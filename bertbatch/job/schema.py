@@ -98,7 +98,9 @@ class Alarms(Section):
         description="whether an input without rows is an alarm, or one whose rows `where` all "
         "leaves out",
     )
-    nothing_new: bool = Field(False, description="whether a date without new rows is an alarm")
+    nothing_new: bool = Field(
+        False, description="whether a date without new rows that `where` selects is an alarm"
+    )
     against: str | None = Field(
         None, description="the output whose last run is compared with; may contain {date-1}"
     )

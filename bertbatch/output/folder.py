@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,13 @@ RUN_SHAPE = {  # what the program relies on
     "began?": text,
     "alarms?": [text],
     "this_run": {
-        **dict.fromkeys(("rows_scored", "rows_quarantined"), count),
+        **dict.fromkeys(("rows_scored", "rows_quarantined", "rows_again?"), count),
         "truncated": (count, {"*": count}),
         "labels": {"*": count},
     },
     "night?": {"rows_scored": count, "labels": {"*": count}},
-    "entries?": count,
+    **dict.fromkeys(("entries?", "units?", "rows_in?", "rows_left_out?"), count),
+    "job?": {"alarms?": {}},
     "chosen?": {
         "batches?": count,
         "kinds?": {
@@ -272,18 +274,20 @@ class Output:
 
         A damaged record is left out with a warning, since no record decides anything alone.
         """
+        return list(islice(self.newest_runs(), last or None))[::-1]
+
+    def newest_runs(self) -> Iterator[dict[str, Any]]:
+        """As `runs`, the newest first; each is read when it is asked for."""
         folder = self.at("_bertbatch", "runs")
-        found = []
-        for name in self.store.names(folder)[-last if last else None :]:
+        for name in reversed(self.store.names(folder)):
             try:
                 record = json.loads(self.store.read(f"{folder}/{name}"))
             except (ValueError, RecursionError):
                 record = None
             if fits(record, RUN_SHAPE):
-                found.append(record)
+                yield record
             else:
                 log.warning("%s/%s is damaged, or not the record of a run; left out", folder, name)
-        return found
 
 
 def failed_in(record: dict[str, Any]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ from bertbatch.output.contract import (
 )
 from bertbatch.output.folder import Output
 from bertbatch.output.part import accounted
+from bertbatch.output.records import number
 from bertbatch.plan.log import PlanLog
 from bertbatch.plan.planner import Planner
 from bertbatch.plan.revisions import Revisions
@@ -44,7 +46,8 @@ from bertbatch.units import Source, Unit
 
 log = logging.getLogger("bertbatch")
 
-KNOWN_RUNS = 3  # earlier runs whose calibration is read
+KNOWN_RUNS = 3  # earlier runs that scored, whose calibration is read
+LOOKED_BACK = 100  # runs, for one that scored, or of another night
 FEW_SOURCES, SMALL_INPUT = 16, 1 << 20  # files, bytes: cut sooner than a model is loaded
 LARGE_INPUT = 16 << 20  # bytes; less is scored before a calibration has paid for itself
 TOKEN_BYTES = 4  # of a source for each token of text, roughly
@@ -78,8 +81,22 @@ class Preflight:
 
     @cached_property
     def earlier(self) -> list[dict[str, Any]]:
-        """The records of the last runs on this output, the oldest first."""
-        return self.output.runs(KNOWN_RUNS)
+        """The records of the last runs on this output that had workers, the oldest first.
+
+        Nights without anything new, however many, do not hide what the runs before them chose.
+        """
+        found: list[dict[str, Any]] = []
+        for record in islice(self.output.newest_runs(), LOOKED_BACK):
+            if record.get("chosen", {}).get("kinds"):
+                found.append(record)
+            if sum(map(_has_scored, found)) == KNOWN_RUNS:
+                break
+        return found[::-1]
+
+    @property
+    def last_scored(self) -> dict[str, Any] | None:
+        """The record of the last run on this output that scored, and says in what time."""
+        return next(filter(_has_scored, reversed(self.earlier)), None)
 
     def context(self) -> Context:
         # Workers may have another environment: `${NAME}` means the driver's.
@@ -193,6 +210,11 @@ class Preflight:
     def _read_task(self, units: Sequence[Unit]) -> ReadTask:
         streamed = len(units) > 1 and self.reader.streams(units[0].spans[0].source)
         return ReadTask(units, divisible=not streamed)
+
+
+def _has_scored(record: dict[str, Any]) -> bool:
+    figures: tuple[Any, ...] = (record.get("tokens"), record.get("scoring_seconds"))
+    return all(number(figure) and figure > 0 for figure in figures)
 
 
 def check_job(job: Job) -> Preflight:

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,10 +29,21 @@ class Totals(Counts):
     rows_before: int = 0
     units_planned: int = 0  # in the whole output
     rows_planned: int = 0
-    rows_again: int = 0  # of `rows`, those that had been in quarantine
-    quarantined_again: int = 0
+    new: Counts = field(default_factory=Counts)  # of rows that had not been in quarantine before
     texts_once: int = 0  # scored for several units
     bottleneck: str = ""  # what the run waits for now
+
+    @property
+    def rows_again(self) -> int:
+        """Of `rows`, those that had been in quarantine."""
+        return self.rows - self.new.rows
+
+    @property
+    def record(self) -> dict[str, Any]:
+        again = self.rows_quarantined - self.new.rows_quarantined
+        record = {**super().record, "rows_again": self.rows_again, "quarantined_again": again}
+        del record["new"]
+        return record
 
     @property
     def label_shares(self) -> dict[str, float]:

@@ -256,17 +256,15 @@ class _Run:
             )
         totals.units += 1
         totals.add(record.counts)
-        if unit and unit.retry:
-            totals.rows_again += record.counts.rows
-            totals.quarantined_again += record.counts.rows_quarantined
+        if not (unit and unit.retry):
+            totals.new.add(record.counts)
         self._last_commit = time.monotonic()
         totals.bottleneck = self._scheduler.bottleneck
         self._listener.progressed(totals, unit)
         seconds = round(time.monotonic() - (self._scoring_began or 0), 1)
         self._lease.set_progress({"rows": totals.rows, "tokens": totals.tokens, "seconds": seconds})
-        rows = totals.rows_selected - totals.rows_again
+        rows, bad = totals.new.rows_selected, totals.new.rows_quarantined
         if rows >= ENOUGH_ROWS and not self._too_many_quarantined:
-            bad = totals.rows_quarantined - totals.quarantined_again
             self._too_many_quarantined = bad / rows > self._job.limits.max_quarantined
         for watching in self._watching:
             watching.look(totals)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from bertbatch import Job, JobError, run
 from bertbatch.cli import app
 from bertbatch.errors import Alarm
+from bertbatch.inputs import rows
 from bertbatch.output.folder import open_output
 from tests.helpers.jobs import make_job
 from tests.helpers.sources import write_parquet
@@ -41,7 +42,9 @@ def test_a_label_share_that_moves_is_an_alarm(tmp_path, tiny_model):
     second = night(2, 0.02)
     assert second.exit_code == 4
     assert len(second.alarms) == 2
-    assert f"positive moved from {share:.1%} of the rows to 100.0%" in second.alarms
+    first_date = open_output(str(out)).runs()[0]["date"]
+    moved = f"positive moved from {share:.1%} of 300 rows on {first_date} to 100.0% of 150 rows"
+    assert moved in second.alarms
     assert (out / "_SUCCESS.json").exists()
     assert open_output(str(out)).runs()[-1]["alarms"] == second.alarms
     again = night(2, 0.02)  # nothing new: the same night's alarms stand
@@ -225,3 +228,105 @@ def test_rows_that_are_scored_again_count_once(tmp_path, tiny_model):
     again = run(make_job(tiny_model, folder, out, **keys, **{"runtime.retry_quarantined": True}))
     assert (again.run.rows, again.exit_code) == (3, 0)
     assert open_output(str(out)).runs()[-1]["night"]["rows_quarantined"] == 3
+
+
+def test_rows_that_are_scored_again_belong_to_the_night_they_came_from(tmp_path, tiny_model):
+    """So two clean nights after it stay clean, and it counts no rows of the night before it."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    keys = {"alarms.quarantined": 0.2, "limits.max_quarantined": 0.5}
+    again = {"runtime.retry_quarantined": True}
+    texts = make_texts(350)
+    write_parquet(folder / "day0.parquet", [*texts[:98], None, None])
+    assert nights(tiny_model, folder, out, **keys)(0).exit_code == 0
+    write_parquet(folder / "day1.parquet", [*texts[98:197], *[None] * 35])
+    said = ["26.1% of the rows went to quarantine, more than 0.2"]
+    assert nights(tiny_model, folder, out, **keys)(1).alarms == said
+    assert nights(tiny_model, folder, out, **keys, **again)(1).alarms == said
+    # A run of another date that is not judged, and then a clean one.
+    write_parquet(folder / "day2.parquet", texts[200:210])
+    strict = {**keys, "limits.max_quarantined": 0.01}
+    assert nights(tiny_model, folder, out, **strict, **again)(2).exit_code == 3
+    write_parquet(folder / "day3.parquet", texts[210:300])
+    clean = nights(tiny_model, folder, out, **keys)(3)
+    assert (clean.exit_code, clean.run.rows_quarantined) == (0, 0)
+    record = open_output(str(out)).runs()[-1]["night"]
+    assert record["rows_quarantined"] == 0
+    assert record["rows_scored"] == 100  # with those of the run that was not judged
+    # The night that they came from, when it is asked for again.
+    assert nights(tiny_model, folder, out, **keys)(1).alarms == said
+    write_parquet(folder / "day4.parquet", texts[300:310])
+    assert nights(tiny_model, folder, out, **keys, **again)(4).exit_code == 0
+
+
+def test_rows_that_a_retry_could_score_leave_quarantine(tmp_path, tiny_model, monkeypatch):
+    """At whichever date they are scored again."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    keys = {"alarms.quarantined": 0.01, "limits.max_quarantined": 1}
+    write_parquet(folder / "a.parquet", make_texts(100))
+
+    def broken(table, key, options, prepared=rows._prepared):
+        texts, reasons = prepared(table, key, options)
+        return texts, reasons | dict.fromkeys(range(30), "the reader was broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "_prepared", broken)
+        first = nights(tiny_model, folder, out, **keys)(0)
+    assert first.alarms == ["30.0% of the rows went to quarantine, more than 0.01"]
+    again = nights(tiny_model, folder, out, **keys, **{"runtime.retry_quarantined": True})
+    assert (again(1).exit_code, again(1).run.rows_scored) == (0, 0)
+    records = open_output(str(out)).runs()
+    assert records[1]["this_run"]["rows_scored"] == 30
+    assert records[1]["night"]["rows_scored"] == 0
+    assert nights(tiny_model, folder, out, **keys)(0).exit_code == 0
+    record = open_output(str(out)).runs()[-1]["night"]
+    assert (record["rows_scored"], record["rows_quarantined"]) == (100, 0)
+    assert sum(record["labels"].values()) == 100
+
+
+def test_a_retry_with_other_settings_is_judged_by_them(tmp_path, tiny_model):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    texts = make_texts(200)
+    keys = {"alarms.label_share": 0.02, "alarms.quarantined": 0.01, "limits.max_quarantined": 1}
+    write_parquet(folder / "day0.parquet", texts)
+    assert nights(tiny_model, folder, out, **keys)(0).exit_code == 0
+    write_parquet(folder / "day1.parquet", [*[texts[3]] * 130, *[None] * 20])
+    alarms = nights(tiny_model, folder, out, **keys)(1).alarms
+    assert len(alarms) == 3
+    assert nights(tiny_model, folder, out, **keys)(1).alarms == alarms
+    for changed, left in (
+        ({"alarms.label_share": 1}, ["quarantine"]),
+        ({"alarms.quarantined": 0.5}, ["moved", "moved"]),
+        ({"alarms.label_share": 1, "alarms.quarantined": 0.5}, []),
+        ({}, ["quarantine", "moved", "moved"]),
+    ):
+        found = nights(tiny_model, folder, out, **(keys | changed))(1)
+        assert len(found.alarms) == len(left)
+        assert all(word in alarm for word, alarm in zip(left, found.alarms, strict=True))
+        assert found.exit_code == (4 if left else 0)
+    record = open_output(str(out)).runs()[-1]["night"]
+    assert (record["rows_scored"], record["rows_quarantined"]) == (130, 20)
+
+
+def test_new_rows_that_a_condition_leaves_out_are_not_new(tmp_path, tiny_model):
+    folder = tmp_path / "in"
+    keys = {"alarms.nothing_new": True, "input.where": "id < 50"}
+    night = nights(tiny_model, folder, tmp_path / "out", **keys)
+    write_parquet(folder / "a.parquet", make_texts(60))
+    for _ in range(2):
+        assert night(0).exit_code == 0
+    write_parquet(folder / "b.parquet", make_texts(20), 60)
+    for _ in range(2):
+        assert night(1).alarms == ["input.where leaves out every new row"]
+    assert night(2).alarms == ["nothing was new"]
+    write_parquet(folder / "c.parquet", make_texts(20), 49)
+    for _ in range(2):
+        assert night(2).exit_code == 0
+
+
+def test_a_folder_to_compare_with_that_has_no_output_is_told(tmp_path, tiny_model, corpus, caplog):
+    other = tmp_path / "typo"
+    keys = {"alarms.label_share": 0.1, "alarms.against": str(other)}
+    assert run(make_job(tiny_model, corpus, tmp_path / "out", **keys)).exit_code == 0
+    told = f"alarms.against {other}: there is no output there, so that there is nothing to compare"
+    assert told in caplog.text
+    assert "no earlier run" not in caplog.text

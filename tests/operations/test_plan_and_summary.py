@@ -204,3 +204,26 @@ def test_rows_in_quarantine_are_named(tmp_path, tiny_model, capsys):
     run(make_job(tiny_model, source, out, **keys, **{"runtime.retry_quarantined": True}))
     again = invoke("status", str(out), "--quarantined")[1]
     assert sorted(again.splitlines()) == sorted(listed.splitlines())
+
+
+def test_rows_left_out_are_told(tiny_model, tmp_path):
+    for name in "abc":
+        write_parquet(tmp_path / "in" / f"{name}.parquet", make_texts(60, seed=ord(name)))
+    out = tmp_path / "out"
+    words = (str(tmp_path / "in"), str(out), "--model", tiny_model, "--runner", "inline")
+    where = ("--where", "id < 20", "--set", "runtime.unit_rows=20")
+    code, said = invoke("score", *words, *where, "--log", "plain")
+    assert code == 0
+    assert "60 rows scored, 0 quarantined, 120 left out, " in said
+    assert "180/180 rows (100.0%), 0 quarantined, 120 left out\n" in invoke("status", str(out))[1]
+    # Parts say it, too, where the last record does not.
+    (record,) = (out / "_bertbatch" / "runs").iterdir()
+    record.unlink()
+    assert "0 quarantined, 120 left out\n" in invoke("status", str(out))[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertbatch.checks.status.OPENED", 2)
+        assert "those left out are counted when the run ends" in invoke("status", str(out))[1]
+    other = tmp_path / "other"
+    code, said = invoke("score", words[0], str(other), *words[2:], "--log", "plain")
+    assert code == 0
+    assert "left out" not in said + invoke("status", str(other))[1]

@@ -71,7 +71,36 @@ def test_a_sample_is_the_same_each_time_and_near(tiny_model, tmp_path):
     assert most / least < 1.2
     record = outlook(job).record
     assert record["time"]["rate"] > 0
-    assert record["time"]["basis"] == "the last run on this output"
+    assert record["time"]["basis"] == "the last run here that scored"
+    for _ in range(4):  # nights without anything new, which say nothing of a rate
+        assert run(job).exit_code == 0
+    assert preflight(job).context().known  # what the first run measured
+    write_parquet(tmp_path / "in" / "new.parquet", make_texts(100))
+    assert outlook(job).record["time"]["rate"] == record["time"]["rate"]
+    code, said = invoke("plan", str(tmp_path / "in"), str(tmp_path / "out"), "--model", tiny_model)
+    assert code == 0
+    assert "of scoring, without start-up" in said
+
+
+@pytest.mark.parametrize("rows", [200, 30_000])
+def test_rows_that_a_condition_leaves_out_are_no_work(rows, tiny_model, tmp_path):
+    texts = make_texts(rows)
+    frame = pd.DataFrame({"text": texts, "eighth": [i % 8 for i in range(rows)]})
+    frame.to_parquet(tmp_path / "x.parquet", row_group_size=1000)
+    keys = {"input.where": "eighth = 0", "runtime.unit_rows": 1000}
+    job = make_job(tiny_model, tmp_path / "x.parquet", tmp_path / "out", **keys)
+    found = outlook(job, False, Elsewhere(1, 1.0))
+    assert found.selected == pytest.approx(1 / 8, abs=0.005)
+    assert found.record["selected"] == found.selected
+    tokens = run(job).run.tokens
+    least, most = found.elsewhere.tokens
+    assert least - 1 <= tokens <= most + 1
+    assert most < tokens * 1.3
+    words = ["plan", str(tmp_path / "x.parquet"), str(tmp_path / "o"), "--model", tiny_model]
+    code, said = invoke(*words, "--where", "eighth = 0")
+    assert code == 0
+    assert f"{rows:,} pending); `where` selects 12." in said
+    assert json.loads(invoke(*words, "--json")[1])["selected"] is None
 
 
 def test_sources_have_their_states(tiny_model, tmp_path):

@@ -105,24 +105,19 @@ def _work(preflight: "Preflight") -> float:
 
 
 def _last_rate(preflight: "Preflight") -> float | None:
-    """Tokens/s of one core in the last run on this output, if it was on such a processor.
+    """Tokens/s of one core in the last run here that scored, if it was on such a processor.
 
     A token counts once, however many models read it.
     """
-    for record in preflight.earlier[-1:]:
-        chosen = record.get("chosen", {})
-        figures: tuple[Any, ...] = (
-            record.get("tokens"),
-            record.get("scoring_seconds"),
-            chosen.get("workers"),
-        )
-        if not all(number(figure) and figure > 0 for figure in figures):
-            return None
-        tokens, seconds, workers = map(float, figures)
-        threads = {threads_of(kind) for kind in chosen.get("kinds", {})}
-        if len(threads) == 1 and all(threads) and seconds >= ENOUGH_SECONDS:
-            return tokens / seconds / (workers * threads.pop()) / len(preflight.specs)
-    return None
+    if (record := preflight.last_scored) is None:
+        return None
+    tokens, seconds = float(record["tokens"]), float(record["scoring_seconds"])
+    workers: Any = record["chosen"].get("workers")
+    threads = set(map(threads_of, record["chosen"]["kinds"]))
+    known = number(workers) and workers > 0 and len(threads) == 1 and all(threads)
+    if not known or seconds < ENOUGH_SECONDS:
+        return None
+    return tokens / seconds / float(workers * threads.pop()) / len(preflight.specs)
 
 
 def visible_gpus() -> int:
