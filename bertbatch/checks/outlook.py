@@ -95,6 +95,13 @@ def _advice(preflight: Preflight, outlook: Outlook, sample: Sample) -> Iterator[
         if "long_text" not in settings.model_fields_set:
             pair = preflight.job.input.text_pair is not None
             yield from truncated_texts(model, one.truncated, spec.max_length, pair)
+    if bad := sample.reasons:
+        (reason, _), encoding = bad.most_common(1)[0], "not valid utf-8"
+        hint = "; is input.csv.encoding right?" if encoding in reason else ""
+        yield (
+            f"{bad.total():,} of {counted(sample.rows, 'sampled row')} would go to quarantine, "
+            f"most of them since: {reason}{hint}"
+        )
     if sample.carried_bytes > sample.text_bytes:
         times = sample.carried_bytes / max(sample.text_bytes, 1)
         yield (

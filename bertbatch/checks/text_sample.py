@@ -4,6 +4,7 @@ Neither torch nor transformers is imported. The sample is the same each time: th
 those cuts whose names have the lowest hashes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -46,6 +47,12 @@ class Sample:
         if self.complete or not self.left_out:
             return 0.0
         return sqrt(self.selected * (1 - self.selected) / (self.rows + self.left_out))
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Why rows cannot be scored, without their places, with how many they are."""
+        found = (why for chunk in self.chunks for why in chunk.bad["reason"].to_pylist())
+        return Counter(map(rows.without_place, found))
 
     @property
     def texts(self) -> list[str]:

@@ -4,6 +4,7 @@ Readers deal with files, stages with models; this module lies between them. A ro
 that can be scored gets its reason here; carried columns get the output's names and types.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,6 +24,7 @@ from bertbatch.units import RetryRows, Source, Unit
 
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view())
 _BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+_PLACE = re.compile(r"^line \d+: | at byte \d+( of the field)?$")
 FIRST_BYTES = 1 << 20  # of text, the first rows are taken from these
 
 
@@ -263,6 +265,11 @@ def _decode(value: bytes | None) -> str | bytes | None:
         return value.decode() if value is not None else None
     except UnicodeDecodeError:
         return value
+
+
+def without_place(reason: str) -> str:
+    """Why a row cannot be scored, without where in its file or field: equal for equal causes."""
+    return _PLACE.sub("", reason)
 
 
 def quarantine(

@@ -233,7 +233,7 @@ class Output:
             if footer is None or "quarantine" not in footer["side_files"]:
                 continue
             taken = again.get(unit.id, ())
-            rows = self.side(footer["side_files"]["quarantine"]).select(QUARANTINED)
+            rows = in_order(self.side(footer["side_files"]["quarantine"]))
             for place in zip(*rows.to_pydict().values(), strict=True):
                 if place[:2] not in taken:
                     yield place
@@ -288,6 +288,12 @@ class Output:
                 yield record
             else:
                 log.warning("%s/%s is damaged, or not the record of a run; left out", folder, name)
+
+
+def in_order(quarantined: pa.Table) -> pa.Table:
+    """Source, row and reason of rows in quarantine, by source and row."""
+    places = quarantined.select(QUARANTINED)
+    return places.sort_by([("source", "ascending"), ("row", "ascending")])
 
 
 def failed_in(record: dict[str, Any]) -> dict[str, str]:

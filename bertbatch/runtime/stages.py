@@ -4,7 +4,6 @@ Each is a plain function of its arguments with a `Context`. Executors call them,
 where they run.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from bertbatch.model.sequences import encode_rows
 from bertbatch.model.tokenizer import get_tokenizer
 from bertbatch.model.tokens import Answers, Tokens, joined
 from bertbatch.output import commit as protocol
-from bertbatch.output.folder import QUARANTINED
+from bertbatch.output.folder import in_order
 from bertbatch.repeats.stored import write_answers
 from bertbatch.runtime.context import Context
 from bertbatch.runtime.counts import EXAMPLES, Counts, Record, counts_in
@@ -41,8 +40,6 @@ from bertbatch.storage.retry import retry
 from bertbatch.tasks.task import task_of
 from bertbatch.units import Unit
 
-# Where in a file or a field, so that equal reasons are counted together.
-_PLACE = re.compile(r"^line \d+: | at byte \d+( of the field)?$")
 MOST_TEXT = 1 << 22  # characters of a text that is tokenized whole, which takes 200 bytes for each
 
 
@@ -215,12 +212,8 @@ def commit(
         table = with_stored(context, ids, table, repeated, counts)
     quarantined = pa.concat_tables(bad)
     counts.rows_quarantined, counts.rows_left_out = quarantined.num_rows, passthrough.left_out
-    counts.reasons = Counter(
-        _PLACE.sub("", reason) for reason in quarantined.column("reason").to_pylist()
-    )
-    if quarantined.num_rows:
-        quarantined = quarantined.sort_by([("source", "ascending"), ("row", "ascending")])
-    first = quarantined.slice(0, EXAMPLES).select(QUARANTINED).to_pydict()
+    counts.reasons = Counter(map(rows.without_place, quarantined["reason"].to_pylist()))
+    first = in_order(quarantined).slice(0, EXAMPLES).to_pydict()
     counts.quarantined = list(zip(*first.values(), strict=True))
     facts = {
         "tokens": counts.tokens,

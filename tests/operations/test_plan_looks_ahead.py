@@ -148,6 +148,16 @@ def test_advice(tiny_model, tmp_path):
     assert outlook(make_job(tiny_model, tmp_path / "y.parquet", tmp_path / "o")).advice == []
 
 
+def test_rows_that_cannot_be_read_are_told_of(tiny_model, tmp_path):
+    spoiled = b"\n".join(b"abc \xe4 %d" % i if i % 3 else b"abc" for i in range(60))
+    (tmp_path / "x.csv").write_bytes(b"text\n" + spoiled)
+    (said,) = outlook(make_job(tiny_model, tmp_path / "x.csv", tmp_path / "o")).advice
+    assert said == (
+        "40 of 60 sampled rows would go to quarantine, most of them since: column 'text' is not "
+        "valid utf-8; is input.csv.encoding right?"
+    )
+
+
 def test_the_command(tiny_model, corpus, tmp_path):
     words = ("plan", str(corpus), str(tmp_path / "out"), "--model", tiny_model, "--carry", "id")
     code, said = invoke(*words)
