@@ -23,7 +23,10 @@ def attention(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="another output to compare with, at equal lengths", show_default="none"),
+        typer.Option(
+            help="another output to compare with, within ranges of text length",
+            show_default="none",
+        ),
     ] = None,
     across_models: Annotated[
         bool, typer.Option("--across-models", help="also compare outputs of different weights")
@@ -65,8 +68,9 @@ def attention(
         show_corpus(corpus)
         table = corpus.tidy()
     else:
-        table = compare_outputs(this, other, across_models, model)
-        show_comparison(table, this.path, other.path)
+        found = compare_outputs(this, other, across_models, model)
+        show_comparison(found, this.path, other.path)
+        table = found.table
     if to is not None:
         write_table(table, to)
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from bertbatch.attention.comparison import FALSE_DISCOVERIES, compare_outputs
 from bertbatch.checks.compare import Agreement
+from bertbatch.display.attention_tables import compared_rows
 from bertbatch.display.evaluation import number
 from bertbatch.errors import JobError
 from bertbatch.report.blocks import Block, Heatmap, Section, Table, Words, share, shown, whole
@@ -88,10 +89,10 @@ def _attention(material: Material) -> list[Block]:
     if other.existing_contract().get("attention") is None:
         return []
     try:
-        table = compare_outputs(answers.output, other, True, answers.model or None)
+        found = compare_outputs(answers.output, other, True, answers.model or None)
     except JobError as error:
         return [Words(f"Attention is not compared: {error}")]
-    sure = int(np.count_nonzero(table["q"].to_numpy() <= FALSE_DISCOVERIES))
+    table = found.table
     rows = [
         (
             f"{row['layer']}.{row['head']}",
@@ -105,10 +106,12 @@ def _attention(material: Material) -> list[Block]:
     head = ("layer.head", "statistic", "difference", "d", "q")
     return [
         Words(
-            f"{sure:,} of {table.num_rows:,} heads and statistics differ at a false discovery rate "
-            f"of {FALSE_DISCOVERIES:.0%}. d is the difference at equal lengths in standard "
+            f"{found.sure:,} of {table.num_rows:,} heads and statistics differ at a false "
+            f"discovery rate of {FALSE_DISCOVERIES:.0%}. d is A minus B within ranges of text "
+            "length, in standard "
             "deviations (Cohen's); q is p, adjusted for the number of comparisons."
         ),
+        Words("; ".join((compared_rows(found, "A", "B"), *found.notes)) + "."),
         Heatmap("Differences in attention, d", _effects(table)),
         Table("The heads that differ most", head, rows, (2, 3, 4), folded=True),
     ]
