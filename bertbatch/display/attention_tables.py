@@ -6,14 +6,14 @@ import numpy as np
 from rich.padding import Padding
 from rich.text import Text
 
-from bertbatch.attention.aggregates import ALL
+from bertbatch.attention.aggregates import ALL, COLUMN
 from bertbatch.attention.comparison import FALSE_DISCOVERIES, LEAST_ROWS, Comparison
 from bertbatch.attention.corpus import Corpus
 from bertbatch.display.answers import spelled
 from bertbatch.display.grid import Grid
 from bertbatch.display.lines import show
 from bertbatch.errors import JobError
-from bertbatch.wording import counted
+from bertbatch.wording import counted, shorten
 
 if TYPE_CHECKING:  # it imports torch, and tables of a corpus need none
     from bertbatch.attention.inspect import Inspection
@@ -39,6 +39,9 @@ def show_corpus(corpus: Corpus) -> None:
         f"means of {corpus.heads} heads over {rows:,} rows; 'most in': the layer.head of the "
         "largest mean",
     )
+    if values := corpus.groups(COLUMN):
+        name = corpus.called(COLUMN)
+        show(f"also by {name}: {shorten(values)}; --plot draws one with --group {name} --value")
 
 
 def show_inspection(
@@ -71,8 +74,8 @@ def show_inspection(
             shaded.append(word, style=_shade(float(weight)))
             shaded.append(" ")
         best = np.argsort(-weights, kind="stable")[:5]
-        numbers = ", ".join(f"{inspection.tokens[i]} {weights[i]:.2f}" for i in best)
-        heading = f"layer {at + 1}, head {of + 1}, from {inspection.tokens[query]}:"
+        numbers = ", ".join(f"{inspection.named[i]} {weights[i]:.2f}" for i in best)
+        heading = f"layer {at + 1}, head {of + 1}, from {inspection.named[query]}:"
         show("", heading, shaded, Padding(Text(numbers), (0, 0, 0, 2)))
     first = ((layer or 1) - 1, (head or 1) - 1)
     return query, chosen[0] if chosen else first

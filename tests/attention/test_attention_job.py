@@ -174,6 +174,7 @@ def test_an_output_keeps_to_its_settings(corpus, tmp_path, tiny_model):
         ({"attention.statistics": ["entropi"]}, "'entropi'; did you mean 'entropy'"),
         ({"attention.statistics": []}, "at least one"),
         ({"attention.group_by": "id"}, "'id' is not carried"),
+        ({"attention.group_by": "id", "input.carry": ["id:key"]}, "'id' is carried as 'key'"),
         ({"attention.sample": 0}, "must be above 0"),
         ({"attention.samples": 1}, "did you mean 'attention.sample'"),
         ({"model.engine": "openvino", "attention.sample": 1}, "openvino gives no statistics"),
@@ -243,6 +244,19 @@ def test_statistics_in_another_order_are_the_same_job(corpus, tmp_path, tiny_mod
     for name in ("entropy", "max_weight"):
         mean = attention_array(table, name).mean(0, np.float64)
         np.testing.assert_allclose(of.xs(name, level="statistic")["mean"], mean.ravel(), 1e-6)
+
+
+def test_what_is_no_table_of_statistics_is_told(tmp_path, tiny_model):
+    write_parquet(tmp_path / "in.parquet", ["a b", "c"])
+    keys = {"attention.statistics": ["entropy", "to_sep"]}
+    run(watched_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+    table = pq.read_table(tmp_path / "out")
+    with pytest.raises(JobError, match=r"pandas's DataFrame has lost.*pass an Arrow table"):
+        attention_array(table.to_pandas(), "entropy")
+    with pytest.raises(JobError, match=r"no statistic 'entropi' .*; it has entropy, to_sep$"):
+        attention_array(table, "entropi")
+    with pytest.raises(JobError, match="it has none"):
+        attention_array(table.select(["label"]), "entropy")
 
 
 def test_grouping_by_lists_is_refused_before_anything_is_written(tmp_path, tiny_model):
