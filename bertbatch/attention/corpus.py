@@ -11,23 +11,37 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertbatch.attention.aggregates import ALL, BINS, LENGTH, SUMS, WEIGHTS, of_model
+from bertbatch.attention.aggregates import (
+    ALL,
+    BINS,
+    COLUMN,
+    LABEL,
+    LENGTH,
+    SUMS,
+    WEIGHTS,
+    of_model,
+)
 from bertbatch.errors import JobError
 from bertbatch.output.contract import stored_heads, stored_models
 from bertbatch.output.folder import Output
 from bertbatch.output.records import reading
 
+KINDS = (ALL, LABEL, LENGTH, COLUMN)
 READING = 64  # units' files in memory at the same time
 Key = tuple[str, str, str]  # kind of group, its value, statistic
 
 
 @dataclass
 class Corpus:
-    """The aggregates merged so far; `keys` has the place of each in arrays [n, layers · heads]."""
+    """The aggregates merged so far; `keys` has the place of each in arrays [n, layers · heads].
+
+    `grouped_by`: the column whose values are groups of the kind "column".
+    """
 
     layers: int
     heads: int
     tops: dict[str, float]  # the statistics, each with the end of its histogram
+    grouped_by: str | None = None
     keys: dict[Key, int] = field(default_factory=dict)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -71,6 +85,20 @@ class Corpus:
         """The values of the groups of one kind."""
         values = {value for group, value, _ in self.keys if group == kind}
         return sorted(values, key=lambda value: _natural(kind, value))
+
+    def kind(self, name: str) -> str:
+        """The kind of group that a name means, which may be the grouping column's own."""
+        return COLUMN if name == self.grouped_by and name not in KINDS else name
+
+    def called(self, kind: str) -> str:
+        """A kind of group as it is shown: the grouping column has a name."""
+        return self.grouped_by if kind == COLUMN and self.grouped_by else kind
+
+    @property
+    def kinds(self) -> str:
+        """The names that a group may have, for messages."""
+        also = f" (which is '{self.grouped_by}')" if self.grouped_by else ""
+        return f"{', '.join(KINDS)}{also}"
 
     def tidy(self) -> pa.Table:
         """One row for each group, statistic, layer and head."""
@@ -123,7 +151,8 @@ def read_corpus(output: Output, model: str | None = None) -> Corpus:
     contract = attention_contract(output)
     model = which_model(output, contract, model)
     found = stored_heads(contract, model)
-    corpus = Corpus(found["layers"], found["heads"], found["statistics"])
+    grouped_by = contract["attention"].get("group_by")
+    corpus = Corpus(found["layers"], found["heads"], found["statistics"], grouped_by)
     for aggregates in _stored(output, sorted(output.committed().values())):
         with reading(f"{output.path}: a file of statistics"):
             corpus.add(of_model(aggregates, model))

@@ -4,6 +4,8 @@ Its tokens and its prediction come with them. The weights are transformers' own,
 full, which takes little memory for one text.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,8 @@ from bertbatch.model.token_kinds import special_ids
 from bertbatch.model.tokenizer import UNKNOWN_SHARE, get_tokenizer, unknown_words
 from bertbatch.model.tokens import Answers
 from bertbatch.tasks.task import task_of
+
+NUMBERED = re.compile(r"(.*)([:@])(\d{1,9})", re.S)  # one of several tokens that are alike
 
 
 @dataclass(frozen=True)
@@ -39,20 +43,39 @@ class Inspection:
     warnings: list[str] = field(default_factory=list)  # why the text does not suit the model
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def query(self, token: str | None) -> int:
-        """The first place of a token; without one, the first token, which classifiers read.
+    @property
+    def named(self) -> list[str]:
+        """The tokens, with their places from 1 where several are alike: cat@3, cat@9."""
+        count = Counter(self.tokens)
+        return [
+            f"{token}@{place}" if count[token] > 1 else token
+            for place, token in enumerate(self.tokens, 1)
+        ]
 
-        Raises JobError if the text has no such token.
+    def query(self, token: str | None) -> int:
+        """The place, from 0, of a token; without one, of the first, which classifiers read.
+
+        `token` is its letters, of which the first is meant; the:2 is the second of them, and @5 or
+        the@5 the fifth token. Raises JobError if the text has no such token.
         """
         if token is None:
             return 0
+        if places := self._places(token):
+            return places[0]
+        if found := NUMBERED.fullmatch(token):
+            word, sign, number = found[1], found[2], int(found[3])
+            places = self._places(word) if word else list(range(len(self.tokens)))
+            if sign == ":" and word and 1 <= number <= len(places):
+                return places[number - 1]
+            if sign == "@" and number - 1 in places:
+                return number - 1
+        raise JobError(f"--token {token}: the text has the tokens {' '.join(self.named)}")
+
+    def _places(self, word: str) -> list[int]:
+        """The places of the tokens of these letters, or else of those that are the same."""
         spelled = [known.removeprefix("##").strip("▁ ").lower() for known in self.tokens]
-        wanted = token.lower()
-        if wanted in spelled:
-            return spelled.index(wanted)
-        if token in self.tokens:
-            return self.tokens.index(token)
-        raise JobError(f"--token {token}: the text has the tokens {' '.join(self.tokens)}")
+        alike = [place for place, known in enumerate(spelled) if known == word.lower()]
+        return alike or [place for place, known in enumerate(self.tokens) if known == word]
 
     def strongest_heads(self, query: int, count: int) -> list[tuple[int, int]]:
         """The heads (layer, head) that give most of a token's attention to one content token.

@@ -121,8 +121,20 @@ def attention_array(
     JobError if it is not, or has no such column.
     """
     name = column_of(model, f"attn_{statistic}")
-    if not isinstance(table, pa.Table) or name not in table.column_names:
-        raise JobError(f"no column {name} in a pyarrow table; was attention.statistics set?")
+    if not isinstance(table, pa.Table):
+        raise JobError(
+            f"{type(table).__module__.partition('.')[0]}'s {type(table).__name__} has lost the "
+            "shape of the statistics: pass an Arrow table, such as pyarrow.parquet.read_table gives"
+        )
+    if name not in table.column_names:
+        start = column_of(model, "attn_")
+        there = [
+            field.name.removeprefix(start)
+            for field in table.schema
+            if field.name.startswith(start) and b"heads" in (field.metadata or {})
+        ]
+        has = f"it has {', '.join(there)}" if there else "it has none; see --attention"
+        raise JobError(f"the table has no statistic '{statistic}' (no column {name}); {has}")
     field = table.schema.field(name)
     layers, heads = (int(field.metadata[key]) for key in (b"layers", b"heads"))
     out = np.full((table.num_rows, layers * heads), np.nan, np.float32)

@@ -23,7 +23,10 @@ def attention(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="another output to compare with, at equal lengths", show_default="none"),
+        typer.Option(
+            help="another output to compare with, within ranges of text length",
+            show_default="none",
+        ),
     ] = None,
     across_models: Annotated[
         bool, typer.Option("--across-models", help="also compare outputs of different weights")
@@ -39,7 +42,8 @@ def attention(
         typer.Option(help="draw this statistic of every head instead", show_default="none"),
     ] = None,
     group: Annotated[
-        str, typer.Option(help="of --plot: whose rows: all, label, length or column")
+        str,
+        typer.Option(help="of --plot: whose rows: all, label, length, or the column grouped by"),
     ] = "all",
     value: Annotated[
         str, typer.Option(help="of --plot: the value that the rows have", show_default="none")
@@ -57,6 +61,8 @@ def attention(
     if plot is not None or group != "all" or value:
         _plot(output, plot, group, value, to, against, model)
         return
+    if across_models and against is None:
+        raise JobError("--across-models is about a comparison: add --against, another output")
     other = None if against is None else open_output(against)
     if to is not None:
         check_table(to, [output, *([against] if against else [])])
@@ -65,8 +71,9 @@ def attention(
         show_corpus(corpus)
         table = corpus.tidy()
     else:
-        table = compare_outputs(this, other, across_models, model)
-        show_comparison(table, this.path, other.path)
+        found = compare_outputs(this, other, across_models, model)
+        show_comparison(found, this.path, other.path)
+        table = found.table
     if to is not None:
         write_table(table, to)
 
@@ -80,7 +87,10 @@ def peek(
     model: Annotated[str | None, of_job("model.name")] = None,
     token: Annotated[
         str | None,
-        typer.Option(help="whose attention: one of the tokens", show_default="the first"),
+        typer.Option(
+            help="whose attention: one of the tokens; the:2 is its second, @5 the fifth of all",
+            show_default="the first",
+        ),
     ] = None,
     layer: Annotated[
         int | None, typer.Option(min=1, help="one layer's heads", show_default="all layers")

@@ -3,19 +3,17 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from rich.padding import Padding
 from rich.text import Text
 
-from bertbatch.attention.aggregates import ALL
-from bertbatch.attention.comparison import FALSE_DISCOVERIES
+from bertbatch.attention.aggregates import ALL, COLUMN
+from bertbatch.attention.comparison import FALSE_DISCOVERIES, LEAST_ROWS, Comparison
 from bertbatch.attention.corpus import Corpus
 from bertbatch.display.answers import spelled
 from bertbatch.display.grid import Grid
 from bertbatch.display.lines import show
 from bertbatch.errors import JobError
-from bertbatch.wording import counted
+from bertbatch.wording import counted, shorten
 
 if TYPE_CHECKING:  # it imports torch, and tables of a corpus need none
     from bertbatch.attention.inspect import Inspection
@@ -41,6 +39,9 @@ def show_corpus(corpus: Corpus) -> None:
         f"means of {corpus.heads} heads over {rows:,} rows; 'most in': the layer.head of the "
         "largest mean",
     )
+    if values := corpus.groups(COLUMN):
+        name = corpus.called(COLUMN)
+        show(f"also by {name}: {shorten(values)}; --plot draws one with --group {name} --value")
 
 
 def show_inspection(
@@ -73,8 +74,8 @@ def show_inspection(
             shaded.append(word, style=_shade(float(weight)))
             shaded.append(" ")
         best = np.argsort(-weights, kind="stable")[:5]
-        numbers = ", ".join(f"{inspection.tokens[i]} {weights[i]:.2f}" for i in best)
-        heading = f"layer {at + 1}, head {of + 1}, from {inspection.tokens[query]}:"
+        numbers = ", ".join(f"{inspection.named[i]} {weights[i]:.2f}" for i in best)
+        heading = f"layer {at + 1}, head {of + 1}, from {inspection.named[query]}:"
         show("", heading, shaded, Padding(Text(numbers), (0, 0, 0, 2)))
     first = ((layer or 1) - 1, (head or 1) - 1)
     return query, chosen[0] if chosen else first
@@ -86,22 +87,35 @@ def _shade(weight: float) -> str:
     return f"black on rgb(255,{green},{blue})"
 
 
-def show_comparison(table: pa.Table, this: str, other: str) -> None:
+def show_comparison(found: Comparison, this: str, other: str) -> None:
     """The heads that differ most, which way, and how many differ for sure.
 
     `this`, `other`: the outputs that were compared, in this order.
     """
-    sure = int(pc.sum(pc.less_equal(table["q"], FALSE_DISCOVERIES)).as_py() or 0)
     grid = Grid("head", "statistic", "difference", "d", "q", keys=2)
-    for row in table.slice(0, TOP_HEADS).to_pylist():
+    for row in found.table.slice(0, TOP_HEADS).to_pylist():
         numbers = [f"{row[key]:+.3g}" for key in ("difference", "effect_size")]
         head = f"{row['layer']}.{row['head']}"
         grid.add(head, row["statistic"], *numbers, f"{row['q']:.2g}")
     show(grid)
-    if (more := table.num_rows - TOP_HEADS) > 0:
+    if (more := found.table.num_rows - TOP_HEADS) > 0:
         show(f"… and {counted(more, 'more comparison')} with a smaller d; --to FILE writes all")
     show(
-        f"head: layer.head; difference: the mean in {this} minus the mean in {other}",
-        f"{sure:,} of {table.num_rows:,} comparisons differ at a false discovery rate of "
-        f"{FALSE_DISCOVERIES:.0%}",
+        f"head: layer.head; difference: {this} minus {other} within each range of text length, "
+        f"averaged over ranges by their rows",
+        compared_rows(found, this, other),
+        *(f"note: {note}" for note in found.notes),
+        f"{found.sure:,} of {found.table.num_rows:,} comparisons differ at a false discovery rate "
+        f"of {FALSE_DISCOVERIES:.0%}",
+    )
+
+
+def compared_rows(found: Comparison, this: str, other: str) -> str:
+    """How many rows of each output were compared, and why the others were not."""
+    (a, b), (of_a, of_b) = found.compared, found.rows
+    said = f"compared: {a:,} of {counted(of_a, 'row')} of {this}, {b:,} of {of_b:,} of {other}"
+    if (a, b) == (of_a, of_b):
+        return said
+    return (
+        f"{said}; the others are of lengths that one of the two has fewer than {LEAST_ROWS} rows of"
     )

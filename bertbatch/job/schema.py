@@ -201,8 +201,11 @@ class Job(Section):
     def groups_exist(self) -> "Job":
         column = self.attention.group_by if self.attention else None
         if column is not None and not {column, ALL} & {*self.input.carried, *self.input.carry}:
+            names = [name for name, of in self.input.carried.items() if of == column]
             raise ValueError(
-                f"attention.group_by: '{column}' is not carried; add it to input.carry"
+                f"attention.group_by: '{column}' is carried as '{names[0]}'; name it so"
+                if names
+                else f"attention.group_by: '{column}' is not carried; add it to input.carry"
             )
         return self
 

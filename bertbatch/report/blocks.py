@@ -53,11 +53,13 @@ class Chart:
 class Heatmap:
     """Layers × heads of one statistic and group, which are chosen on the page.
 
-    `data` is what the page's script reads; `first` is the table that stands there without it.
+    `data` is what the page's script reads; the first statistic and group stand there without it.
+    `note` says what the colors mean.
     """
 
     caption: str
     data: dict[str, Any]
+    note: str = "The darkest cell is the smallest value, the brightest the largest."
     kind: str = "heatmap"
 
 

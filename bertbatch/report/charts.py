@@ -99,16 +99,25 @@ def whole_numbers() -> Any:
     return MaxNLocator(integer=True)
 
 
-def heatmap_colors() -> list[str]:
-    """The colors of a heatmap from its smallest value to its largest: 32 of cividis.
+def heatmap_colors(around_zero: bool = False) -> list[tuple[str, str]]:
+    """The colors of a heatmap from its smallest value to its largest, each with that of letters.
 
-    It is read alike by people who see no red or no green: Nuñez, Anderton & Renslow 2018,
-    https://doi.org/10.1371/journal.pone.0199239.
+    32 of cividis, which is read alike by people who see no red or no green: Nuñez, Anderton &
+    Renslow 2018, https://doi.org/10.1371/journal.pone.0199239. `around_zero`: 33 from purple over
+    white to orange, which they tell apart as well: PuOr, Harrower & Brewer 2003,
+    https://colorbrewer2.org.
     """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps["cividis"](place)) for place in np.linspace(0, 1, 32)]
+    name, count = ("PuOr_r", 33) if around_zero else ("cividis", 32)
+    colors = [colormaps[name](place) for place in np.linspace(0, 1, count)]
+    # As bright as an eye takes them: Rec. 601.
+    bright = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue, _ in colors]
+    return [
+        (to_hex(color), "#000" if light > 0.5 else "#fff")
+        for color, light in zip(colors, bright, strict=True)
+    ]
 
 
 def drawing(draw: Callable[[Any], None], size: tuple[float, float] = SIZE) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bertbatch.attention.aggregates import ALL, COLUMN, LABEL, LENGTH
-from bertbatch.attention.corpus import Corpus
+from bertbatch.attention.aggregates import ALL
+from bertbatch.attention.corpus import KINDS, Corpus
 from bertbatch.display.files import check_ending
 from bertbatch.errors import JobError
 from bertbatch.report.blocks import shown
@@ -22,14 +22,15 @@ DOTS = 150  # per inch, of a PNG
 def plot_heads(corpus: Corpus, statistic: str, group: str, value: str, to: Path) -> None:
     """Draws the mean of every head over the rows of a group into a file.
 
-    `group`: "all", "label", "length" or "column", with the `value` that its rows have. Raises
-    JobError for a statistic or group that there is not, another ending of the file's name, or
-    without matplotlib.
+    `group`: "all", "label", "length", "column" or the name of the grouping column, with the `value`
+    that its rows have. Raises JobError for a statistic or group that there is not, another ending
+    of the file's name, or without matplotlib.
     """
     check_installed()
     check_ending("--to", to, "a picture", ENDINGS)
-    cells = _means(corpus, statistic, group, value)
-    of = "all rows" if group == ALL else f"{group} {shown(value, 40)}"
+    kind = corpus.kind(group)
+    cells = _means(corpus, statistic, kind, value)
+    of = "all rows" if kind == ALL else f"{shown(corpus.called(kind), 40)} {shown(value, 40)}"
     numbers = corpus.heads <= MOST_NUMBERS
     size = (max(0.55 * corpus.heads, 3) + 2, 0.35 * corpus.layers + 1.6)
     with plotting() as plt:
@@ -55,14 +56,15 @@ def _means(corpus: Corpus, statistic: str, group: str, value: str) -> np.ndarray
     """The mean of each head, float64 [layers, heads]."""
     if statistic not in corpus.tops:
         raise JobError(f"--plot {statistic}: the output has {', '.join(corpus.tops)}")
-    if group not in (ALL, LABEL, LENGTH, COLUMN):
-        raise JobError(f"--group {group}: it is one of all, label, length, column")
+    if group not in KINDS:
+        raise JobError(f"--group {group}: it is one of {corpus.kinds}")
     key = (group, value, statistic)
     if key not in corpus.keys:
         there = [repr(name) for name in corpus.groups(group)]
         if group == ALL:
             raise JobError(f"--value {value}: all rows have no value; give --group as well")
-        known = f"the group {group} has the values {shorten(there)}" if there else "there is none"
-        raise JobError(f"--group {group} --value {value!r}: {known}")
+        name = corpus.called(group)
+        known = f"the group {name} has the values {shorten(there)}" if there else "there is none"
+        raise JobError(f"--group {name} --value {value!r}: {known}")
     mean: np.ndarray = corpus.aggregate(key)["mean"]
     return mean.reshape(corpus.layers, corpus.heads)

@@ -142,19 +142,23 @@ def load_attention(
     """An output's corpus statistics, indexed by layer, head (from 1) and statistic.
 
     `group` and `value` choose whose: ("all", ""), ("label", "positive"), ("length", "33-64")
-    or ("column", …); `model` is what its columns begin with, if there are several. Raises JobError
-    if the output has no such statistics.
+    or ("column", …), for which the name of the column in `attention.group_by` may stand; `model` is
+    what its columns begin with, if there are several. Raises JobError if the output has no such
+    statistics.
     """
-    tidy = read_corpus(open_output(output, storage_options), model).tidy()
+    corpus = read_corpus(open_output(output, storage_options), model)
+    tidy = corpus.tidy()
     try:  # a column's values are kept as text, a number's or a day's as Arrow has it
         value = value if isinstance(value, str) else pa.scalar(value).cast(pa.string()).as_py()
     except (pa.ArrowException, TypeError) as error:
         raise JobError(f"value {value!r} is not a value that a group can have: {error}") from error
     if not isinstance(group, str):
         raise JobError(f"group {group!r} is not a name: use 'all', 'label', 'length' or a column's")
-    chosen = tidy.filter((pc.field("group") == group) & (pc.field("value") == value))
+    kind = corpus.kind(group)
+    chosen = tidy.filter((pc.field("group") == kind) & (pc.field("value") == value))
     if not chosen.num_rows:
         groups = sorted({*zip(tidy["group"].to_pylist(), tidy["value"].to_pylist(), strict=True)})
-        raise JobError(f"{output} has no group ({group!r}, {value!r}); it has {groups}")
+        by = f"; 'column' is '{corpus.grouped_by}'" if corpus.grouped_by else ""
+        raise JobError(f"{output} has no group ({group!r}, {value!r}); it has {groups}{by}")
     frame: pd.DataFrame = chosen.drop_columns(["group", "value"]).to_pandas()
     return frame.set_index(["layer", "head", "statistic"]).sort_index()

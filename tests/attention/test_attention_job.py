@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from bertbatch import JobError, attention_array, load_attention, run
 from bertbatch.attention.aggregates import BINS
-from bertbatch.attention.comparison import adjusted, compare_outputs
+from bertbatch.attention.comparison import compare_outputs
 from bertbatch.attention.corpus import read_corpus
 from bertbatch.cli import app
 from bertbatch.output.folder import open_output
@@ -174,6 +174,7 @@ def test_an_output_keeps_to_its_settings(corpus, tmp_path, tiny_model):
         ({"attention.statistics": ["entropi"]}, "'entropi'; did you mean 'entropy'"),
         ({"attention.statistics": []}, "at least one"),
         ({"attention.group_by": "id"}, "'id' is not carried"),
+        ({"attention.group_by": "id", "input.carry": ["id:key"]}, "'id' is carried as 'key'"),
         ({"attention.sample": 0}, "must be above 0"),
         ({"attention.samples": 1}, "did you mean 'attention.sample'"),
         ({"model.engine": "openvino", "attention.sample": 1}, "openvino gives no statistics"),
@@ -218,14 +219,14 @@ def test_halves_of_a_corpus_agree_and_a_changed_head_comes_first(tmp_path):
         write_parquet(tmp_path / f"{name}.parquet", half)
         run(watched_job(model, tmp_path / f"{name}.parquet", tmp_path / name))
     halves = compare_outputs(*(open_output(str(tmp_path / n)) for n in "ab"), across_models=False)
-    assert halves.num_rows == len(DEFAULT_STATISTICS) * 8
-    assert min(halves["q"].to_pylist()) > 0.01
+    assert halves.table.num_rows == len(DEFAULT_STATISTICS) * 8
+    assert halves.sure == 0
     other = scaled_head(model, tmp_path / "other", 1, 2)
     run(watched_job(other, tmp_path / "a.parquet", tmp_path / "c"))
     two = [open_output(str(tmp_path / n)) for n in "ca"]
     with pytest.raises(JobError, match=r"model\.weights(.|\n)*--across-models"):
         compare_outputs(*two, across_models=False)
-    first = compare_outputs(*two, across_models=True).to_pylist()[0]
+    first = compare_outputs(*two, across_models=True).table.to_pylist()[0]
     assert (first["layer"], first["head"]) == (2, 3)
     assert first["q"] < 1e-6
 
@@ -243,6 +244,19 @@ def test_statistics_in_another_order_are_the_same_job(corpus, tmp_path, tiny_mod
     for name in ("entropy", "max_weight"):
         mean = attention_array(table, name).mean(0, np.float64)
         np.testing.assert_allclose(of.xs(name, level="statistic")["mean"], mean.ravel(), 1e-6)
+
+
+def test_what_is_no_table_of_statistics_is_told(tmp_path, tiny_model):
+    write_parquet(tmp_path / "in.parquet", ["a b", "c"])
+    keys = {"attention.statistics": ["entropy", "to_sep"]}
+    run(watched_job(tiny_model, tmp_path / "in.parquet", tmp_path / "out", **keys))
+    table = pq.read_table(tmp_path / "out")
+    with pytest.raises(JobError, match=r"pandas's DataFrame has lost.*pass an Arrow table"):
+        attention_array(table.to_pandas(), "entropy")
+    with pytest.raises(JobError, match=r"no statistic 'entropi' .*; it has entropy, to_sep$"):
+        attention_array(table, "entropi")
+    with pytest.raises(JobError, match="it has none"):
+        attention_array(table.select(["label"]), "entropy")
 
 
 def test_grouping_by_lists_is_refused_before_anything_is_written(tmp_path, tiny_model):
@@ -269,14 +283,9 @@ def test_outputs_that_cannot_be_compared_are_refused(corpus, tmp_path, tiny_mode
         load_attention(str(tmp_path / "a"), "label", "x")
 
 
-def test_adjusted_p_values_are_those_by_hand():
-    np.testing.assert_allclose(
-        adjusted(np.array([0.01, 0.04, 0.03, 0.005])), [0.02, 0.04, 0.04, 0.02]
-    )
-
-
 def test_the_commands_print_and_write_their_tables(corpus, tmp_path, tiny_model):
-    run(watched_job(tiny_model, corpus, tmp_path / "out"))
+    for name in ("out", "other"):
+        run(watched_job(tiny_model, corpus, tmp_path / name))
     cli = CliRunner()
     to = tmp_path / "table.parquet"
     done = cli.invoke(app, ["attention", str(tmp_path / "out"), "--to", str(to)])
@@ -289,7 +298,7 @@ def test_the_commands_print_and_write_their_tables(corpus, tmp_path, tiny_model)
     }
     tops = table.filter(pa.compute.field("group") == "all").to_pylist()
     assert all(len(row["histogram"]) == BINS for row in tops)
-    same = [str(tmp_path / "out"), "--against", str(tmp_path / "out"), "--to", str(to)]
+    same = [str(tmp_path / "out"), "--against", str(tmp_path / "other"), "--to", str(to)]
     done = cli.invoke(app, ["attention", *same])
     assert "0 of 88 comparisons differ" in done.output
     assert "… and 68 more comparisons" in done.output

@@ -21,17 +21,22 @@ def job(model, source, out, **keys):
 
 @pytest.fixture(scope="module")
 def attended(tmp_path_factory, tiny_model):
-    """An output with the statistics of 60 rows; its input lies beside it."""
+    """An output with the statistics of 60 rows; beside it lie its input and another output."""
     folder = tmp_path_factory.mktemp("attended")
     write_parquet(folder / "in.parquet", make_texts(60), 0)
-    run(job(tiny_model, folder / "in.parquet", folder / "out"))
+    for name in ("out", "other"):
+        run(job(tiny_model, folder / "in.parquet", folder / name))
     return folder / "out"
 
 
 @pytest.mark.parametrize("ending", ["csv", "CSV", "jsonl", "ndjson", "pq"])
 @pytest.mark.parametrize("against", [True, False])
 def test_a_table_is_what_its_name_says(ending, against, attended, tmp_path):
-    words = ["attention", str(attended), *(["--against", str(attended)] if against else [])]
+    words = [
+        "attention",
+        str(attended),
+        *(["--against", f"{attended.parent}/other"] if against else []),
+    ]
     files = [tmp_path / "t.parquet", tmp_path / f"t.{ending}"]
     for file in files:
         code, said = invoke(*words, "--to", str(file))
@@ -61,4 +66,4 @@ def test_a_comparison_says_which_way_a_difference_goes(attended, tiny_model, tmp
     run(job(tiny_model, attended.parent / "in.parquet", other, **{"input.where": "id >= 30"}))
     for this, that in ((attended, other), (other, attended)):
         said = invoke("attention", str(this), "--against", str(that))[1]
-        assert f"difference: the mean in {this} minus the mean in {that}" in " ".join(said.split())
+        assert f"difference: {this} minus {that} within each range" in " ".join(said.split())

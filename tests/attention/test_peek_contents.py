@@ -39,13 +39,29 @@ def test_without_a_page_no_statistics_are_computed(tiny_model):
     assert inspect_text(Model(name=tiny_model), "ab").statistics == {}
 
 
-def test_a_byte_keeps_a_weight_to_1_255():
+def test_two_bytes_keep_the_digits_that_a_page_shows():
     weights = np.concatenate([np.linspace(0, 1, 100_001), np.geomspace(1e-9, 1, 10_000)])
-    roots = np.frombuffer(base64.b64decode(packed(weights)), np.uint8) / 255
+    roots = np.frombuffer(base64.b64decode(packed(weights)), "<u2") / 65535
     off = np.abs(roots**2 - weights)
-    assert (off <= np.sqrt(weights) / 255 + 1 / 510**2).all()
-    assert off.max() <= 1 / 255
-    assert packed(np.array([np.nan, -1.0, 2.0])) == base64.b64encode(bytes([0, 0, 255])).decode()
+    assert (off <= np.sqrt(weights) / 65535 + 1 / 131070**2 + 1e-15).all()
+    assert off.max() <= 1 / 65535
+    wanted = base64.b64encode(bytes([0, 0, 0, 0, 255, 255])).decode()
+    assert packed(np.array([np.nan, -1.0, 2.0])) == wanted
+
+
+def test_tokens_that_are_alike_are_told_apart(tiny_model):
+    text = ("a b a c a", "--model", tiny_model, "--layer", "1", "--head", "1")
+    for token, place in (("a", 2), ("a:2", 4), ("a:3", 6), ("a@4", 4), ("@6", 6)):
+        code, said = invoke("peek", *text, "--token", token)
+        assert code == 0, said
+        assert f"from a@{place}:" in said
+        numbers = re.search(r"^  (.*)$", said, re.M)[1]
+        assert {"b", "c"} & {part.split()[0] for part in numbers.split(", ")}
+        assert not re.search(r"\ba \d", numbers)
+    for token in ("a:4", "a:0", "a@3", "@9", "@0", ":1", "zz:1"):
+        code, said = invoke("peek", *text, "--token", token)
+        assert code == 2
+        assert "the text has the tokens [CLS] a@2 b a@4 c a@6 [SEP]" in " ".join(said.split())
 
 
 def test_json_has_nothing_that_ends_a_script():

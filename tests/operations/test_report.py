@@ -6,12 +6,14 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from bertbatch import Job, run
+from bertbatch import Job, JobError, load_attention, run
 from bertbatch.output.folder import open_output
 from bertbatch.report.material import gather
 from bertbatch.report.page import write_report
+from bertbatch.report.sections.heads import heads
 from bertbatch.report.sections.quarantine import quarantine
 from tests.helpers.command_line import invoke
 from tests.helpers.jobs import make_job
@@ -276,6 +278,7 @@ def attended(tmp_path_factory, tiny_model):
         (["--plot", "entropy", "--to", "{to}.png", "--value", "a"], 2, "give --group"),
         (["--plot", "entropy", "--to", "{to}.png", "--against", "x"], 2, "leave out --against"),
         (["--group", "label"], 2, "add --plot"),
+        (["--across-models"], 2, "add --against"),
     ],
 )
 def test_pictures_of_statistics(attended, tmp_path, words, code, said):
@@ -287,3 +290,55 @@ def test_pictures_of_statistics(attended, tmp_path, words, code, said):
     assert len(made) == (code == 0)
     for path in made:
         assert path.read_bytes()[:4] in (b"\x89PNG", b"<?xm")
+
+
+def test_a_grouping_column_is_called_by_its_name(tmp_path, tiny_model):
+    rows = pa.table({"text": make_texts(60), "gold": ["good", "bad"] * 30})
+    pq.write_table(rows, tmp_path / "in.parquet")
+    keys = {
+        "input.carry": ["gold:side"],
+        "attention.statistics": ["entropy"],
+        "attention.group_by": "side",
+    }
+    out = str(tmp_path / "out")
+    assert run(make_job(tiny_model, tmp_path / "in.parquet", out, **keys)).exit_code == 0
+    code, said = invoke("attention", out)
+    assert code == 0
+    assert "also by side: bad, good" in said
+    pictures = []
+    for name in ("side", "column"):
+        to = tmp_path / f"{name}.svg"
+        plot = ("--plot", "entropy", "--to", str(to))
+        code, said = invoke("attention", out, *plot, "--group", name, "--value", "good")
+        assert code == 0, said
+        pictures.append(to.read_text())
+        code, said = invoke("attention", out, *plot, "--group", name)
+        assert "the group side has the values 'bad', 'good'" in said
+    assert pictures[0] == pictures[1]
+    assert "entropy, side good" in pictures[0]
+    assert "column (which is 'side')" in invoke("attention", out, *plot, "--group", "gold")[1]
+    assert load_attention(out, "side", "bad").equals(load_attention(out, "column", "bad"))
+    with pytest.raises(JobError, match="'column' is 'side'"):
+        load_attention(out, "gold", "bad")
+    assert ">side: good</option>" in page_of(out, tmp_path / "r.html")
+
+
+def test_heads_are_alike_beyond_the_length_of_texts(tmp_path):
+    """Three heads follow the length, and the first two of them also something else."""
+    rng = np.random.default_rng(0)
+    n = rng.integers(5, 500, 800)
+    common = rng.normal(size=800)
+    each = [np.log(n), np.log(n) - 0.05 * np.log(n) ** 2, -np.log(n), rng.normal(size=800)]
+    values = np.stack(each, 1) + 0.02 * rng.normal(size=(800, 4))
+    values[:, :2] += 0.05 * common[:, None]
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), 4)
+    answers = single_labels(LABELS, scores_of(800))
+    tokens = pa.array(n, pa.int32())
+    answers = answers.set_column(answers.column_names.index("n_tokens"), "n_tokens", tokens)
+    field = pa.field("attn_entropy", lists.type, metadata={"layers": "2", "heads": "2"})
+    out = write_output(tmp_path / "out", answers.append_column(field, lists), LABELS)
+    section = heads(gather(open_output(str(out)), None, None, None))
+    assert "without what text length explains" in section.blocks[0].text
+    found = {row[:2]: float(row[2]) for row in section.blocks[1].table.rows}
+    assert found.pop(("1.1", "1.2")) > 0.8
+    assert all(abs(correlation) < 0.15 for correlation in found.values())

@@ -149,6 +149,38 @@ def test_heatmaps_are_chosen_by_keyboard(chromium, attended):
     check_quiet(page)
 
 
+def test_a_heatmap_has_its_figures_in_a_table_on_a_telephone(chromium, attended):
+    page = chromium.open(attended, 400)
+    page.evaluate("document.querySelector('#attention .heatmap summary').focus()")
+    page.press("Enter")
+    table = "[...document.querySelectorAll('#attention .figures td')]"
+    assert page.evaluate(f"{table}.every(c => c.getBoundingClientRect().height > 10)")
+    assert page.evaluate(f"getComputedStyle({table}[0]).fontSize") != "0px"
+    values = f"{table}.map(c => Number(c.textContent))"
+    first = page.evaluate(values)
+    assert len(first) == 8
+    titles = "[...document.querySelectorAll('#attention .cells td')].map(c => c.title)"
+    assert [float(title.rpartition(" ")[2]) for title in page.evaluate(titles)] == first
+    page.evaluate("document.querySelector('#attention select').focus()")
+    page.press("ArrowDown")
+    second = page.evaluate(values)
+    assert second != first
+    assert [float(title.rpartition(" ")[2]) for title in page.evaluate(titles)] == second
+
+
+def test_differences_are_colored_around_zero(chromium, attended):
+    page = chromium.open(attended)
+    cells = "[...document.querySelectorAll('#comparison .cells td')]"
+    values = page.evaluate(f"{cells}.map(c => Number(c.title.split(': ')[1]))")
+    colors = page.evaluate(f"{cells}.map(c => c.style.background)")
+    far = int(np.argmax(np.abs(values)))
+    red, _, blue = (int(part) for part in colors[far].strip("rgb()").split(","))
+    assert (red > blue) == (values[far] > 0)  # orange is more, purple is less
+    assert min(brightness(color) for color in colors) == brightness(colors[far])
+    group = "document.querySelector('#comparison select:nth-of-type(2)').selectedOptions[0].text"
+    assert page.evaluate(group).startswith("300 of A and ")
+
+
 def test_tables_are_opened_by_keyboard(chromium, attended):
     page = chromium.open(attended)
     page.evaluate("document.querySelector('details summary').focus()")

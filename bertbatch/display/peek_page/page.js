@@ -3,11 +3,12 @@
 (() => {
 // What is shown. tokens [n]; content [n]: not special; pairStart: where the second text starts, n
 // of a single one; unshown: how many tokens were left out. weights [layers, heads, n, n] and rest
-// [layers, heads, n], what goes to the tokens left out, are bytes of 255 √p. statistics: values
+// [layers, heads, n], what goes to the tokens left out, are 65535 √p in two bytes. statistics: values
 // [layers · heads] each. start: the token, layer and head to begin with, from 0.
 const data = JSON.parse(document.getElementById("data").textContent);
 const n = data.tokens.length;
-const weights = bytes(data.weights), rest = bytes(data.rest);
+const most = 65535;  // a root of weight 1
+const weights = roots(data.weights), rest = roots(data.rest);
 const strongest = 5;  // weights that are named in words
 const faint = 0.1;    // lines of other tokens are drawn from this weight on
 const small = Math.min(n, 32);  // points of a small map
@@ -27,14 +28,15 @@ const state = {
 };
 
 const at = (id) => document.getElementById(id);
-const weight = (i, j) => (weights[((state.layer * data.heads + state.head) * n + i) * n + j] / 255) ** 2;
-const toRest = (i) => (rest[(state.layer * data.heads + state.head) * n + i] / 255) ** 2;
+const weight = (i, j) => (weights[((state.layer * data.heads + state.head) * n + i) * n + j] / most) ** 2;
+const toRest = (i) => (rest[(state.layer * data.heads + state.head) * n + i] / most) ** 2;
 const direction = () => state.over ? state.over.direction : at("direction").value;
 const chosen = () => state.over ? state.over.token : state.token;
 const between = (token, other, way) => way === "from" ? weight(token, other) : weight(other, token);
 
-function bytes(text) {
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+function roots(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return Uint16Array.from({ length: bytes.length / 2 }, (_, k) => bytes[2 * k] + 256 * bytes[2 * k + 1]);
 }
 
 function make(name, attributes = {}, ...children) {
@@ -125,11 +127,11 @@ function paintGrid() {
   const to = Array.from({ length: n }, (_, i) => Math.floor(i * small / n));
   for (const button of at("grid").querySelectorAll("button")) {
     let k = (button.dataset.layer * data.heads + Number(button.dataset.head)) * n * n;
-    const largest = new Uint8Array(small * small), image = new ImageData(small, small);
+    const largest = new Uint16Array(small * small), image = new ImageData(small, small);
     for (const y of to) {
       for (const x of to) largest[y * small + x] = Math.max(largest[y * small + x], weights[k++]);
     }
-    largest.forEach((root, point) => image.data.set([...colours[root], 255], 4 * point));
+    largest.forEach((root, point) => image.data.set([...colours[Math.round(255 * root / most)], 255], 4 * point));
     button.firstChild.getContext("2d").putImageData(image, 0, 0);
   }
 }
@@ -219,7 +221,9 @@ function showToken() {
   });
   all.sort((a, b) => b[0] - a[0] || a[1] - b[1]);
   const quoted = (i) => `“${data.tokens[i]}” (token ${i + 1})`;
-  const named = all.slice(0, strongest).map(([share, i]) => `“${data.tokens[i]}” ${percent(share)}`);
+  const again = (i) => data.tokens.indexOf(data.tokens[i]) !== data.tokens.lastIndexOf(data.tokens[i]);
+  const named = all.slice(0, strongest)
+    .map(([share, i]) => `“${data.tokens[i]}${again(i) ? `@${i + 1}` : ""}” ${percent(share)}`);
   if (way === "from" && data.unshown) named.push(`tokens that are not shown ${percent(toRest(token))}`);
   const verb = way === "from" ? "attends to" : "is attended to by";
   const other = state.over?.other;

@@ -13,7 +13,7 @@ from bertbatch.report.material import Material
 
 CELLS = 150_000  # of all heatmaps together
 PAIRS = (("mean_distance", "tokens"), ("to_sep", "share"), ("to_cls", "share"))
-KINDS = {ALL: "all rows", LABEL: "label", LENGTH: "tokens", COLUMN: "value"}
+KINDS = {ALL: "all rows", LABEL: "label", LENGTH: "tokens", COLUMN: "column"}
 
 
 def attention(material: Material) -> Section | None:
@@ -42,7 +42,7 @@ def _heatmap(corpus: Corpus) -> list[Block]:
     width = corpus.layers * corpus.heads
     most = max(CELLS // (width * max(len(names), 1)), 1)
     values = {name: [_means(corpus, (*group, name)) for group in groups[:most]] for name in names}
-    shown_groups = [_group(*group) for group in groups[:most]]
+    shown_groups = [_group(corpus, *group) for group in groups[:most]]
     data = heatmap(corpus.layers, corpus.heads, shown_groups, values)
     blocks: list[Block] = [Heatmap("Mean of each head", data)]
     if len(groups) > most:
@@ -51,16 +51,24 @@ def _heatmap(corpus: Corpus) -> list[Block]:
 
 
 def heatmap(
-    layers: int, heads: int, groups: list[str], values: dict[str, list[list[float] | None]]
+    layers: int,
+    heads: int,
+    groups: list[str],
+    values: dict[str, list[list[float] | None]],
+    around_zero: bool = False,
 ) -> dict[str, Any]:
-    """What the page's script reads: values [statistic][group][layers · heads]."""
+    """What the page's script reads: values [statistic][group][layers · heads].
+
+    `around_zero`: values have a sign, and the colors reach as far below zero as above.
+    """
     return {
         "layers": layers,
         "heads": heads,
         "groups": groups,
         "statistics": list(values),
         "values": values,
-        "colors": heatmap_colors(),
+        "colors": heatmap_colors(around_zero),
+        "aroundZero": around_zero,
     }
 
 
@@ -73,8 +81,11 @@ def _means(corpus: Corpus, key: tuple[str, str, str]) -> list[float] | None:
     return rounded(corpus.aggregate(key)["mean"]) if key in corpus.keys else None
 
 
-def _group(kind: str, value: str) -> str:
-    return KINDS[kind] if kind == ALL else f"{KINDS[kind]}: {shown(value, 60)}"
+def _group(corpus: Corpus, kind: str, value: str) -> str:
+    if kind == ALL:
+        return KINDS[kind]
+    name = corpus.called(kind) if kind == COLUMN else KINDS[kind]
+    return f"{shown(name, 60)}: {shown(value, 60)}"
 
 
 def _scatters(corpus: Corpus) -> list[Block]:

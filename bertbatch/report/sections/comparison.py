@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from bertbatch.attention.comparison import FALSE_DISCOVERIES, compare_outputs
 from bertbatch.checks.compare import Agreement
+from bertbatch.display.attention_tables import compared_rows
 from bertbatch.display.evaluation import number
 from bertbatch.errors import JobError
 from bertbatch.report.blocks import Block, Heatmap, Section, Table, Words, share, shown, whole
@@ -13,6 +14,10 @@ from bertbatch.report.sections.attention import heatmap, rounded
 
 LABELS = 25  # of a table of both outputs' labels
 HEADS = 20
+SIGNS = (
+    "White is no difference. Orange is more in A, purple more in B, as far as the largest d of the "
+    "statistic either way."
+)
 
 
 def comparison(material: Material) -> Section | None:
@@ -88,10 +93,10 @@ def _attention(material: Material) -> list[Block]:
     if other.existing_contract().get("attention") is None:
         return []
     try:
-        table = compare_outputs(answers.output, other, True, answers.model or None)
+        found = compare_outputs(answers.output, other, True, answers.model or None)
     except JobError as error:
         return [Words(f"Attention is not compared: {error}")]
-    sure = int(np.count_nonzero(table["q"].to_numpy() <= FALSE_DISCOVERIES))
+    table = found.table
     rows = [
         (
             f"{row['layer']}.{row['head']}",
@@ -99,18 +104,22 @@ def _attention(material: Material) -> list[Block]:
             f"{row['difference']:+.3g}",
             f"{row['effect_size']:+.3g}",
             f"{row['q']:.2g}",
+            whole(row["rows"]),
+            whole(row["rows_other"]),
         )
         for row in table.slice(0, HEADS).to_pylist()
     ]
-    head = ("layer.head", "statistic", "difference", "d", "q")
+    head = ("layer.head", "statistic", "difference", "d", "q", "rows of A", "rows of B")
     return [
         Words(
-            f"{sure:,} of {table.num_rows:,} heads and statistics differ at a false discovery rate "
-            f"of {FALSE_DISCOVERIES:.0%}. d is the difference at equal lengths in standard "
+            f"{found.sure:,} of {table.num_rows:,} heads and statistics differ at a false "
+            f"discovery rate of {FALSE_DISCOVERIES:.0%}. d is A minus B within ranges of text "
+            "length, in standard "
             "deviations (Cohen's); q is p, adjusted for the number of comparisons."
         ),
-        Heatmap("Differences in attention, d", _effects(table)),
-        Table("The heads that differ most", head, rows, (2, 3, 4), folded=True),
+        Words("; ".join((compared_rows(found, "A", "B"), *found.notes)) + "."),
+        Heatmap("Differences in attention, d", _effects(table), SIGNS),
+        Table("The heads that differ most", head, rows, range(2, 7), folded=True),
     ]
 
 
@@ -123,4 +132,6 @@ def _effects(table: pa.Table) -> dict[str, object]:
         flat = np.zeros(layers * heads)
         flat[place[statistics == name]] = effects[statistics == name]
         values[name] = [rounded(flat)]
-    return heatmap(layers, heads, ["all rows"], values)
+    (rows, *_), (others, *_) = (table[name].to_pylist() for name in ("rows", "rows_other"))
+    group = f"{whole(rows)} of A and {whole(others)} of B"
+    return heatmap(layers, heads, [group], values, around_zero=True)

@@ -1,4 +1,10 @@
-"""Which heads vary together from row to row; rows that are unlike the others."""
+"""Which heads vary together from row to row; rows that are unlike the others.
+
+Nearly every statistic follows a text's length, so that any two heads would seem alike. Length is
+taken out first: the correlations are partial ones, given ln n and its square for n tokens. With
+covariances S of heads h and lengths z, these are the correlations of S_hh − S_hz S_zz⁻¹ S_zh:
+Anderson 2003, An Introduction to Multivariate Statistical Analysis, section 2.5.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +20,9 @@ from bertbatch.report.material import Material
 ROWS = 20_000  # whose statistics are read
 LARGEST = 20  # pairs of heads, in a table
 EXTREME = 3  # rows of each statistic
+SAME = 1e-10  # a share of a variance that is nothing
+LENGTH_OUT = ", without what text length explains (ln n and its square, for n tokens)"
+LENGTH_IN = ", which text length is a part of (the output has no column n_tokens to take it out)"
 
 
 def heads(material: Material) -> Section | None:
@@ -30,12 +39,14 @@ def heads(material: Material) -> Section | None:
     sums = {name: _Sums() for name in columns}
     extreme: dict[str, list[tuple[float, str, int]]] = {name: [] for name in columns}
     rows = 0
-    wanted = ["source", "row", *columns]
+    has_lengths = answers.has("n_tokens")
+    wanted = ["source", "row", *([answers.name("n_tokens")] if has_lengths else []), *columns]
     for _, _, table in read_parts(answers.output, parts, wanted, {}):
         rows += table.num_rows
+        powers = _powers(table[answers.name("n_tokens")]) if has_lengths else None
         for name in columns:
             values, valid = _matrix(table[name])
-            sums[name].add(values)
+            sums[name].add(values, None if powers is None else powers[valid])
             extreme[name] += _extreme(table.filter(pa.array(valid)), values)
     shape = answers.schema.field(columns[0]).metadata or {}
     of_layer = int(shape.get(b"heads", 1))
@@ -45,9 +56,9 @@ def heads(material: Material) -> Section | None:
     part = f" of a sample of {len(parts)} parts" if len(parts) < len(material.there.units) else ""
     blocks: list[Block] = [
         Words(
-            f"The correlation of two heads over rows, mean of {len(columns)} statistics, from "
-            f"{whole(rows)} rows{part}. Unusual are rows whose mean over all heads is very small "
-            "or very large."
+            f"The correlation of two heads over rows{LENGTH_OUT if has_lengths else LENGTH_IN}, "
+            f"mean of {len(columns)} statistics, from {whole(rows)} rows{part}. Unusual are rows "
+            "whose mean over all heads is very small or very large."
         ),
         _chart(matrix, of_layer),
         _rows(extreme, len(start)),
@@ -66,18 +77,25 @@ def _parts(material: Material) -> list[str]:
 
 
 class _Sums:
-    """Sums over rows of a statistic's values and of their products, [heads, heads]."""
+    """Sums over rows of a statistic's values and of their products.
+
+    The powers of a text's length are columns, too: the last of [heads + powers].
+    """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.powers = 0
         self.shift: np.ndarray | None = None
         self.first: Any = 0.0
         self.second: Any = 0.0
 
-    def add(self, values: np.ndarray) -> None:
-        """Values float64 [rows, heads]."""
+    def add(self, values: np.ndarray, powers: np.ndarray | None) -> None:
+        """Values float64 [rows, heads], and powers of lengths [rows, powers] if they are known."""
         if not len(values):
             return
+        if powers is not None:
+            self.powers = powers.shape[1]
+            values = np.concatenate([values, powers], 1)
         if self.shift is None:
             self.shift = values.mean(0)  # near the mean, so that products lose no digits
         off = values - self.shift
@@ -86,12 +104,19 @@ class _Sums:
         self.second = self.second + off.T @ off
 
     def correlations(self) -> np.ndarray | None:
-        """Pearson's, [heads, heads]; 0 where a head does not vary."""
-        if self.rows < 3:
+        """Pearson's given the lengths, [heads, heads]; 0 where a head does not vary."""
+        if self.rows < 3 + self.powers:
             return None
         mean = self.first / self.rows
         covariance = self.second / self.rows - np.outer(mean, mean)
-        spread = np.sqrt(np.maximum(np.diag(covariance), 0))
+        heads = len(covariance) - self.powers
+        whole = np.diag(covariance)[:heads].copy()
+        if self.powers:
+            shared = covariance[:heads, heads:]
+            inverse = np.linalg.pinv(covariance[heads:, heads:], rcond=SAME, hermitian=True)
+            covariance = covariance[:heads, :heads] - shared @ inverse @ shared.T
+        spread = np.diag(covariance)
+        spread = np.sqrt(np.where(spread > SAME * whole, spread, 0))  # the rest is rounding
         both = np.outer(spread, spread)
         found = np.divide(covariance, both, out=np.zeros_like(covariance), where=both > 1e-20)
         clipped: np.ndarray = np.clip(found, -1, 1)
@@ -101,6 +126,12 @@ class _Sums:
 def _similarity(sums: Sequence[_Sums]) -> np.ndarray | None:
     found = [each for each in (one.correlations() for one in sums) if each is not None]
     return np.mean(found, axis=0) if found else None
+
+
+def _powers(tokens: pa.ChunkedArray) -> np.ndarray:
+    """ln n and its square for rows of n tokens, float64 [rows, 2]."""
+    logs = np.log(np.maximum(tokens.to_numpy(), 1))
+    return np.stack([logs, logs * logs], 1)
 
 
 def _matrix(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
 for (const figure of document.querySelectorAll(".heatmap")) {
   const data = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
   const [statistic, group] = figure.querySelectorAll("select");
-  const cells = figure.querySelectorAll("td");
+  const cells = figure.querySelectorAll(".cells td");
+  const figures = figure.querySelectorAll(".figures td");
   const range = figure.querySelector(".range");
 
   const show = () => {
@@ -11,19 +12,22 @@ for (const figure of document.querySelectorAll(".heatmap")) {
     if (values === null) {
       range.textContent = "No row of this group has the statistic.";
       for (const cell of cells) { cell.textContent = "–"; cell.style.background = ""; cell.style.color = ""; }
+      for (const cell of figures) cell.textContent = "–";
       return;
     }
     const least = Math.min(...values), most = Math.max(...values);
+    const far = Math.max(-least, most);
+    const [low, high] = data.aroundZero ? [-far, far] : [least, most];
     const last = data.colors.length - 1;
     range.textContent = `${statistic.value}, ${group.selectedOptions[0].text}: ${least} to ${most}`;
     cells.forEach((cell, place) => {
       const value = values[place];
-      const at = most > least ? Math.round((value - least) / (most - least) * last) : 0;
+      const at = high > low ? Math.round((value - low) / (high - low) * last) : data.aroundZero ? last / 2 : 0;
       const layer = Math.floor(place / data.heads) + 1, head = place % data.heads + 1;
       cell.textContent = String(Number(value.toPrecision(3)));
       cell.title = `layer ${layer}, head ${head}: ${value}`;
-      cell.style.background = data.colors[at];
-      cell.style.color = at > last / 2 ? "#000" : "#fff";
+      [cell.style.background, cell.style.color] = data.colors[at];
+      figures[place].textContent = String(value);
     });
   };
   statistic.addEventListener("change", show);
