@@ -101,8 +101,8 @@ def show_comparison(found: Comparison, this: str, other: str) -> None:
     if (more := found.table.num_rows - TOP_HEADS) > 0:
         show(f"… and {counted(more, 'more comparison')} with a smaller d; --to FILE writes all")
     show(
-        f"head: layer.head; difference: {this} minus {other} within each range of text length, "
-        f"averaged over ranges by their rows",
+        f"head: layer.head; difference: {this} minus {other} within ranges of text length, "
+        "averaged by their rows",
         compared_rows(found, this, other),
         *(f"note: {note}" for note in found.notes),
         f"{found.sure:,} of {found.table.num_rows:,} comparisons differ at a false discovery rate "
@@ -111,11 +111,9 @@ def show_comparison(found: Comparison, this: str, other: str) -> None:
 
 
 def compared_rows(found: Comparison, this: str, other: str) -> str:
-    """How many rows of each output were compared, and why the others were not."""
+    """How many rows of each output were compared, and which these are."""
     (a, b), (of_a, of_b) = found.compared, found.rows
-    said = f"compared: {a:,} of {counted(of_a, 'row')} of {this}, {b:,} of {of_b:,} of {other}"
-    if (a, b) == (of_a, of_b):
-        return said
     return (
-        f"{said}; the others are of lengths that one of the two has fewer than {LEAST_ROWS} rows of"
+        f"compared: {a:,} of {counted(of_a, 'row')} of {this}, {b:,} of {of_b:,} of {other}, in "
+        f"ranges of length with {LEAST_ROWS} rows or more of each"
     )

@@ -66,4 +66,4 @@ def test_a_comparison_says_which_way_a_difference_goes(attended, tiny_model, tmp
     run(job(tiny_model, attended.parent / "in.parquet", other, **{"input.where": "id >= 30"}))
     for this, that in ((attended, other), (other, attended)):
         said = invoke("attention", str(this), "--against", str(that))[1]
-        assert f"difference: {this} minus {that} within each range" in " ".join(said.split())
+        assert f"difference: {this} minus {that} within ranges" in " ".join(said.split())
