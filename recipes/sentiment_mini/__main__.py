@@ -26,7 +26,7 @@ from recipes.sentiment_mini.measure import margins, measure
 from recipes.sentiment_mini.sentences import Writer, read_lexicon
 from recipes.sentiment_mini.settings import Settings
 from recipes.sentiment_mini.texts import Text, read_texts, split
-from recipes.sentiment_mini.training import Model, Weights, new_model, plan, train, write
+from recipes.sentiment_mini.training import Model, Weights, digest, new_model, plan, train, write
 
 
 def main() -> None:
@@ -39,8 +39,6 @@ def main() -> None:
         reviews=split(read_texts(args.reviews), args.fold),
     )
     if not args.measure_only:
-        args.work.mkdir(parents=True, exist_ok=True)
-        same_settings(args.work, {**asdict(cfg), "fold": args.fold})
         make(args, cfg, sources)
 
     # What is measured are the saved half-precision files, loaded back in single precision.
@@ -66,6 +64,8 @@ def make(args: argparse.Namespace, cfg: Settings, sources: Sources) -> None:
     steps = plan(Composer(tokenizer, sources, writer, cfg), cfg)
     tokens = sum(len(ids) for rows in steps for ids, _ in rows)
     print(f"{len(steps)} steps, {tokens} tokens", flush=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    same_training(args.work, {**asdict(cfg), "fold": args.fold, "examples": digest(steps)})
     model = new_model(args.base, cfg)
     candidates = train(model, steps, cfg, args.work)
     print(f"trained in {time.monotonic() - began:.0f} s since this start", flush=True)
@@ -118,12 +118,13 @@ def choose(
     return best[1], best[2]
 
 
-def same_settings(work: Path, settings: dict[str, Any]) -> None:
-    """A folder that another training began in cannot be gone on with."""
-    file = work / "settings.json"
-    if file.exists() and json.loads(file.read_text()) != settings:
-        raise SystemExit(f"error: {work} is of a training with other settings: {file}")
-    file.write_text(json.dumps(settings, indent=2) + "\n")
+def same_training(work: Path, training: dict[str, Any]) -> None:
+    """A folder that a training with other settings or examples began in is not gone on with."""
+    file = work / "training.json"
+    if file.exists() and (began := json.loads(file.read_text())) != training:
+        others = ", ".join(name for name in training if began.get(name) != training[name])
+        raise SystemExit(f"error: {work} is of another training; not the same: {others}")
+    file.write_text(json.dumps(training, indent=2) + "\n")
 
 
 def prepare_tokenizer(base: Path, out: Path) -> None:

@@ -5,6 +5,7 @@ weights are the same whether or not it was interrupted. Arithmetic is in single 
 kinds are fast on a few processors only.
 """
 
+import hashlib
 import random
 import re
 import time
@@ -52,6 +53,14 @@ def plan(composer: Composer, cfg: Settings) -> list[list[Example]]:
         random.Random(f"{cfg.seed} order {number}").shuffle(cuts)
         steps += [[rows[i] for i in cut] for cut in cuts]
     return steps
+
+
+def digest(steps: list[list[Example]]) -> str:
+    """The same for the same examples in the same order."""
+    found = hashlib.sha256()
+    for rows in steps:
+        found.update(repr(rows).encode())
+    return found.hexdigest()[:16]
 
 
 def train(model: Model, steps: list[list[Example]], cfg: Settings, work: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from recipes.sentiment_mini import training
-from recipes.sentiment_mini.__main__ import same_settings
+from recipes.sentiment_mini.__main__ import same_training
 from recipes.sentiment_mini.calibration import Calibration, fit, fold, recalls
 from recipes.sentiment_mini.compose import Composer, Sources, window
 from recipes.sentiment_mini.measure import calibration_error, margins
@@ -135,10 +135,10 @@ def test_a_resumed_training_has_the_same_weights(composer, folder, tmp_path, mon
 
 
 def test_another_training_s_folder_is_refused(tmp_path):
-    same_settings(tmp_path, {"seed": 1})
-    same_settings(tmp_path, {"seed": 1})
-    with pytest.raises(SystemExit, match="other settings"):
-        same_settings(tmp_path, {"seed": 2})
+    same_training(tmp_path, {"seed": 1, "examples": training.digest([[([2, 3], 0.5)]])})
+    same_training(tmp_path, {"seed": 1, "examples": training.digest([[([2, 3], 0.5)]])})
+    with pytest.raises(SystemExit, match=r"another training; not the same: examples"):
+        same_training(tmp_path, {"seed": 1, "examples": training.digest([[([2, 3], 1)]])})
 
 
 def test_the_averages_kept_are_of_the_second_half():
