@@ -151,7 +151,10 @@ def _make(found: re.Match[str], where: Path) -> bool:
 def _python(found: re.Match[str], where: Path) -> bool:
     """module or script"""
     module, script = found[1], found[2]
-    return _file(script or f"{module.replace('.', '/')}.py", where)
+    if script:
+        return _file(script, where)
+    path = module.replace(".", "/")
+    return _file(f"{path}.py", where) or _file(f"{path}/__main__.py", where)
 
 
 def _flag(found: re.Match[str], where: Path) -> bool:

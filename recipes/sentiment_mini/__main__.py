@@ -1,0 +1,184 @@
+"""Makes the packaged model `sentiment-mini`: `python -m recipes.sentiment_mini --help`.
+
+Fine-tunes the encoder of all-MiniLM-L6-v2 on sentences, product snippets, long reviews and everyday
+sentences written here; chooses among averaged checkpoints, folds a temperature and a class bias
+into the head, and saves a folder that `transformers` loads offline. recipes/README.md has the
+inputs, their licences and the exact command.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from recipes.sentiment_mini.calibration import Calibration, fit, fold, recalls, score
+from recipes.sentiment_mini.compose import Composer, Sources, development
+from recipes.sentiment_mini.measure import margins, measure
+from recipes.sentiment_mini.sentences import Writer, read_lexicon
+from recipes.sentiment_mini.settings import Settings
+from recipes.sentiment_mini.texts import Text, read_texts, split
+from recipes.sentiment_mini.training import Model, Weights, digest, new_model, plan, train, write
+
+
+def main() -> None:
+    args, cfg = parse()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    sources = Sources(
+        movie=split(read_texts(args.sentence_polarity), args.fold),
+        snippets=split(read_texts(args.pros_cons), args.fold),
+        reviews=split(read_texts(args.reviews), args.fold),
+    )
+    if not args.measure_only:
+        make(args, cfg, sources)
+
+    # What is measured are the saved half-precision files, loaded back in single precision.
+    model = AutoModelForSequenceClassification.from_pretrained(args.out, dtype=torch.float32)
+    model.eval()
+    sets = {
+        "sentence_polarity held-out": sources.movie.held_out,
+        "pros_cons held-out": sources.snippets.held_out,
+        **named(args.measure, args.rows),
+    }
+    found = measure(model, AutoTokenizer.from_pretrained(args.out), sets)
+    if args.metrics:
+        args.metrics.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def make(args: argparse.Namespace, cfg: Settings, sources: Sources) -> None:
+    """Train, choose, calibrate and save."""
+    prepare_tokenizer(args.base, args.out)
+    tokenizer = AutoTokenizer.from_pretrained(args.out)
+    lexicon, vocabulary = read_lexicon(args.lexicon), set(tokenizer.get_vocab())
+    writer = Writer(lexicon, vocabulary)
+    began = time.monotonic()
+    steps = plan(Composer(tokenizer, sources, writer, cfg), cfg)
+    tokens = sum(len(ids) for rows in steps for ids, _ in rows)
+    print(f"{len(steps)} steps, {tokens} tokens", flush=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    same_training(args.work, {**asdict(cfg), "fold": args.fold, "examples": digest(steps)})
+    model = new_model(args.base, cfg)
+    candidates = train(model, steps, cfg, args.work)
+    print(f"trained in {time.monotonic() - began:.0f} s since this start", flush=True)
+    kinds = development(
+        sources, Writer(lexicon, vocabulary, development=True), named(args.choose, None), cfg
+    )
+    path, found = choose(model, tokenizer, candidates, kinds, args.work)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    fold(model, found)
+    model.to(torch.float16).save_pretrained(args.out)
+
+
+def choose(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    candidates: list[Path],
+    kinds: dict[str, list[Text]],
+    work: Path,
+) -> tuple[Path, Calibration]:
+    """The averaged weights whose worse recall is best over all kinds, and their calibration.
+
+    The mean of all candidates is one more.
+    """
+    states: list[Weights] = [torch.load(path, weights_only=True) for path in candidates]
+    mean = {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point()
+        else value for name, value in states[0].items()
+    }  # fmt: skip
+    write(mean, work / "mean.pt")
+    model.eval()
+    best: tuple[float, Path, Calibration] | None = None
+    for path in [*candidates, work / "mean.pt"]:
+        model.load_state_dict(torch.load(path, weights_only=True))
+        rows = {
+            kind: (
+                margins(model, tokenizer, texts)[0],
+                torch.tensor([label for _, label in texts]),
+            )
+            for kind, texts in kinds.items()
+        }
+        found = fit(rows)
+        value = score(rows, found.bias)
+        print(f"{path.name}: worse recall {value:.4f}, {found}", flush=True)
+        for kind, (values, labels) in rows.items():
+            negative, positive = recalls(values + found.bias, labels)
+            print(f"  {kind}: recall {negative:.3f} / {positive:.3f}", flush=True)
+        if best is None or value > best[0]:
+            best = value, path, found
+    assert best
+    return best[1], best[2]
+
+
+def same_training(work: Path, training: dict[str, Any]) -> None:
+    """A folder that a training with other settings or examples began in is not gone on with."""
+    file = work / "training.json"
+    if file.exists() and (began := json.loads(file.read_text())) != training:
+        others = ", ".join(name for name in training if began.get(name) != training[name])
+        raise SystemExit(f"error: {work} is of another training; not the same: {others}")
+    file.write_text(json.dumps(training, indent=2) + "\n")
+
+
+def prepare_tokenizer(base: Path, out: Path) -> None:
+    """Write the base tokenizer without the truncation and padding to 128 that it bakes in."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    state["truncation"] = state["padding"] = None
+    text = json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+    (out / "tokenizer.json").write_text(text, encoding="utf-8")
+    config = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": 512,
+        "tokenize_chinese_chars": True,
+        "strip_accents": None,
+        "clean_up_tokenization_spaces": False,
+    } | {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
+    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def named(items: list[str], rows: int | None) -> dict[str, list[Text]]:
+    """The texts of NAME=PATH."""
+    pairs = (item.split("=", 1) for item in items)
+    return {name: read_texts(Path(path))[:rows] for name, path in pairs}
+
+
+def parse() -> tuple[argparse.Namespace, Settings]:
+    parser = argparse.ArgumentParser(prog="python -m recipes.sentiment_mini")
+    parser.add_argument("--base", type=Path, required=True, help="unpacked base model folder")
+    parser.add_argument("--sentence-polarity", type=Path, required=True)
+    parser.add_argument("--pros-cons", type=Path, required=True)
+    parser.add_argument("--reviews", type=Path, required=True, help="long reviews of 2004")
+    parser.add_argument("--lexicon", type=Path, required=True, help="vader_lexicon.txt")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--work", type=Path, default=Path("out/sentiment_mini"))
+    parser.add_argument(
+        "--choose", action="append", default=[], metavar="NAME=PATH",
+        help="texts to choose a checkpoint and fit temperature and bias with",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measure", action="append", default=[], metavar="NAME=PATH", help="texts to measure"
+    )
+    parser.add_argument("--metrics", type=Path, help="also write the figures here, as JSON")
+    parser.add_argument("--fold", type=int, default=0, help="which tenth to hold out")
+    parser.add_argument("--rows", type=int, help="measure only the first rows of a file")
+    parser.add_argument("--measure-only", action="store_true", help="measure the model in --out")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    args = parser.parse_args()
+    changes: dict[str, Any] = dict(item.split("=", 1) for item in args.set)
+    for name, value in changes.items():
+        changes[name] = type(getattr(Settings, name))(value)
+    return args, replace(Settings(), **changes)
+
+
+if __name__ == "__main__":
+    main()
