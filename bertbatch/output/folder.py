@@ -127,7 +127,9 @@ class Output:
                 ) from None
             return None
         except NotADirectoryError as error:
-            raise JobError(f"output.path {self.path} is a file; name a folder") from error
+            raise JobError(
+                f"output.path {self.path} is a file, or below one; name a folder"
+            ) from error
         except OSError as error:
             raise JobError(f"output.path {self.path}: cannot be read: {error}") from error
         with reading(self.at("_bertbatch", "job.yaml")):
