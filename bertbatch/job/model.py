@@ -10,7 +10,6 @@ from bertbatch.job.types import CommaList, CountOrAuto, Engine, Section, Storage
 class Model(Section):
     name: str = Field(
         "sentiment-mini",
-        min_length=1,
         description="a packaged model, a folder, its URL, or a Hugging Face Hub id",
     )
     revision: str | None = Field(

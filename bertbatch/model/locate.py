@@ -39,6 +39,8 @@ def locate(
                 "model.storage_options"
             )
         return download(name, revision, storage_options or {}, WANTED)
+    if not name.strip():
+        raise JobError("model.name is empty; name a folder, or a packaged model: sentiment-mini")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve(), None

@@ -25,7 +25,7 @@ from tests.helpers.tiny import make_texts
         (("status", "{x}"), "is a file, or below one; name a folder"),
         (("verify", "{x}"), "is a file, or below one; name a folder"),
         (("score", "{x}", "{o}", "--model", "sentiment-mni"), "(do you mean sentiment-mini?)"),
-        (("score", "{x}", "{o}", "--model", ""), "'model.name' must be another value"),
+        (("score", "{x}", "{o}", "--model", ""), "model.name is empty"),
         (("score", "{array}", "{o}"), "it is an array, which `jq -c '.[]'` writes as one object"),
     ],
 )

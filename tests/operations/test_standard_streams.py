@@ -30,7 +30,7 @@ SHOWN = {
     "status": ["status", "{out}"],
     "verify": ["verify", "{out}"],
     "attention": ["attention", "{out}", "--to", "{out}/../table.parquet"],
-    "compare": ["attention", "{out}", "--against", "{out}", "--to", "{out}/../compared.parquet"],
+    "compare": ["compare", "{out}", "{out}"],
     "peek": ["peek", "良い abc — „x“", "--model", "{model}"],
 }
 
