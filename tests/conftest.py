@@ -30,6 +30,12 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HOME"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-xdist sets it, and what is printed into a pipe would be wrapped."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def _limit(name: str) -> None:
     """What a stand-in for a lesser processor cannot do: see tests/helpers/processors.py.
 

@@ -14,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError
+from bertbatch.inputs.folders import partitions
+from bertbatch.inputs.formats.columns import check_columns
 from bertbatch.inputs.formats.reader import WRITTEN, CutSize, Reader, Rows
 from bertbatch.inputs.preparation import prepared, put_together
 from bertbatch.inputs.selection import select
 from bertbatch.inputs.typed_columns import folder_values, typed_columns
 from bertbatch.job.input import Input
 from bertbatch.storage import stores
-from bertbatch.units import RetryRows, Source, Unit
+from bertbatch.units import Cut, RetryRows, Source, Unit
 
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view())
 _BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
@@ -66,6 +68,18 @@ def texts_alone(options: Input, types: Types) -> tuple[Input, Types]:
     """What is asked of files, without carried columns."""
     alone = options.model_copy(update={"carry": []})
     return alone, Types(pa.schema([]), types.where)
+
+
+def planned_cuts(reader: Reader, options: Input, source: Source, size: CutSize) -> Iterator[Cut]:
+    """A source's cuts. Raises SourceError, also if it lacks a column that the job asks for.
+
+    An empty file may have no columns.
+    """
+    if (found := reader.columns(source, options)) is not None and len(found):
+        folders = partitions(source)
+        names = [*options.text_columns, *options.where_columns, *options.carried.values()]
+        check_columns(source, [name for name in names if name not in folders], found)
+    yield from reader.cut(source, size, options)
 
 
 def read_units(

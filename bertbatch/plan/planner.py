@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from bertbatch.errors import SourceError
 from bertbatch.inputs.formats.reader import CutSize, Reader
+from bertbatch.inputs.rows import planned_cuts
 from bertbatch.inputs.selection import shorten
 from bertbatch.job.input import Input
 from bertbatch.plan.log import ENTRY_BYTES, ENTRY_SOURCES, Entry, PlanLog, TableVersion
@@ -78,7 +79,7 @@ class Planner:
 
     def _cut(self, source: Source) -> list[Cut] | SourceError:
         try:
-            return list(self.reader.cut(source, self.size, self.options))
+            return list(planned_cuts(self.reader, self.options, source, self.size))
         except SourceError as error:
             return error
 

@@ -17,6 +17,7 @@ from bertbatch.errors import JobError, SourceError
 from bertbatch.inputs.folders import decoded, partitions
 from bertbatch.inputs.formats.reader import CutSize, Reader, reader_of
 from bertbatch.inputs.listing import Listing, list_sources
+from bertbatch.inputs.rows import planned_cuts
 from bertbatch.job.carry import ALL, carried, carry_all
 from bertbatch.job.schema import Job
 from bertbatch.model.spec import ModelSpec, check_model
@@ -165,7 +166,8 @@ class Preflight:
             return True
         for source in fresh:
             with suppress(SourceError):  # planning reports it
-                if next(self.reader.cut(source, self.unit_size(), self.job.input), None):
+                cuts = planned_cuts(self.reader, self.job.input, source, self.unit_size())
+                if next(cuts, None):
                     return True
         return False
 

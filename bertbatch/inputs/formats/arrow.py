@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertbatch.errors import SourceError, first_line
-from bertbatch.inputs.formats.columns import Columns, check_asked, check_columns
+from bertbatch.inputs.formats.columns import Columns, check_columns
 from bertbatch.inputs.formats.content import HEAD, what_it_is
 from bertbatch.inputs.formats.group_cuts import Sizes, cuts_of, held_bytes, tables_of
 from bertbatch.inputs.formats.reader import CutSize, Rows
@@ -36,11 +36,13 @@ class ArrowReader:
         with _open(source, options) as arrow:
             return arrow.schema
 
+    def columns(self, source: Source, options: Input) -> pa.Schema | None:
+        return self.schema(source, options)
+
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
         texts = set(options.text_columns)
         wanted = [*options.text_columns, *options.carried.values()]
         with _open(source, options) as arrow:
-            check_asked(source, options, arrow.schema)
             batches = arrow.batches(Columns.of(wanted, arrow.schema))
             yield from cuts_of(((_sizes(batch, texts), None) for batch in batches), size)
 

@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertbatch.errors import SourceError
-from bertbatch.inputs.folders import partitions
-from bertbatch.job.input import Input
 from bertbatch.units import Source
 
 
@@ -26,17 +24,6 @@ def check_columns(source: Source, wanted: Iterable[str], found: pa.Schema) -> No
         if times[name] > 1:
             reason = f"has {times[name]} columns named '{name}'; rename those that are not meant"
             raise SourceError(source.id, reason)
-
-
-def check_asked(source: Source, options: Input, found: pa.Schema) -> None:
-    """As `check_columns`, of all that a job asks of a file; an empty file may have none.
-
-    Planning calls it, so that a file that cannot be scored fails alone before any work is done.
-    """
-    folders = partitions(source)
-    names = [*options.text_columns, *options.where_columns, *options.carried.values()]
-    if len(found):
-        check_columns(source, [name for name in names if name not in folders], found)
 
 
 @dataclass(frozen=True)

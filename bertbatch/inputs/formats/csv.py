@@ -18,7 +18,7 @@ from bertbatch.errors import SourceError
 from bertbatch.inputs.formats import csv_records
 from bertbatch.inputs.formats.byte_cuts import MAX_RECORD, Ints, Records, cuts_of
 from bertbatch.inputs.formats.byte_stream import ByteStream, is_stream, open_stream
-from bertbatch.inputs.formats.columns import check_asked, check_columns
+from bertbatch.inputs.formats.columns import check_columns
 from bertbatch.inputs.formats.csv_records import Dialect, Fields, OpenQuote
 from bertbatch.inputs.formats.reader import CutSize, Rows
 from bertbatch.job.input import Csv, Input
@@ -38,8 +38,10 @@ class CsvReader:
             _warn_of_escapes(source, options)
         return _text_schema(names)
 
+    def columns(self, source: Source, options: Input) -> pa.Schema | None:
+        return _text_schema(_columns(source, options))
+
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
-        check_asked(source, options, _text_schema(_columns(source, options)))
         long: list[tuple[int, int]] = []
         with _open(source, options) as stream:
             yield from cuts_of(_records(stream, options, long), size)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertbatch.errors import SourceError, first_line
-from bertbatch.inputs.formats.columns import Columns, check_asked, check_columns
+from bertbatch.inputs.formats.columns import Columns, check_columns
 from bertbatch.inputs.formats.content import HEAD, what_it_is
 from bertbatch.inputs.formats.group_cuts import tables_of
 from bertbatch.inputs.formats.int96 import exact, int96_leaves, unit_of
@@ -41,9 +41,11 @@ class ParquetReader:
             unit = unit_of(parquet().metadata)
             return parquet(coerce_int96_timestamp_unit=unit).schema_arrow
 
+    def columns(self, source: Source, options: Input) -> pa.Schema | None:
+        return self.schema(source, options)
+
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
         with _open(source, options) as (parquet, _):
-            check_asked(source, options, parquet().schema_arrow)
             yield from cut_groups(parquet, size, options)
 
     def read(

@@ -47,6 +47,9 @@ class Reader(Protocol):
     def schema(self, source: Source, options: Input) -> pa.Schema:
         """The columns of the source. Raises SourceError if it cannot be read."""
 
+    def columns(self, source: Source, options: Input) -> pa.Schema | None:
+        """The columns that all rows have; None if each has its own. Raises SourceError."""
+
     def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
         """All rows of the source as consecutive cuts. Raises SourceError."""
 
