@@ -228,11 +228,12 @@ def test_secrets_go_nowhere(
     assert result.exit_code == 3
     job = make_job("sentiment-mini", f"{url}/in", f"{url}/other", **options)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(exclude={"attention"})))
-    subprocess.run([sys.executable, "-m", "bertbatch", "plan", tmp_path / "job.yaml"], check=True)
+    words = [sys.executable, "-m", "bertbatch", "plan", tmp_path / "job.yaml"]
+    assert subprocess.run(words, check=False).returncode == 3
     show_status(read_status(result.output, 3))
     show_verdict(verify(result.output))
     shown = capfd.readouterr()
-    for what in ("sources", "stopped", "planned units"):  # of plan, status and verify
+    for what in ("sources", "failed", "planned units"):  # of plan, status and verify
         assert what in shown.out
     texts = [repr(result), caplog.text, shown.out, shown.err]
     files = [store.info(name) for name in store.fs.find(f"{folder}/out")]
