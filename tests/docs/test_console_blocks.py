@@ -20,6 +20,7 @@ from tests.helpers.scaled_head import scaled_head
 
 REVIEWS = 40  # of the demo's, in each half
 SCORED = ["--carry", "label:gold", "--attention", "--set", "attention.per_row=false"]
+SCORED += ["--set", "model.dtype=float32"]  # which `auto` may not find twice on a busy machine
 RUN = [block for block in blocks() if block.mark.startswith("run")]
 
 
