@@ -122,9 +122,11 @@ def _columns(job: Job, listing: Listing) -> list[_Column]:
     for source in listing.sources[:PROBED_SOURCES]:
         try:
             schema = reader.schema(source, job.input)
-            for cut in reader.cut(source, CutSize(FIRST_BYTES, FIRST_BYTES, ROWS), job.input):
+            # Arrow's cuts are counted by a column that is there.
+            options = job.input.model_copy(update={"text": next(iter(schema.names), "text")})
+            for cut in reader.cut(source, CutSize(FIRST_BYTES, FIRST_BYTES, ROWS), options):
                 kinds = {f.name: None if is_text(f.type) else f.type for f in schema}
-                rows = next(iter(reader.read(source, [cut], kinds, job.input))).table
+                rows = next(iter(reader.read(source, [cut], kinds, options))).table
                 found = [
                     _Column(field.name, field.type, rows[field.name].to_pylist())
                     for field in schema
