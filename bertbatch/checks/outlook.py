@@ -96,8 +96,9 @@ def _advice(preflight: Preflight, outlook: Outlook, sample: Sample) -> Iterator[
             pair = preflight.job.input.text_pair is not None
             yield from truncated_texts(model, one.truncated, spec.max_length, pair)
     if bad := sample.reasons:
-        (reason, _), encoding = bad.most_common(1)[0], "not valid utf-8"
-        hint = "; is input.csv.encoding right?" if encoding in reason else ""
+        ((reason, _),) = bad.most_common(1)
+        encoded = preflight.listing.format == "csv" and "is not valid" in reason
+        hint = "; is input.csv.encoding right?" if encoded else ""
         yield (
             f"{bad.total():,} of {counted(sample.rows, 'sampled row')} would go to quarantine, "
             f"most of them since: {reason}{hint}"

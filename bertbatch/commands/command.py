@@ -60,7 +60,8 @@ class _Command(_TrimmedHelp, TyperCommand):
             given = ctx.params.get(option.name or "")
             for value in given if isinstance(given, list) else [given]:
                 if re.fullmatch(r"--[a-z][a-z-]*", str(value)):
-                    raise typer.BadParameter(f"not {value}, an option", ctx=ctx, param=option)
+                    said = f"'{value}' is an option, not a value"
+                    raise typer.BadParameter(said, ctx=ctx, param=option)
         return rest
 
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from bertbatch.errors import SourceError
 from bertbatch.inputs.folders import partitions
-from bertbatch.inputs.formats.columns import check_columns
 from bertbatch.inputs.formats.reader import WRITTEN, CutSize, Reader, Rows
 from bertbatch.inputs.preparation import prepared, put_together
 from bertbatch.inputs.selection import select
@@ -71,15 +70,10 @@ def texts_alone(options: Input, types: Types) -> tuple[Input, Types]:
 
 
 def planned_cuts(reader: Reader, options: Input, source: Source, size: CutSize) -> Iterator[Cut]:
-    """A source's cuts. Raises SourceError, also if it lacks a column that the job asks for.
-
-    An empty file may have no columns.
-    """
-    if (found := reader.columns(source, options)) is not None and len(found):
-        folders = partitions(source)
-        names = [*options.text_columns, *options.where_columns, *options.carried.values()]
-        check_columns(source, [name for name in names if name not in folders], found)
-    yield from reader.cut(source, size, options)
+    """A source's cuts. Raises SourceError, also if it lacks a column that the job asks for."""
+    folders = partitions(source)
+    names = [*options.text_columns, *options.where_columns, *options.carried.values()]
+    return reader.cut(source, size, options, [name for name in names if name not in folders])
 
 
 def read_units(

@@ -40,7 +40,8 @@ def locate(
             )
         return download(name, revision, storage_options or {}, WANTED)
     if not name.strip():
-        raise JobError("model.name is empty; name a folder, or a packaged model: sentiment-mini")
+        known = ", ".join(packaged())
+        raise JobError(f"model.name is empty; name a folder, or a packaged model: {known}")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve(), None

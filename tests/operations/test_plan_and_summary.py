@@ -53,6 +53,7 @@ def test_status_tells_what_failed(tiny_model, corpus, tmp_path):
     code, said = invoke("status", str(tmp_path / "out"))
     assert code == 0
     assert "broken.parquet: " in said
+    assert "state   failed" in said
 
 
 @pytest.mark.parametrize(

@@ -148,13 +148,23 @@ def test_advice(tiny_model, tmp_path):
     assert outlook(make_job(tiny_model, tmp_path / "y.parquet", tmp_path / "o")).advice == []
 
 
-def test_rows_that_cannot_be_read_are_told_of(tiny_model, tmp_path):
-    spoiled = b"\n".join(b"abc \xe4 %d" % i if i % 3 else b"abc" for i in range(60))
-    (tmp_path / "x.csv").write_bytes(b"text\n" + spoiled)
-    (said,) = outlook(make_job(tiny_model, tmp_path / "x.csv", tmp_path / "o")).advice
+@pytest.mark.parametrize(
+    ("name", "encoding", "hint"),
+    [
+        ("x.csv", "utf-8", "; is input.csv.encoding right?"),
+        ("x.csv", "cp932", "; is input.csv.encoding right?"),
+        ("x.txt", "utf-8", ""),  # which has no such key
+    ],
+)
+def test_rows_that_cannot_be_read_are_told_of(name, encoding, hint, tiny_model, tmp_path):
+    spoiled = b"\n".join(b"abc \x81\xff %d" % i if i % 3 else b"abc" for i in range(60))
+    (tmp_path / name).write_bytes((b"text\n" if name == "x.csv" else b"") + spoiled)
+    keys = {"input.csv": {"encoding": encoding}}
+    (said,) = outlook(make_job(tiny_model, tmp_path / name, tmp_path / "o", **keys)).advice
+    column = "column 'text'" if name == "x.csv" else "the text"
     assert said == (
-        "40 of 60 sampled rows would go to quarantine, most of them since: column 'text' is not "
-        "valid utf-8; is input.csv.encoding right?"
+        "40 of 60 sampled rows would go to quarantine, most of them since: "
+        f"{column} is not valid {encoding}{hint}"
     )
 
 

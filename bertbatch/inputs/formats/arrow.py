@@ -36,13 +36,14 @@ class ArrowReader:
         with _open(source, options) as arrow:
             return arrow.schema
 
-    def columns(self, source: Source, options: Input) -> pa.Schema | None:
-        return self.schema(source, options)
-
-    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
+    def cut(
+        self, source: Source, size: CutSize, options: Input, needed: Sequence[str] = ()
+    ) -> Iterator[Cut]:
         texts = set(options.text_columns)
         wanted = [*options.text_columns, *options.carried.values()]
         with _open(source, options) as arrow:
+            found = arrow.schema
+            check_columns(source, needed if len(found) else (), found)  # an empty file has none
             batches = arrow.batches(Columns.of(wanted, arrow.schema))
             yield from cuts_of(((_sizes(batch, texts), None) for batch in batches), size)
 

@@ -38,10 +38,11 @@ class CsvReader:
             _warn_of_escapes(source, options)
         return _text_schema(names)
 
-    def columns(self, source: Source, options: Input) -> pa.Schema | None:
-        return _text_schema(_columns(source, options))
-
-    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
+    def cut(
+        self, source: Source, size: CutSize, options: Input, needed: Sequence[str] = ()
+    ) -> Iterator[Cut]:
+        if needed and (names := _columns(source, options)):  # an empty file has none
+            check_columns(source, needed, _text_schema(names))
         long: list[tuple[int, int]] = []
         with _open(source, options) as stream:
             yield from cuts_of(_records(stream, options, long), size)

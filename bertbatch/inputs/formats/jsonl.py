@@ -42,10 +42,9 @@ class JsonlReader:
             raise SourceError(source.id, f"cannot be read as JSONL: {reason}")
         return schema_of(objects)
 
-    def columns(self, source: Source, options: Input) -> pa.Schema | None:
-        return None
-
-    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
+    def cut(
+        self, source: Source, size: CutSize, options: Input, needed: Sequence[str] = ()
+    ) -> Iterator[Cut]:
         with _open(source, options) as stream:
             yield from cuts_of(lines.records(stream.blocks(), blank=False), size)
 

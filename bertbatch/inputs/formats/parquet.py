@@ -41,11 +41,12 @@ class ParquetReader:
             unit = unit_of(parquet().metadata)
             return parquet(coerce_int96_timestamp_unit=unit).schema_arrow
 
-    def columns(self, source: Source, options: Input) -> pa.Schema | None:
-        return self.schema(source, options)
-
-    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
+    def cut(
+        self, source: Source, size: CutSize, options: Input, needed: Sequence[str] = ()
+    ) -> Iterator[Cut]:
         with _open(source, options) as (parquet, _):
+            found = parquet().schema_arrow
+            check_columns(source, needed if len(found) else (), found)  # an empty file has none
             yield from cut_groups(parquet, size, options)
 
     def read(

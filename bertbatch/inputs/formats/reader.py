@@ -47,11 +47,13 @@ class Reader(Protocol):
     def schema(self, source: Source, options: Input) -> pa.Schema:
         """The columns of the source. Raises SourceError if it cannot be read."""
 
-    def columns(self, source: Source, options: Input) -> pa.Schema | None:
-        """The columns that all rows have; None if each has its own. Raises SourceError."""
+    def cut(
+        self, source: Source, size: CutSize, options: Input, needed: Sequence[str] = ()
+    ) -> Iterator[Cut]:
+        """All rows of the source as consecutive cuts.
 
-    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
-        """All rows of the source as consecutive cuts. Raises SourceError."""
+        Raises SourceError, also if a needed column is not there where all rows have the same ones.
+        """
 
     def read(
         self,

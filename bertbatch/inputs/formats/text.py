@@ -28,10 +28,9 @@ class TextReader:
             next(stream.blocks())  # says if it is no text
         return _SCHEMA
 
-    def columns(self, source: Source, options: Input) -> pa.Schema | None:
-        return None
-
-    def cut(self, source: Source, size: CutSize, options: Input) -> Iterator[Cut]:
+    def cut(
+        self, source: Source, size: CutSize, options: Input, needed: Sequence[str] = ()
+    ) -> Iterator[Cut]:
         with _open(source, options) as stream:
             blocks = stream.blocks()
             whole = options.text_rows == "file"

@@ -38,7 +38,7 @@ class Cutter:
     def __init__(self, inputs: Inputs):
         self._inputs = inputs
 
-    def cut(self, source: Source, size: Any, options: Any) -> Iterator[Cut]:
+    def cut(self, source: Source, size: Any, options: Any, needed: Any = ()) -> Iterator[Cut]:
         first = 0
         for rows, bytes_ in self._inputs[source.id].cuts:
             yield Cut(first, rows, first, first + rows, bytes_)
