@@ -1,4 +1,4 @@
-"""What a job is refused for before its input is looked at: parts of it that do not go together."""
+"""What a job is refused for whatever its input is: parts of it that do not go together."""
 
 import os
 from collections import Counter

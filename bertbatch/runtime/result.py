@@ -53,7 +53,7 @@ class Totals(Counts):
     def progress(self, seconds: float) -> dict[str, Any]:
         """How far the output is, after so many seconds of scoring in this run."""
         rate = self.rows / max(seconds, 1e-9)
-        done = self.rows_before + self.rows - self.rows_again  # rows are counted once
+        done = self.rows_before + self.new.rows  # rows that are scored again count once
         left = self.rows_planned - done
         return {
             "units": self.units_before + self.units,

@@ -98,8 +98,8 @@ def _only_times(preflight: Preflight, changed: Sequence[Source]) -> str:
     if any(preflight.listed[source.id].size != source.size for source in changed):
         return ""
     return (
-        " (their sizes are as they were; if only the files' times or etags changed, as by a copy, "
-        "restore the times, or keep)"
+        " (their sizes are as they were; if only their times or etags changed, as when files are "
+        "copied again, keep is right)"
     )
 
 

@@ -106,7 +106,7 @@ def test_a_file_copied_again_is_told_from_one_that_has_other_rows(score, tmp_pat
     write_parquet(path, make_texts(20))
     score(tmp_path / "in", tmp_path / "out")
     os.utime(path, (1, 1))
-    with pytest.raises(JobError, match="sizes are as they were; if only the files' times"):
+    with pytest.raises(JobError, match="sizes are as they were; if only their times"):
         score(tmp_path / "in", tmp_path / "out")
     assert (
         score(tmp_path / "in", tmp_path / "out", **{"input.on_changed_source": "keep"}).exit_code
