@@ -12,6 +12,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{ending}"
 
 
+def left_out(rows: int, joined: str = ",") -> str:
+    """The end of an account, if there are such rows: ", 12 left out"."""
+    return f"{joined} {rows:,} left out" if rows else ""
+
+
 def size(bytes_: float) -> str:
     """A number of bytes: 512 B, 1.5 MB. Units are powers of 1,000."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -3,7 +3,7 @@
 from bertbatch.display.facts import Facts
 from bertbatch.display.lines import show
 from bertbatch.exports.export import Exported
-from bertbatch.wording import counted
+from bertbatch.wording import counted, left_out
 
 
 def show_exported(done: Exported) -> None:
@@ -11,9 +11,7 @@ def show_exported(done: Exported) -> None:
     facts = Facts()
     added = counted(done.rows_added, "row") if done.rows_added else "nothing new"
     facts.add("written", added)
-    absent = f"{done.rows_quarantined:,} in quarantine"
-    if done.rows_left_out:
-        absent += f", {done.rows_left_out:,} left out"
+    absent = f"{done.rows_quarantined:,} in quarantine{left_out(done.rows_left_out)}"
     facts.add("target", f"{counted(done.rows, 'row')} as {done.format}; absent: {absent}")
     if done.incomplete:
         facts.add("", "the output is not complete yet: export again when it is")

@@ -9,7 +9,7 @@ from bertbatch.display.grid import Grid
 from bertbatch.display.lines import show
 from bertbatch.display.quarantine import name_row, tell_of_all
 from bertbatch.runtime.counts import EXAMPLES, label_shares
-from bertbatch.wording import counted
+from bertbatch.wording import counted, left_out
 
 COLUMNS = ("began (UTC)", "date", "exit", "rows", "rows/s", "quarantined", "truncated", "labels")
 FAILED = 10  # sources shown
@@ -56,7 +56,7 @@ def show_quarantined(status: Status) -> None:
 def _left_out(rows: int | None) -> str:
     if rows is None:
         return ", those left out are counted when the run ends"
-    return f", {rows:,} left out" if rows else ""
+    return left_out(rows)
 
 
 def _runs(records: list[dict[str, Any]]) -> Grid:

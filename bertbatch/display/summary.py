@@ -4,7 +4,7 @@ from bertbatch.display.facts import Facts
 from bertbatch.display.lines import show
 from bertbatch.display.quarantine import name_row, tell_of_all
 from bertbatch.runtime.result import Result
-from bertbatch.wording import counted
+from bertbatch.wording import counted, left_out
 
 LINES = 10  # labels, reasons, failures shown
 
@@ -21,7 +21,7 @@ def show_summary(result: Result) -> None:
     row(
         "this run",
         f"{counted(run.units, 'unit')}, {counted(run.rows_scored, 'row')} scored, "
-        f"{run.rows_quarantined:,} quarantined{_left_out(run.rows_left_out, ',')}, "
+        f"{run.rows_quarantined:,} quarantined{left_out(run.rows_left_out)}, "
         f"{counted(run.tokens, 'token')}",
     )
     if not totals["rows_in"] and not run.units_planned and not result.exit_code:
@@ -67,7 +67,7 @@ def show_summary(result: Result) -> None:
     row(
         "output",
         f"{rows} in = {totals['rows_scored']:,} scored + "
-        f"{totals['rows_quarantined']:,} quarantined{_left_out(totals['rows_left_out'], ' +')}, "
+        f"{totals['rows_quarantined']:,} quarantined{left_out(totals['rows_left_out'], ' +')}, "
         f"in {counted(totals['units'], 'unit')}",
     )
     row("", result.output.path)
@@ -76,7 +76,3 @@ def show_summary(result: Result) -> None:
         tell_of_all(result.output)
     if result.advice:
         show(result.advice)
-
-
-def _left_out(rows: int, joined: str) -> str:
-    return f"{joined} {rows:,} left out" if rows else ""

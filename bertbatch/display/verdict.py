@@ -2,7 +2,7 @@
 
 from bertbatch.checks.verify import Verdict
 from bertbatch.display.lines import show
-from bertbatch.wording import counted
+from bertbatch.wording import counted, left_out
 
 LINES = 40  # problems shown
 
@@ -12,8 +12,7 @@ def show_verdict(verdict: Verdict) -> None:
     show(
         f"{counted(verdict.parts, 'part')} of {counted(verdict.units, 'planned unit')}; "
         f"{counted(verdict.rows_planned, 'row')} planned, {verdict.rows_scored:,} scored + "
-        f"{verdict.rows_quarantined:,} quarantined"
-        + (f" + {verdict.rows_left_out:,} left out" if verdict.rows_left_out else "")
+        f"{verdict.rows_quarantined:,} quarantined{left_out(verdict.rows_left_out, ' +')}"
     )
     if verdict.rescored:
         show(f"{counted(verdict.rescored, 'row')} scored again")

@@ -14,7 +14,7 @@ from bertbatch.errors import JobError
 from bertbatch.output.folder import Output, open_output
 from bertbatch.runtime.counts import Counts, label_shares
 from bertbatch.units import Unit
-from bertbatch.wording import counted
+from bertbatch.wording import counted, left_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,12 +109,11 @@ class Result:
     @property
     def _in_words(self) -> str:
         totals = self.totals
-        left_out = f" + {totals['rows_left_out']:,} left out" if totals["rows_left_out"] else ""
         return (
             f"{self.output.path}: exit code {self.exit_code}, "
             f"{counted(totals['rows_in'], 'row')} in = "
             f"{totals['rows_scored']:,} scored + {totals['rows_quarantined']:,} quarantined"
-            f"{left_out}"
+            f"{left_out(totals['rows_left_out'], ' +')}"
         )
 
     def to_pandas(self) -> "pd.DataFrame":

@@ -90,7 +90,8 @@ def train(model: Model, steps: list[list[Example]], cfg: Settings, work: Path) -
         # Early on the average forgets faster: the first weights are no good.
         decay = min(cfg.average, step / (step + 10))
         for name, value in model.state_dict().items():
-            average[name].lerp_(value, 1 - decay) if value.is_floating_point() else None
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
         loss_sum, loss_count = loss_sum + loss.item(), loss_count + 1
         if step in kept:
             write(average, work / f"average-{step}.pt")
