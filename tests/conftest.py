@@ -1,5 +1,6 @@
 """Small real things: a tiny BERT, corpora in Parquet and CSV, both runners."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -10,6 +11,10 @@ from typing import Any
 # Before Ray or transformers is imported: Ray writes to HOME, and no test may use a hub.
 os.environ["HOME"] = tempfile.mkdtemp(prefix="bertbatch-home-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before typer is imported, which would color what it prints into a pipe.
+os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("GITHUB_ACTIONS", None)
+os.environ.pop("PY_COLORS", None)
 
 import pytest
 import torch
@@ -34,6 +39,12 @@ def pytest_unconfigure() -> None:
 def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest-xdist sets it, and what is printed into a pipe would be wrapped."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_handlers() -> None:
+    """A command in this process leaves its log's handler, on a stream that is closed by now."""
+    logging.getLogger("bertbatch").handlers.clear()
 
 
 def _limit(name: str) -> None:

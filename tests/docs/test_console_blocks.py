@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("block", RUN, ids=lambda block: block.name)
 def test_what_a_page_shows_is_printed(block, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "200")  # a temporary folder has a longer name
+    monkeypatch.setenv("COLUMNS", "1000")  # a temporary folder has a longer name
     for command, expected in block.commands:
         printed = output(command).replace(f"{folder}/", "")
         if expected:

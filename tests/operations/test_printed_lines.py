@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
+import typer.rich_utils
 from rich.console import Console
 
 from bertbatch.display.facts import Facts
@@ -86,6 +87,8 @@ def printed(here, monkeypatch):
         monkeypatch.setenv("COLUMNS", str(width))
         if terminal:
             monkeypatch.setenv("FORCE_COLOR", "1")
+        # typer reads the variable once, when it is imported.
+        monkeypatch.setattr(typer.rich_utils, "FORCE_TERMINAL", terminal or None)
         made = f"{name.replace(' ', '-')}-{width}-{terminal:d}"
         code, said = invoke(*(word.format(made) for word in COMMANDS[name]))
         assert code == 0, said
