@@ -71,18 +71,27 @@ def _figures(found: Evaluation) -> list[tuple[str, str]]:
 def _labels(found: list[Detection]) -> Grid:
     figures = ("precision", "recall", "F1", "support", "predicted")
     grid = Grid("label", *figures, right=figures)
-    for each in sorted(found, key=lambda each: -each.support)[:LABELS]:
+    for each in sorted(found, key=_support)[:LABELS]:
         shares = (number(share) for share in (each.precision, each.recall, each.f1))
         grid.add(each.label, *shares, f"{each.support:,}", f"{each.predicted:,}")
     return grid
 
 
 def _confusion(found: Classification) -> Grid:
-    labels = [*found.labels, *(["no label"] if found.unlabelled else [])]
-    grid = Grid("gold \\ predicted", *labels, right=labels)
-    for label, counts in zip(found.labels, found.confusion, strict=True):
-        grid.add(label, *(f"{count:,}" for count in counts[: len(labels)]))
+    """In the order of the table of labels."""
+    order = sorted(range(len(found.labels)), key=lambda i: _support(found.found[i]))
+    columns = [*order, *([len(order)] if found.unlabelled else [])]
+    names = [*found.labels, "no label"]
+    grid = Grid(
+        "gold \\ predicted", *(names[i] for i in columns), right=[names[i] for i in columns]
+    )
+    for i in order:
+        grid.add(names[i], *(f"{found.confusion[i][j]:,}" for j in columns))
     return grid
+
+
+def _support(each: Detection) -> int:
+    return -each.support
 
 
 def number(value: float | None) -> str:

@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from recipes.sentiment_mini.calibration import Calibration, fit, fold, recalls, score
 from recipes.sentiment_mini.compose import Composer, Sources, development
@@ -42,14 +38,12 @@ def main() -> None:
         make(args, cfg, sources)
 
     # What is measured are the saved half-precision files, loaded back in single precision.
-    model = AutoModelForSequenceClassification.from_pretrained(args.out, dtype=torch.float32)
-    model.eval()
     sets = {
         "sentence_polarity held-out": sources.movie.held_out,
         "pros_cons held-out": sources.snippets.held_out,
         **named(args.measure, args.rows),
     }
-    found = measure(model, AutoTokenizer.from_pretrained(args.out), sets)
+    found = measure(args.out, sets)
     if args.metrics:
         args.metrics.write_text(json.dumps(found, indent=2) + "\n")
 

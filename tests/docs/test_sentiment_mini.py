@@ -13,11 +13,11 @@ from recipes.sentiment_mini import training
 from recipes.sentiment_mini.__main__ import same_training
 from recipes.sentiment_mini.calibration import Calibration, fit, fold, recalls
 from recipes.sentiment_mini.compose import Composer, Sources, window
-from recipes.sentiment_mini.measure import calibration_error, margins
+from recipes.sentiment_mini.measure import answered, calibration_error, margins, measure
 from recipes.sentiment_mini.sentences import Writer, lines
 from recipes.sentiment_mini.settings import Settings
 from recipes.sentiment_mini.texts import Split, read_texts, split
-from tests.helpers.tiny import make_model
+from tests.helpers.tiny import make_model, make_texts
 
 LEXICON = {"lovely": 2.0, "awful": -2.0, "helpful": 2.0, "useless": -1.8, ":)": 2.0, ":(": -1.9}
 TINY = Settings(
@@ -153,6 +153,21 @@ def test_the_head_answers_as_calibrated(folder):
     fold(model, Calibration(bias=0.3, temperature=1.7))
     after = margins(model, tokenizer, texts)[0]
     torch.testing.assert_close(after, (before + 0.3) / 1.7)
+
+
+def test_a_saved_model_is_measured_by_its_answers(folder):
+    texts = [(text[:60], i % 2) for i, text in enumerate(make_texts(200))]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    expected, lengths = margins(model, AutoTokenizer.from_pretrained(folder), texts)
+    found, found_lengths = answered(Path(folder), texts)
+    torch.testing.assert_close(found.float(), expected, atol=1e-3, rtol=1e-3)
+    assert torch.equal(found_lengths, lengths)
+    figures = measure(Path(folder), {"texts": texts})["texts"]
+    right = (expected > 0).long() == torch.tensor([label for _, label in texts])
+    assert figures["rows"] == 200
+    assert figures["accuracy"] == pytest.approx(right.float().mean().item())
+    low, high = figures["accuracy_interval"]
+    assert low < figures["accuracy"] < high
 
 
 def test_bias_and_temperature_are_found():
