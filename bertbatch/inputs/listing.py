@@ -88,9 +88,11 @@ def list_sources(job: Job) -> Listing:
         found = {key: found[key] for key in found.keys() - notes}
         formats = sorted({kind for _, kind in found.values()})
     if len(formats) > 1:
+        firsts = {kind: key for key, (_, kind) in sorted(found.items(), reverse=True)}
+        there = " and ".join(f"{kind} files ({firsts[kind]})" for kind in formats)
         raise JobError(
-            f"input.path {options.path} holds both {' and '.join(formats)} files; "
-            "set input.format, or use a glob such as *.parquet"
+            f"input.path {options.path} holds {there}; set input.format, or use a glob such as "
+            "*.parquet"
         )
     if not found and not any("younger" in reason for reason in left_out):
         raise EmptyInput(

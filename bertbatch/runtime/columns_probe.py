@@ -64,6 +64,7 @@ def probe(job: Job, listing: Listing, schema_of: SchemaOf) -> tuple[pa.Schema, p
     problem: SourceError | None = None
     carried = _Types(job.input.carried, "to carry")
     where = _Types({name: name for name in job.input.where_columns}, "for input.where")
+    named = not (listing.format == "csv" and job.input.csv.header)
     readable = False
     for source in listing.sources[:PROBED_SOURCES]:
         try:
@@ -72,7 +73,7 @@ def probe(job: Job, listing: Listing, schema_of: SchemaOf) -> tuple[pa.Schema, p
                 continue  # an empty file has nothing to say
             for key, columns in job.input.texts.items():
                 for column in columns:
-                    _check_text(source, schema, key, column)
+                    _check_text(source, schema, key, column, named)
             for types in (carried, where):
                 types.look(source, schema)
             readable = True
@@ -102,8 +103,11 @@ def first_columns(listing: Listing, schema_of: SchemaOf) -> list[str]:
     return []
 
 
-def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> None:
-    """Raises SourceError if a source has no such column, or not one of text."""
+def _check_text(source: Source, schema: pa.Schema, key: str, column: str, named: bool) -> None:
+    """Raises SourceError if a source has no such column, or not one of text.
+
+    Unless its columns are surely `named`, their names may be a row.
+    """
     if path_of(column, schema) is None:
         have = ", ".join(schema.names)
         if key == "template":
@@ -113,6 +117,9 @@ def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> Non
         if len(schema) == 1 and (other := [mark for mark in ";\t|" if mark in have]):
             reason += f". Is {other[0]!r} between columns? Then --set"
             raise SourceError(source.id, f'{reason} "input.csv.delimiter={other[0]!r}"')
+        if not named and any(_is_value(name) for name in schema.names):
+            reason += ". Is its first line a row, not a header? Then --set input.csv.header=false"
+            raise SourceError(source.id, f"{reason} names the columns c0, c1 and so on")
         flag = key.replace("_", "-")
         raise SourceError(source.id, f"{reason} (choose one with --{flag} or input.{key})")
     check_columns(source, [column], schema)
@@ -123,3 +130,8 @@ def _check_text(source: Source, schema: pa.Schema, key: str, column: str) -> Non
             return
     if not is_text(kind):
         raise SourceError(source.id, f"column '{column}' is {kind}, not text")
+
+
+def _is_value(name: str) -> bool:
+    """Whether a column's name is rather a number or a sentence."""
+    return name.replace(".", "").isdecimal() or len(name.split()) > 4

@@ -26,6 +26,8 @@ from tests.helpers.tiny import make_texts
         (("verify", "{x}"), "is a file, or below one; name a folder"),
         (("score", "{x}", "{o}", "--model", "sentiment-mni"), "(do you mean sentiment-mini?)"),
         (("score", "{x}", "{o}", "--model", ""), "model.name is empty"),
+        (("score", "{bare}", "{o}"), "a row, not a header? Then --set input.csv.header=false"),
+        (("score", "{mixed}", "{o}"), "holds csv files (a.csv) and jsonl files (b.jsonl)"),
         (("score", "{array}", "{o}"), "it is an array, which `jq -c '.[]'` writes as one object"),
     ],
 )
@@ -33,7 +35,12 @@ def test_a_mistake_has_its_message(words, says, tiny_model, tmp_path, monkeypatc
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "x.csv").write_text("text\nabc def\n")
     (tmp_path / "a.jsonl").write_text('[{"text": "abc"}]')
+    (tmp_path / "bare.csv").write_text("1,it was as good as they say\n0,not at all\n")
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.csv").write_text("text\nabc\n")
+    (tmp_path / "mixed" / "b.jsonl").write_text('{"text": "abc"}\n')
     places = {"x": tmp_path / "x.csv", "array": tmp_path / "a.jsonl", "o": tmp_path / "out"}
+    places |= {"bare": tmp_path / "bare.csv", "mixed": tmp_path / "mixed"}
     code, said = invoke(*(word.format(**places) for word in words))
     assert code == 2
     assert says in said.replace("\n", " ")
