@@ -16,6 +16,7 @@ from bertbatch.runtime.worker import ModelWorkers
 SIGMAS = 2  # standard errors of the mean length
 BUSY = 0.9  # share of the time that devices score, at least: docs/performance.md, sizing a cluster
 MEASURED_SECONDS = 3.0
+UNITS_READ = 20  # at most, to find rows to measure with
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def measured_rate(preflight: Preflight, sample: Sample) -> float | None:
     workers = ModelWorkers(context, device, available_cores())
     workers.settle(make_probes(context), {})
     units = [u for u in preflight.plan.units.values() if not u.retry and preflight.as_planned(u)]
-    (prepared,) = read_and_tokenize(context, units[:1])
-    if not prepared.rows:
+    read = (one for unit in units[:UNITS_READ] for one in read_and_tokenize(context, [unit]))
+    prepared = next((one for one in read if one.rows), None)  # `input.where` may leave out many
+    if prepared is None:
         return None
     rows = min(prepared.rows, 512)
     workers.score(prepared.tokens, 0, min(rows, 32))  # the first batches choose operators

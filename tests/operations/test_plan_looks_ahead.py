@@ -187,6 +187,13 @@ def test_the_command(tiny_model, corpus, tmp_path):
     assert invoke(*words, "--price-per-hour", "2")[0] == 2
 
 
+def test_a_rate_is_measured_though_the_first_units_have_no_rows(tiny_model, corpus, tmp_path):
+    keys = {"input.where": "id >= 150", "runtime.unit_rows": 25, "runtime.device": "cpu"}
+    found = outlook(make_job(tiny_model, corpus, tmp_path / "out", **keys), True)
+    assert found.time is not None
+    assert found.time.rate > 0
+
+
 def test_plain_plan_loads_no_engine(tiny_model, corpus, tmp_path):
     words = ["plan", str(corpus), str(tmp_path / "out"), "--model", tiny_model]
     code = (
