@@ -20,7 +20,7 @@ from tests.helpers.sources import write_parquet
 from tests.helpers.tiny import make_texts
 
 AUTO = ("--runner", "auto")
-IN_CHILD = "runner: inline, in a child process, because scoring takes about 1 second"
+IN_CHILD = "runner: inline, in a child process, because scoring takes up to about 1 second"
 
 
 def kinds(out: Path) -> list[str]:

@@ -25,7 +25,7 @@ RAY_SECONDS = 8.0  # that Ray takes longer than a child process to begin, on two
 # AVX2 reaches in large products (docs/performance.md). Too little only means Ray.
 CORE_RATE = 40e9
 AVX512_RATE = 80e9  # the same with AVX512, whose registers are twice as wide
-AMX_RATE = 150e9  # the same in bfloat16 with AMX: a third of what MiniLM reaches
+BFLOAT16_RATE = 150e9  # the same in bfloat16 where a processor multiplies it: half or a third
 GPU_RATE = 5e12  # the same of a GPU: one of 2018 reaches ten times as much
 MOST_CORES = 8  # that threads of one worker gain by; Ray has a worker for each core
 BYTES_PER_TOKEN = 3  # English has four or more to a token, Japanese three
@@ -82,9 +82,9 @@ def scoring_seconds(preflight: "Preflight") -> float:
         return tokens * _work(preflight) / GPU_RATE
     cores = min(available_cores(), MOST_CORES)
     dtypes = {model.dtype for model in job.each_model.values()}
-    fast = dtypes <= {"auto", "bfloat16"} and can("amx_bf16")
+    fast = dtypes <= {"auto", "bfloat16"} and (can("amx_bf16") or can("avx512_bf16"))
     wide = AVX512_RATE if can("avx512f") else CORE_RATE
-    rate = (AMX_RATE if fast else wide) / _work(preflight)
+    rate = (BFLOAT16_RATE if fast else wide) / _work(preflight)
     return tokens / cores / (_last_rate(preflight) or rate)
 
 

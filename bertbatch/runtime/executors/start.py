@@ -74,10 +74,10 @@ class Starting:
         seconds = scoring_seconds(preflight)
         about = counted(max(round(seconds), 1), "second")
         if seconds > RAY_SECONDS:
-            self._why = f"scoring would take about {about} in one process"
+            self._why = f"scoring would take up to about {about} in one process"
             self._child.close()
             return None
-        log.info("runner: inline, in a child process, because scoring takes about %s", about)
+        log.info("runner: inline, in a child process, because scoring takes up to about %s", about)
         phase(IMPORTING)
         try:
             return ChildThenRay(self._child, preflight.context(), self._verbose)
