@@ -3,6 +3,7 @@
 import functools
 import io
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -19,6 +20,9 @@ from bertbatch.display.streams import make_steady
 from bertbatch.errors import Alarm, JobError, RunError, first_line
 from bertbatch.job.messages import of_option
 
+TABLES = 80  # columns that tables of options need
+NAME = 12  # columns beside what is said of an option; a longer name stands above it
+
 
 class _Said(io.StringIO):
     """What is said to standard output, as it would be there."""
@@ -31,17 +35,28 @@ class _Said(io.StringIO):
         return self._is_terminal
 
 
-class _TrimmedHelp:
-    """A command whose help has no spaces at the ends of its lines, which rich fills up."""
+class _FittedHelp:
+    """A command whose help has no spaces at the ends of its lines, which rich fills up.
+
+    Where rich's tables would cut the names of options, it is plain.
+    """
+
+    rich_markup_mode: Any
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        if (columns := shutil.get_terminal_size().columns) < TABLES:
+            formatter.width, self.rich_markup_mode = columns, None
+            formatter.write_dl = functools.partial(formatter.write_dl, col_max=NAME)
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+            formatter.buffer = [re.sub(r" +$", "", formatter.getvalue(), flags=re.M)]
+            return
         with redirect_stdout(_Said(sys.stdout)) as said:
             super().format_help(ctx, formatter)  # type: ignore[misc]
         filled = re.compile(r"(?: |\x1b\[[\d;]*m)+$", re.M)  # spaces, in the colors of a terminal
         print(filled.sub(lambda end: end[0].replace(" ", ""), said.getvalue()), end="")
 
 
-class _Command(_TrimmedHelp, TyperCommand):
+class _Command(_FittedHelp, TyperCommand):
     """A command whose errors are in our own words, where typer has pydantic's."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -65,7 +80,7 @@ class _Command(_TrimmedHelp, TyperCommand):
         return rest
 
 
-class _Commands(_TrimmedHelp, TyperGroup):
+class _Commands(_FittedHelp, TyperGroup):
     pass
 
 
