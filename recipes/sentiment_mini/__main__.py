@@ -8,8 +8,7 @@ inputs, their licences and the exact command.
 
 import argparse
 import json
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,29 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from recipes.sentiment_mini.calibration import Calibration, fit, fold, recalls, score
-from recipes.sentiment_mini.compose import Composer, Sources, development
+from recipes.sentiment_mini.compose import Sources, development
 from recipes.sentiment_mini.measure import margins, measure
+from recipes.sentiment_mini.prose import read_tagged, weak_target
 from recipes.sentiment_mini.sentences import Writer, read_lexicon
 from recipes.sentiment_mini.settings import Settings
+from recipes.sentiment_mini.stages import Stages
 from recipes.sentiment_mini.texts import Text, read_texts, split
-from recipes.sentiment_mini.training import Model, Weights, digest, new_model, plan, train, write
+from recipes.sentiment_mini.training import Model, new_model
 
 
 def main() -> None:
     args, cfg = parse()
     if args.threads:
         torch.set_num_threads(args.threads)
+    lexicon = read_lexicon(args.lexicon)
     sources = Sources(
         movie=split(read_texts(args.sentence_polarity), args.fold),
         snippets=split(read_texts(args.pros_cons), args.fold),
         reviews=split(read_texts(args.reviews), args.fold),
+        prose=[(row, weak_target(row, lexicon)) for row in read_tagged(args.prose)],
     )
     if not args.measure_only:
-        make(args, cfg, sources)
+        make(args, cfg, sources, lexicon)
 
     # What is measured are the saved half-precision files, loaded back in single precision.
     sets = {
@@ -48,25 +51,21 @@ def main() -> None:
         args.metrics.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def make(args: argparse.Namespace, cfg: Settings, sources: Sources) -> None:
+def make(
+    args: argparse.Namespace, cfg: Settings, sources: Sources, lexicon: dict[str, float]
+) -> None:
     """Train, choose, calibrate and save."""
     prepare_tokenizer(args.base, args.out)
     tokenizer = AutoTokenizer.from_pretrained(args.out)
-    lexicon, vocabulary = read_lexicon(args.lexicon), set(tokenizer.get_vocab())
+    vocabulary = set(tokenizer.get_vocab())
     writer = Writer(lexicon, vocabulary)
-    began = time.monotonic()
-    steps = plan(Composer(tokenizer, sources, writer, cfg), cfg)
-    tokens = sum(len(ids) for rows in steps for ids, _ in rows)
-    print(f"{len(steps)} steps, {tokens} tokens", flush=True)
-    args.work.mkdir(parents=True, exist_ok=True)
-    same_training(args.work, {**asdict(cfg), "fold": args.fold, "examples": digest(steps)})
+    stages = Stages(args.work, tokenizer, sources, writer, {"fold": args.fold})
     model = new_model(args.base, cfg)
-    candidates = train(model, steps, cfg, args.work)
-    print(f"trained in {time.monotonic() - began:.0f} s since this start", flush=True)
+    candidates = stages.candidates(model, cfg)
     kinds = development(
         sources, Writer(lexicon, vocabulary, development=True), named(args.choose, None), cfg
     )
-    path, found = choose(model, tokenizer, candidates, kinds, args.work)
+    path, found = choose(model, tokenizer, candidates, kinds)
     model.load_state_dict(torch.load(path, weights_only=True))
     fold(model, found)
     model.to(torch.float16).save_pretrained(args.out)
@@ -77,21 +76,11 @@ def choose(
     tokenizer: PreTrainedTokenizerBase,
     candidates: list[Path],
     kinds: dict[str, list[Text]],
-    work: Path,
 ) -> tuple[Path, Calibration]:
-    """The averaged weights whose worse recall is best over all kinds, and their calibration.
-
-    The mean of all candidates is one more.
-    """
-    states: list[Weights] = [torch.load(path, weights_only=True) for path in candidates]
-    mean = {
-        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point()
-        else value for name, value in states[0].items()
-    }  # fmt: skip
-    write(mean, work / "mean.pt")
+    """The averaged weights whose worse recall is best over all kinds, and their calibration."""
     model.eval()
     best: tuple[float, Path, Calibration] | None = None
-    for path in [*candidates, work / "mean.pt"]:
+    for path in candidates:
         model.load_state_dict(torch.load(path, weights_only=True))
         rows = {
             kind: (
@@ -110,15 +99,6 @@ def choose(
             best = value, path, found
     assert best
     return best[1], best[2]
-
-
-def same_training(work: Path, training: dict[str, Any]) -> None:
-    """A folder that a training with other settings or examples began in is not gone on with."""
-    file = work / "training.json"
-    if file.exists() and (began := json.loads(file.read_text())) != training:
-        others = ", ".join(name for name in training if began.get(name) != training[name])
-        raise SystemExit(f"error: {work} is of another training; not the same: {others}")
-    file.write_text(json.dumps(training, indent=2) + "\n")
 
 
 def prepare_tokenizer(base: Path, out: Path) -> None:
@@ -151,6 +131,7 @@ def parse() -> tuple[argparse.Namespace, Settings]:
     parser.add_argument("--sentence-polarity", type=Path, required=True)
     parser.add_argument("--pros-cons", type=Path, required=True)
     parser.add_argument("--reviews", type=Path, required=True, help="long reviews of 2004")
+    parser.add_argument("--prose", type=Path, required=True, help="sentences as word/TAG")
     parser.add_argument("--lexicon", type=Path, required=True, help="vader_lexicon.txt")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--work", type=Path, default=Path("out/sentiment_mini"))

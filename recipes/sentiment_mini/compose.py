@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,11 +18,15 @@ SHORTEST = 48  # a window of fewer tokens says too little about its review
 
 @dataclass(frozen=True)
 class Sources:
-    """The texts by kind: sentences about films, product snippets, whole reviews."""
+    """The texts by kind: sentences about films, product snippets, whole reviews, prose.
+
+    Prose has no labels but how likely each sentence is positive.
+    """
 
     movie: Split
     snippets: Split
     reviews: Split
+    prose: list[tuple[str, float]] = field(default_factory=list)
 
 
 class Composer:
@@ -33,6 +37,7 @@ class Composer:
     ) -> None:
         self.tokenizer, self.writer, self.cfg = tokenizer, writer, cfg
         self.movie, self.snippets = sources.movie.training, sources.snippets.training
+        self.prose = sources.prose
         held_out = {text for text, _ in sources.movie.held_out + sources.movie.development}
         self.reviews = [
             (self._ids(s for s in sentences_of(text) if s not in held_out), label)
@@ -43,9 +48,9 @@ class Composer:
         """All movie sentences, a window of every review, and some of every other kind."""
         cfg, rng = self.cfg, random.Random(f"{self.cfg.seed} {number}")
         writer = self.writer
-        snippets, others, neutral, composed = (
+        snippets, others, neutral, composed, prose = (
             round(cfg.size * count)
-            for count in (cfg.snippets, cfg.everyday, cfg.neutral, cfg.composed)
+            for count in (cfg.snippets, cfg.everyday, cfg.neutral, cfg.composed, cfg.prose)
         )
         texts: list[tuple[str, float]] = [
             (self._sometimes_noisy(text, label, cfg.noise / 4, rng), label)
@@ -61,6 +66,10 @@ class Composer:
             row = " ".join(writer.neutral(rng) for _ in range(rng.randint(1, 3)))
             texts.append((self._sometimes_noisy(row, None, cfg.noise, rng), cfg.neutral_target))
         texts += [self._review(rng) for _ in range(composed)]
+        texts += [
+            (self._sometimes_noisy(text, None, cfg.noise, rng), target)
+            for text, target in rng.sample(self.prose, prose)
+        ]
         rows = list(zip(self._ids(text for text, _ in texts), (y for _, y in texts), strict=True))
         for sentences, label in rng.sample(self.reviews, round(cfg.size * len(self.reviews))):
             ids = window(sentences, rng)

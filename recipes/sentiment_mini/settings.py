@@ -1,6 +1,7 @@
 """Everything that changes the weights of sentiment-mini."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Settings:
     everyday: int = 6000
     neutral: int = 1000
     composed: int = 1200
+    prose: int = 0  # in the branches alone
     snippets_framed: float = 0.4  # share of the snippets that stand among neutral sentences
     noise: float = 0.5  # share of everyday rows with names, addresses, tags; of others a quarter
     neutral_target: float = 0.57  # a little above one half: most everyday text means well
@@ -33,3 +35,15 @@ class Settings:
     average: float = 0.998  # decay a step of the averaged weights, which are what is saved
     candidates: int = 4  # averaged weights kept in the second half, of which one is chosen
     development_rows: int = 1000  # at most so many texts of a kind to choose with
+
+
+# The branches: what differs from the long training.
+BRANCH_SIZE = 0.6  # of an epoch of the long training
+SHORT: dict[str, Any] = {
+    "epochs": 1, "average": 0.99, "candidates": 1, "lr": 6e-5, "head_lr": 6e-5,
+    "neutral_target": 0.6,
+}  # fmt: skip
+BRANCHES: list[dict[str, Any]] = [
+    {**SHORT, "seed": 1, "prose": 13_000},
+    {**SHORT, "seed": 2, "prose": 9_000, "snippets": 9_000},
+]

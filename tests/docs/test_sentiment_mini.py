@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.sentiment_mini import training
-from recipes.sentiment_mini.__main__ import same_training
+from recipes.sentiment_mini import stages, training
 from recipes.sentiment_mini.calibration import Calibration, fit, fold, recalls
 from recipes.sentiment_mini.compose import Composer, Sources, window
 from recipes.sentiment_mini.measure import answered, calibration_error, margins, measure
+from recipes.sentiment_mini.prose import read_tagged, weak_target
 from recipes.sentiment_mini.sentences import Writer, lines
 from recipes.sentiment_mini.settings import Settings
+from recipes.sentiment_mini.stages import Stages, same_training
 from recipes.sentiment_mini.texts import Split, read_texts, split
 from tests.helpers.tiny import make_model, make_texts
 
@@ -32,11 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def composer(folder) -> Composer:
+def sources() -> Sources:
     rows = [(f"a {word} thing", label) for label in (0, 1) for word in ("red", "big", "old")]
     part = Split(training=rows)
     review = "\n".join(["one sentence of a review .", "another sentence of it ."] * 4)
-    sources = Sources(part, part, Split(training=[(review, 1), (review, 0)]))
+    prose = [(f"it is number {i}", 0.4 + i / 1e6) for i in range(40)]
+    return Sources(part, part, Split(training=[(review, 1), (review, 0)]), prose)
+
+
+@pytest.fixture
+def composer(folder, sources) -> Composer:
     return Composer(AutoTokenizer.from_pretrained(folder), sources, writer(), TINY)
 
 
@@ -139,6 +145,51 @@ def test_another_training_s_folder_is_refused(tmp_path):
     same_training(tmp_path, {"seed": 1, "examples": training.digest([[([2, 3], 0.5)]])})
     with pytest.raises(SystemExit, match=r"another training; not the same: examples"):
         same_training(tmp_path, {"seed": 1, "examples": training.digest([[([2, 3], 1)]])})
+
+
+def test_branches_go_on_from_the_mean_of_the_long_training(folder, sources, tmp_path, monkeypatch):
+    """And theirs is the mean of all, as it is after an interruption."""
+    ways = [
+        {"epochs": 1, "candidates": 1, "seed": seed, "prose": 20, "lr": 1e-3} for seed in (1, 2)
+    ]
+    monkeypatch.setattr(stages, "BRANCHES", ways)
+
+    def trained(name: str) -> list[dict[str, torch.Tensor]]:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        all_ = Stages(tmp_path / name, tokenizer, sources, writer(), {})
+        files = all_.candidates(training.new_model(Path(folder), TINY), TINY)
+        return [torch.load(file) for file in files]
+
+    first, *branches, last = trained("whole")
+    assert len(branches) == 2
+    for key, value in last.items():
+        if value.is_floating_point():
+            own = torch.stack([state[key] for state in (first, *branches)])
+            assert torch.equal(value, own.mean(0))
+    assert not torch.equal(*(state["classifier.weight"] for state in branches))
+    kept = [torch.load(file) for file in sorted((tmp_path / "whole" / "first").glob("average-*"))]
+    key = "classifier.weight"
+    expected = torch.stack([state[key] for state in kept]).mean(0)
+    torch.testing.assert_close(first[key], expected)
+    again = trained("whole")  # nothing is left to be done
+    for a, b in zip((first, *branches, last), again, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_prose_has_targets_by_the_ratings_of_its_words(tmp_path):
+    rows = [
+        "It/PRP was/VBD n't/RB awful/JJ at/IN all/DT ./.",
+        "Too/RB short/JJ",
+        "a/DT b/x c/x d/x",
+    ]
+    (tmp_path / "tagged.txt").write_text("\n".join([*rows, rows[0], "and/or/CC b/x c/x d/x"]))
+    found = read_tagged(tmp_path / "tagged.txt")
+    assert found == ["It wasn't awful at all .", "a b c d", "and/or b c d"]
+    neutral = weak_target("a b c d", LEXICON)
+    assert 0.5 < neutral < 0.65
+    assert weak_target("A lovely thing", LEXICON) > neutral > weak_target("so awful", LEXICON)
+    assert weak_target("it was not awful", LEXICON) > neutral > weak_target("not lovely", LEXICON)
+    assert 0 < weak_target("awful " * 99, LEXICON) < weak_target("lovely " * 99, LEXICON) < 1
 
 
 def test_the_averages_kept_are_of_the_second_half():
