@@ -14,6 +14,7 @@ from bertbatch.job.models import column_of
 from bertbatch.output.contract import stored_models, stored_schema
 from bertbatch.output.folder import Output
 from bertbatch.plan.log import PlanLog, stored_plan
+from bertbatch.plan.standing import Standing, standing
 from bertbatch.units import Unit
 
 READING = 4  # parts in memory at the same time
@@ -84,7 +85,7 @@ class Committed:
 
     plan: PlanLog
     units: list[Unit]
-    complete: bool
+    standing: Standing
 
     @property
     def parts(self) -> list[str]:
@@ -99,7 +100,7 @@ def committed(answers: Answers) -> Committed:
         (unit for unit in plan.units.values() if unit.id in there),
         key=lambda unit: (unit.spans[0].source.id, unit.spans[0].cut.first_row, unit.id),
     )
-    return Committed(plan, units, answers.output.success() is not None)
+    return Committed(plan, units, standing(answers.output, plan, there))
 
 
 def read_columns(

@@ -258,8 +258,8 @@ def _score(side: Side, place: int) -> float | None:
 
 def _notes(found: Agreement, there: list[Committed]) -> Iterator[str]:
     for path, each in zip((found.a, found.b), there, strict=True):
-        if not each.complete:
-            yield f"{path} is not complete: only its committed rows are compared"
+        if lack := each.standing.lack:
+            yield f"{path} {lack}: only its committed rows are compared"
     sizes = [{id_: source.size for id_, source in each.plan.sources.items()} for each in there]
     other = sum(sizes[1].get(id_, size) != size for id_, size in sizes[0].items())
     if other:

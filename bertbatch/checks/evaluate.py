@@ -40,8 +40,8 @@ REFUSED = {
 class Evaluation:
     """What was judged: `rows` of the output with an answer and a gold value.
 
-    `without_gold`: rows whose gold value is null; they are left out. `complete`: whether all
-    planned units are committed.
+    `without_gold`: rows whose gold value is null; they are left out, as those in quarantine are.
+    `lack`: what the output lacks, as a sentence about it goes on.
     """
 
     output: str
@@ -51,7 +51,8 @@ class Evaluation:
     matched_by: str | None = None  # "label" or "id"; None for numbers
     rows: int = 0
     without_gold: int = 0
-    complete: bool = True
+    quarantined: int = 0
+    lack: str = ""
 
     @property
     def accuracy(self) -> float | None:
@@ -140,7 +141,8 @@ def _facts(answers: Answers, there: Committed, gold: str) -> dict[str, Any]:
         "model": answers.model,
         "task": answers.kind,
         "gold": gold,
-        "complete": there.complete,
+        "quarantined": answers.output.quarantined(there.units),
+        "lack": there.standing.lack,
     }
 
 
@@ -254,10 +256,12 @@ def caveats(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.without_gold:
         without = counted(evaluation.without_gold, "row")
         yield f"{without} without a value in '{evaluation.gold}': left out"
+    if evaluation.quarantined:
+        yield f"{counted(evaluation.quarantined, 'row')} in quarantine: left out"
     if evaluation.matched_by == "id":
         yield (
             f"the values of '{evaluation.gold}' are taken for labels' places in the model's order, "
             "from 0"
         )
-    if not evaluation.complete:
-        yield "the output is not complete: only its committed rows are judged"
+    if evaluation.lack:
+        yield f"the output {evaluation.lack}: only its committed rows are judged"

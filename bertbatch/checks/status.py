@@ -8,8 +8,10 @@ from typing import Any
 from bertbatch.output.folder import Output, failed_in
 from bertbatch.output.lease import LEASE_TTL_SECONDS, Holder, holder
 from bertbatch.plan.log import stored_plan
+from bertbatch.plan.standing import Standing, standing
 from bertbatch.units import Unit
 
+FAILED = 3  # the exit code of a run that did not score all, or too little
 OPENED = 1000  # parts at most, since each takes a request to the store
 
 
@@ -21,7 +23,7 @@ class Status:
     """
 
     output: Output
-    complete: bool
+    standing: Standing
     holder: Holder | None
     silent: float
     units_done: int
@@ -41,9 +43,19 @@ class Status:
     def state(self) -> str:
         if self._at_work:
             return "running"
-        if self.complete:
+        if self.standing.damaged:
+            return "damaged"
+        if self.standing.complete:
             return "complete"
-        return "failed" if self.failed_sources else "stopped"
+        done = not self.standing.missing and self.runs and self.runs[-1]["exit_code"] == FAILED
+        return "failed" if self.failed_sources or done else "stopped"
+
+    @property
+    def advice(self) -> str:
+        """What the last run said of its end and of what to do; unless another is at work."""
+        if self.standing.damaged:
+            return f"it {self.standing.lack}; the same command scores them again"
+        return self.runs[-1].get("advice", "") if self.runs and not self._at_work else ""
 
     @property
     def failed_sources(self) -> dict[str, str]:
@@ -80,7 +92,7 @@ def read_status(output: Output, last_runs: int) -> Status:
     where = contract.get("input", {}).get("where")
     return Status(
         output=output,
-        complete=output.success() is not None,
+        standing=standing(output, plan, committed),
         holder=None if at_work is None or at_work.gone else at_work,
         silent=_silent(output) if at_work else 0.0,
         units_done=len(done),

@@ -82,9 +82,8 @@ def _confusion(found: Classification) -> Grid:
     order = sorted(range(len(found.labels)), key=lambda i: _support(found.found[i]))
     columns = [*order, *([len(order)] if found.unlabelled else [])]
     names = [*found.labels, "no label"]
-    grid = Grid(
-        "gold \\ predicted", *(names[i] for i in columns), right=[names[i] for i in columns]
-    )
+    predicted = [names[i] for i in columns]
+    grid = Grid("gold \\ predicted", *predicted, right=predicted)
     for i in order:
         grid.add(names[i], *(f"{found.confusion[i][j]:,}" for j in columns))
     return grid
@@ -101,11 +100,10 @@ def number(value: float | None) -> str:
 
 def evaluation_record(found: Evaluation) -> dict[str, Any]:
     """The whole judgement, for JSON."""
-    record: dict[str, Any] = {
-        name: getattr(found, name)
-        for name in ("output", "model", "task", "gold", "matched_by", "rows", "without_gold")
-    }
-    record["complete"] = found.complete
+    names = ("output", "model", "task", "gold", "matched_by")
+    counts = ("rows", "without_gold", "quarantined")
+    record: dict[str, Any] = {name: getattr(found, name) for name in (*names, *counts)}
+    record["complete"] = not found.lack
     if isinstance(found, Numbers):
         pairs = found.pairs
         return record | {

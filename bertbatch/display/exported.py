@@ -13,7 +13,7 @@ def show_exported(done: Exported) -> None:
     facts.add("written", added)
     absent = f"{done.rows_quarantined:,} in quarantine{left_out(done.rows_left_out)}"
     facts.add("target", f"{counted(done.rows, 'row')} as {done.format}; absent: {absent}")
-    if done.incomplete:
-        facts.add("", "the output is not complete yet: export again when it is")
+    if done.lack:
+        facts.add("", f"the output {done.lack}: export again when that is mended")
     facts.add("", done.target)
     show(facts)

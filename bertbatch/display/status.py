@@ -29,7 +29,7 @@ def show_status(status: Status) -> None:
         f"{counted(status.rows_planned, 'row')} ({status.share_done:.1%}), "
         f"{status.quarantined:,} quarantined{_left_out(status.left_out)}"
         if status.units_planned
-        else ("no rows" if status.complete else "nothing is planned yet"),
+        else ("no rows" if status.standing.complete else "nothing is planned yet"),
     )
     if (rate := status.rows_per_second) is not None:
         left = f", {status.seconds_left:,.0f} s left" if status.seconds_left is not None else ""
@@ -39,6 +39,8 @@ def show_status(status: Status) -> None:
         row("" if place is not first[0] else "quarantined", name_row(*place))
     for source, reason in list(status.failed_sources.items())[:FAILED]:
         row("failed", f"{source}: {reason}")
+    if status.advice:
+        row("advice", status.advice)
     row("output", status.output.path)
     show(facts)
     if status.quarantined > len(first):

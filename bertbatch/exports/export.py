@@ -19,6 +19,7 @@ from bertbatch.exports.tables import into_table
 from bertbatch.job.schema import Job
 from bertbatch.output.folder import Output, open_output
 from bertbatch.plan.log import stored_plan
+from bertbatch.plan.standing import standing
 from bertbatch.registry import TABLES
 from bertbatch.runtime.preflight import check_job
 from bertbatch.storage import stores
@@ -53,7 +54,7 @@ class Exported:
     rows: int
     rows_quarantined: int
     rows_left_out: int
-    incomplete: bool  # more is to be scored
+    lack: str  # of the output, as a sentence goes on; empty if it is complete
 
 
 def export(request: Request) -> Exported:
@@ -103,7 +104,7 @@ def export(request: Request) -> Exported:
         rows=total,
         rows_quarantined=quarantined,
         rows_left_out=left_out,
-        incomplete=output.success() is None,
+        lack=standing(output, plan, committed).lack,
     )
 
 

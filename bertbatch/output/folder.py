@@ -49,6 +49,7 @@ RUN_SHAPE = {  # what the program relies on
     "date?": text,
     "began?": text,
     "alarms?": [text],
+    "advice?": text,
     "this_run": {
         **dict.fromkeys(("rows_scored", "rows_quarantined", "rows_again?"), count),
         "truncated": (count, {"*": count}),

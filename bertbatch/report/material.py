@@ -10,7 +10,6 @@ from bertbatch.checks.status import Status, read_status
 from bertbatch.errors import JobError
 from bertbatch.output.folder import Output
 from bertbatch.report.scan import Scan, scan
-from bertbatch.wording import counted
 
 RUNS = 200  # the last runs that a report has
 FLIPS = 20  # rows with other answers in the other output
@@ -68,9 +67,8 @@ def gather(output: Output, other: Output | None, gold: str | None, model: str | 
         answers, there, status, output.runs(RUNS), scan(answers, parts, rows), other,
         problems=problems,
     )  # fmt: skip
-    if there and there.complete and len(there.units) < len(there.plan.units):
-        missing = counted(len(there.plan.units) - len(there.units), "unit")
-        problems.append(f"_SUCCESS.json is there, but {missing} of the plan have no part")
+    if there and there.standing.damaged:
+        problems.append(f"it {there.standing.lack}")
     problems += [*found.scan.wrong, *found.scan.damaged.values()]
     if gold is not None and found.scan.rows and there:
         if why := REFUSED.get(answers.kind):

@@ -304,6 +304,7 @@ class _Run:
                 **judgement.totals,
                 "exit_code": code,
                 "alarms": alarms,
+                "advice": judgement.advice,
                 "date": str(self._job.date),
                 "began": self._began_at.isoformat(timespec="seconds"),
                 "chosen": self._chosen,

@@ -214,7 +214,7 @@ def test_an_output_that_is_not_complete_says_so(tmp_path):
     answers = single_labels(LABELS, make_scores(50), gold=["bad"] * 50)
     write_output(tmp_path / "out", answers, LABELS, unit_rows=10, skip=(2,))
     found = evaluate(open_output(str(tmp_path / "out")), "gold")
-    assert (found.rows, found.complete) == (40, False)
+    assert (found.rows, found.lack) == (40, "is not complete")
     assert "not complete" in invoke("evaluate", str(tmp_path / "out"), "--gold", "gold")[1]
 
 

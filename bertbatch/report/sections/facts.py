@@ -35,7 +35,7 @@ def state(material: Material) -> str:
         return "complete: every planned unit is committed"
     if status.state == "running":
         return f"running: {status.share_done:.1%} of the planned rows are committed"
-    return f"stopped: {status.share_done:.1%} of the planned rows are committed"
+    return f"{status.state}: {status.share_done:.1%} of the planned rows are committed"
 
 
 def _output(material: Material) -> list[tuple[str, str]]:
