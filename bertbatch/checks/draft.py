@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,9 +13,9 @@ from bertbatch.errors import JobError, SourceError
 from bertbatch.inputs.folders import partitions
 from bertbatch.inputs.formats.reader import CutSize, reader_of
 from bertbatch.inputs.listing import Listing, list_sources
-from bertbatch.inputs.rows import FIRST_BYTES, is_text
+from bertbatch.inputs.rows import FIRST_BYTES, is_text, without_place
 from bertbatch.job.schema import Job
-from bertbatch.runtime.columns_probe import PROBED_SOURCES
+from bertbatch.runtime.columns_probe import PROBED_SOURCES, is_value
 from bertbatch.wording import counted
 
 ROWS = 200  # that are looked at
@@ -31,8 +32,31 @@ PAIR_NAMES = (
 )
 FEW_VALUES = 20
 DELIMITERS = ";\t|"
+ENCODING = "is it in another encoding (input.csv.encoding)?"
+HEADERLESS = (
+    "# Is the first line a row, not a header? Then input needs csv: {header: false}, which names",
+    "# the columns c0, c1 and so on.",
+)
 _JAPANESE = re.compile("[\u3040-\u30ff]")
 _PLAIN = re.compile(r"[A-Za-z_][\w./ -]*")  # needs no quotes in YAML
+
+
+@dataclass
+class _First:
+    """The first rows of a source: those that can be read, by column, and why others cannot."""
+
+    columns: list["_Column"]
+    rows: int = 0
+    bad: list[str] = field(default_factory=list)
+
+    @property
+    def unreadable(self) -> str:
+        """A sentence on rows that cannot be read; empty if all can."""
+        if not self.bad:
+            return ""
+        ((reason, _),) = Counter(self.bad).most_common(1)
+        rows = counted(self.rows + len(self.bad), "row")
+        return f"{len(self.bad):,} of the first {rows} cannot be read: {without_place(reason)}"
 
 
 @dataclass
@@ -63,21 +87,26 @@ def draft(input_: str) -> str:
     """
     job = _job(input_)
     listing = list_sources(job)
-    columns = _columns(job, listing)
+    first = _first(job, listing)
+    columns = first.columns
     if listing.format == "csv" and len(columns) == 1:
         for delimiter in DELIMITERS:
             other = _job(input_, delimiter)
-            if delimiter in columns[0].name and len(more := _columns(other, listing)) > 1:
-                job, columns = other, more
+            if delimiter in columns[0].name and len((more := _first(other, listing)).columns) > 1:
+                job, first, columns = other, more, more.columns
                 break
     text = _text_column(columns)
     if text is None:
+        if first.unreadable:
+            raise JobError(f"{input_}: {first.unreadable}; {ENCODING}")
         have = ", ".join(f"{column.name} ({column.kind})" for column in columns)
         raise JobError(f"{input_} has no column of text; it has: {have}")
     carried = [_carried(column) for column in _worth_carrying(columns, text)]
     lines = [
         f"# {counted(len(listing.sources), 'file')} of {listing.format}. Columns: "
         + _named([column.name for column in columns]),
+        *([f"# {first.unreadable}; {ENCODING}"] if first.unreadable else []),
+        *(HEADERLESS if listing.format == "csv" and any(is_value(c.name) for c in columns) else []),
         "# `bertbatch plan JOB` says what this job would do, `bertbatch run JOB` runs it.",
         "# `bertbatch schema > job.schema.json` gives what the next line asks an editor to use.",
         "# yaml-language-server: $schema=job.schema.json",
@@ -115,8 +144,8 @@ def _output(input_: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', stem).strip('-') or 'input'}-predictions"
 
 
-def _columns(job: Job, listing: Listing) -> list[_Column]:
-    """The columns of the first source that can be read, with their first values."""
+def _first(job: Job, listing: Listing) -> _First:
+    """What the first source that can be read begins with."""
     reader = reader_of(listing.format)
     problem = "the files have no rows"
     for source in listing.sources[:PROBED_SOURCES]:
@@ -126,14 +155,15 @@ def _columns(job: Job, listing: Listing) -> list[_Column]:
             options = job.input.model_copy(update={"text": next(iter(schema.names), "text")})
             for cut in reader.cut(source, CutSize(FIRST_BYTES, FIRST_BYTES, ROWS), options):
                 kinds = {f.name: None if is_text(f.type) else f.type for f in schema}
-                rows = next(iter(reader.read(source, [cut], kinds, options))).table
+                read = next(iter(reader.read(source, [cut], kinds, options)))
                 found = [
-                    _Column(field.name, field.type, rows[field.name].to_pylist())
-                    for field in schema
-                    if field.name in rows.column_names
+                    _Column(each.name, each.type, read.table[each.name].to_pylist())
+                    for each in schema
+                    if each.name in read.table.column_names
                 ]
                 folders = partitions(source).items()
-                return found + [_Column(name, pa.string(), [value]) for name, value in folders]
+                found += [_Column(name, pa.string(), [value]) for name, value in folders]
+                return _First(found, len(read.row), [why for _, why in read.bad])
         except (SourceError, pa.ArrowException, UnicodeDecodeError) as error:
             problem = str(error)
     raise JobError(f"{job.input.path}: nothing can be said of it: {problem}")

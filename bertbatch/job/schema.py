@@ -293,12 +293,13 @@ class Job(Section):
         except ValidationError as error:
             lines = []
             for problem in problems(error, Job):
-                place = where
+                place, said = where, problem.said
                 if changed := _changed(problem.location, changes or []):
                     place = f"--{changed}" if changed in ("date", "run") else f"--set {changed}"
+                    said = said.removeprefix(f"'{changed}': ")
                 elif number := line(problem.location):
                     place = f"{where}, line {number}"
-                lines.append(f"{place}: {problem.said}")
+                lines.append(f"{place}: {said}")
             raise JobError("\n".join(lines)) from None
         except ValueError:  # pydantic's own
             raise JobError(f"{where}: a number has thousands of digits") from None

@@ -16,7 +16,8 @@ _KINDS: list[tuple[str, str, bool]] = [
     (r"character '(.)' that", "a value cannot begin with {0}: " + _QUOTES, False),
     (r"quoted scalar.*unexpected", "a quote that begins here is not closed", True),
     (r"escape", "a backslash means itself only in single quotes, or twice", False),
-    (r"flow mapping", "a comma is missing, or the }} of the {{ that begins here", True),
+    (r"flow mapping", "a comma is missing, or the }} of the {{ that begins here, or quotes around "
+     "a value with braces or commas in it", True),
     (r"flow sequence", "a comma is missing, or the ] of the [ that begins here", True),
     (r"content", "a value is missing before this, or a bracket is one too many", False),
     (r"values are not", "': ' for the second time, or a wrong indentation: the keys of a section "
@@ -48,7 +49,8 @@ def explain_yaml(error: yaml.YAMLError, text: str) -> str:
         before = text[: error.position]
         column = error.position - before.rfind("\n")
         line, code = before.count("\n") + 1, error.character
-        return f"line {line}, column {column}: a control character (U+{code:04X}); delete it"
+        said = f"a control character (U+{code:04X}), which no job file has"
+        return f"line {line}, column {column}: {said}"
     problem = f"{getattr(error, 'context', '')} {getattr(error, 'problem', '')}"
     mark = getattr(error, "problem_mark", None)
     for pattern, said, begin in _KINDS:

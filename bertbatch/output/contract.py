@@ -197,7 +197,7 @@ def compare(existing: dict[str, Any], wanted: dict[str, Any], path: str) -> None
         *(f"models.{m}.name" for m in stored_models(wanted)),
     }
     differences = [
-        f"  {key}: {old.get(key)!r} in the output, {new.get(key)!r} in the job"
+        f"  {key}: {_named(old, key)} in the output, {_named(new, key)} in the job"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key not in ignored
     ]
@@ -207,6 +207,10 @@ def compare(existing: dict[str, Any], wanted: dict[str, Any], path: str) -> None
             f"output.path {path} belongs to another job:\n{listed}\n"
             "An output never mixes answers: score into a new folder, such as one with the date"
         )
+
+
+def _named(facts: dict[str, Any], key: str) -> str:
+    return repr(facts[key]) if facts.get(key) is not None else "not set"
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

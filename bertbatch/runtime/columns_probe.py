@@ -117,7 +117,7 @@ def _check_text(source: Source, schema: pa.Schema, key: str, column: str, named:
         if len(schema) == 1 and (other := [mark for mark in ";\t|" if mark in have]):
             reason += f". Is {other[0]!r} between columns? Then --set"
             raise SourceError(source.id, f'{reason} "input.csv.delimiter={other[0]!r}"')
-        if not named and any(_is_value(name) for name in schema.names):
+        if not named and any(is_value(name) for name in schema.names):
             reason += ". Is its first line a row, not a header? Then --set input.csv.header=false"
             raise SourceError(source.id, f"{reason} names the columns c0, c1 and so on")
         flag = key.replace("_", "-")
@@ -132,6 +132,6 @@ def _check_text(source: Source, schema: pa.Schema, key: str, column: str, named:
         raise SourceError(source.id, f"column '{column}' is {kind}, not text")
 
 
-def _is_value(name: str) -> bool:
-    """Whether a column's name is rather a number or a sentence."""
-    return name.replace(".", "").isdecimal() or len(name.split()) > 4
+def is_value(name: str) -> bool:
+    """Whether a column's name may rather be a value: a number, or a text."""
+    return name.replace(".", "").isdecimal() or len(name.split()) > 2

@@ -187,7 +187,7 @@ def test_what_loses_nothing_is_scored_and_is_another_output(
 
     assert go("int8").exit_code == 0
     assert "int8 changes answers" in caplog.text
-    with pytest.raises(JobError, match=r"quantization: 'int8' in the output, None in the job"):
+    with pytest.raises(JobError, match=r"quantization: 'int8' in the output, not set in the job"):
         go("float32")
 
 

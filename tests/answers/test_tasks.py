@@ -228,7 +228,9 @@ def test_an_output_keeps_to_what_it_was_begun_with(models, tmp_path, key, value)
     source = tmp_path / "in.parquet"
     write_parquet(source, TEXTS)
     run(make_job(models[4], source, tmp_path / "out"))
-    with pytest.raises(JobError, match=rf"model.{key}: None in the output, {value!r} in the job"):
+    with pytest.raises(
+        JobError, match=rf"model.{key}: not set in the output, {value!r} in the job"
+    ):
         run(make_job(models[4], source, tmp_path / "out", **{f"model.{key}": value}))
 
 

@@ -160,5 +160,5 @@ def test_columns_that_are_not_there_or_no_text_are_named(tiny_model, tmp_path):
 def test_an_output_keeps_to_how_its_texts_were_made(tiny_model, tmp_path, key, value):
     source = written(tmp_path / "in.parquet", text=TEXTS, title=TITLES)
     scores(tiny_model, source, tmp_path / "out")
-    with pytest.raises(JobError, match=rf"input.{key}: None in the output"):
+    with pytest.raises(JobError, match=rf"input.{key}: not set in the output"):
         scores(tiny_model, source, tmp_path / "out", **{key: value})

@@ -152,7 +152,7 @@ def test_a_job_file_in_another_encoding_is_told(tmp_path):
     [
         ("model.top_k=two", "--set model.top_k: 'model.top_k' must be a whole number; found 'two'"),
         ("model={max_length: 1}", "--set model: 'model.max_length' must be at least 3; found 1"),
-        ("date=tomorrow", "--date: 'date': must be a day, such as"),
+        ("date=tomorrow", "--date: must be a day, such as"),
         ("run=a/b", "--run: 'run' must be letters"),
         ("input.storage_options=hunter2", "must be a section of keys with values; found a text"),
         ("input.where=a >", "is not a condition: it cannot be read near '>'"),

@@ -167,3 +167,26 @@ def test_the_schema_refuses_what_a_job_refuses(key):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("jobs/*.yaml")), ids=lambda path: path.name)
 def test_shipped_files_name_their_schema(path):
     assert "# yaml-language-server: $schema=job.schema.json" in path.read_text().splitlines()[:3]
+
+
+def test_rows_that_cannot_be_read_are_told_of(tmp_path):
+    rows = [b"1,caf\xe9", b"2,tea", b"3,na\xefve"]
+    (tmp_path / "x.csv").write_bytes(b"id,body\n" + b"\n".join(rows) + b"\n")
+    said = "of the first 3 rows cannot be read: column 'body' is not valid utf-8; is it in another"
+    made = draft(str(tmp_path / "x.csv"))
+    assert f"# 2 {said} encoding (input.csv.encoding)?\n" in made
+    assert yaml.safe_load(made)["input"]["text"] == "body"
+    (tmp_path / "x.csv").write_bytes(b"id,body\n" + b"\n".join([rows[0]] * 3) + b"\n")
+    with pytest.raises(JobError, match=f"3 {said}"):
+        draft(str(tmp_path / "x.csv"))
+
+
+@pytest.mark.parametrize(
+    ("first", "asks"),
+    [("id,text", False), ("1,a great film", True), ("2.5,bad", True), ("id,review text", False)],
+)
+def test_a_first_line_that_may_be_a_row_is_asked_about(first, asks, tmp_path):
+    (tmp_path / "x.csv").write_text(f"{first}\n1,it was all right\n2,not for me\n")
+    made = draft(str(tmp_path / "x.csv"))
+    assert ("Is the first line a row, not a header?" in made) == asks
+    assert yaml.safe_load(made)["input"]["path"]
