@@ -55,7 +55,9 @@ def test_unknown_and_mixed_formats_are_refused(tmp_path, tiny_model):
     (tmp_path / "mixed").mkdir()
     (tmp_path / "mixed" / "a.csv").write_text("text\nx\n")
     write_parquet(tmp_path / "mixed" / "b.parquet", ["x"])
-    assert "csv and parquet" in refused(tmp_path, tiny_model, tmp_path / "mixed")
+    assert "csv files (a.csv) and parquet files (b.parquet)" in refused(
+        tmp_path, tiny_model, tmp_path / "mixed"
+    )
 
 
 def test_an_output_inside_the_input_is_refused(corpus, tiny_model):
