@@ -132,6 +132,8 @@ def evaluate(
     found = judge(answers, there, gold, damaged)
     if not found.rows:
         raise JobError(f"--gold {gold}: no committed row of {output.path} has a value")
+    whole = [unit for unit in there.units if unit.part not in (damaged or {})]
+    found.quarantined = output.quarantined(whole)
     return found
 
 
@@ -141,7 +143,6 @@ def _facts(answers: Answers, there: Committed, gold: str) -> dict[str, Any]:
         "model": answers.model,
         "task": answers.kind,
         "gold": gold,
-        "quarantined": answers.output.quarantined(there.units),
         "lack": there.standing.lack,
     }
 

@@ -271,7 +271,7 @@ def test_the_order_of_models_does_not_matter_later(models, tmp_path):
 
 def test_another_model_is_another_output(models, source, tmp_path):
     run(several({"one": models["one"]}, source, tmp_path / "out"))
-    with pytest.raises(JobError, match=r"belongs to another job:(.|\n)*models.two.weights: None"):
+    with pytest.raises(JobError, match=r"another job:(.|\n)*models.two.weights: not set"):
         run(several({name: models[name] for name in ("one", "two")}, source, tmp_path / "out"))
     with pytest.raises(JobError, match=r"models.one.max_length: 48 in the output, 24 in the job"):
         run(several({"one": {**models["one"], "max_length": 24}}, source, tmp_path / "out"))

@@ -54,10 +54,10 @@ def test_placeholders_in_paths_are_filled_in():
     [
         (["output.path=out/{dat}"], "{dat} is no placeholder"),
         (["output.path=out/{date+1}"], "{date+1} is no placeholder"),
-        (["run=../../etc"], "'run'"),
-        (["run=a/b"], "'run'"),
-        (["date=yesterday"], "'date'"),
-        (["date=2026-02-30"], "'date'"),
+        (["run=../../etc"], "--run: "),
+        (["run=a/b"], "--run: "),
+        (["date=yesterday"], "--date: must be a day"),
+        (["date=2026-02-30"], "--date: must be a day"),
         (["output.path=out/{date-1}", "date=0001-01-01"], "no day"),
     ],
 )
