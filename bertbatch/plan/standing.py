@@ -33,7 +33,7 @@ class Standing:
             return f"has lost the parts of {self.missing:,} of {units} (see bertbatch verify)"
         if self.missing:
             return "is not complete"
-        return "" if self.complete else "is of a run that failed (see bertbatch status)"
+        return "" if self.complete else "has no run yet that ended well (see bertbatch status)"
 
 
 def standing(output: Output, plan: PlanLog, committed: Collection[str]) -> Standing:

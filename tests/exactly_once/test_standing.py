@@ -68,7 +68,7 @@ def test_a_run_that_failed_though_all_is_committed_says_why(tiny_model, tmp_path
     assert "120/120 rows" in said
     assert "allows: see the reasons; raise the limit and run the same command again" in said
     said = flat("evaluate", str(out), "--gold", "gold")
-    assert "the output is of a run that failed (see bertbatch status)" in said
+    assert "the output has no run yet that ended well (see bertbatch status)" in said
     assert "80 rows in quarantine: left out" in said
     more = {**KEYS, "runtime.unit_rows": 200, "limits.max_quarantined": 1}
     assert run(make_job(tiny_model, tmp_path / "in.parquet", out, **more)).exit_code == 0
