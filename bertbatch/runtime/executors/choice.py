@@ -25,9 +25,7 @@ RAY_SECONDS = 8.0  # that Ray takes longer than a child process to begin, on two
 # AVX2 reaches in large products (docs/performance.md). Too little only means Ray.
 CORE_RATE = 40e9
 AVX512_RATE = 80e9  # the same with AVX512, whose registers are twice as wide
-BFLOAT16_RATE = (
-    150e9  # the same in bfloat16 if the processor has it: at most half of what MiniLM reaches
-)
+BFLOAT16_RATE = 150e9  # the same with bfloat16 instructions: half of what MiniLM reaches, or less
 GPU_RATE = 5e12  # the same of a GPU: one of 2018 reaches ten times as much
 MOST_CORES = 8  # that threads of one worker gain by; Ray has a worker for each core
 BYTES_PER_TOKEN = 3  # English has four or more to a token, Japanese three
